@@ -1,0 +1,302 @@
+"""Every option of a model and its training, once: type, default, meaning, check.
+
+`Config` is flat and frozen. absl flags are generated from it (`define_flags`), read in one place
+(`from_flags`) and saved beside the checkpoints (`save`), so that a run can be repeated with
+`--flagfile=MODEL_DIR/train.flags`. Nothing below the entry points reads a flag.
+"""
+
+import csv
+import dataclasses
+import io
+import pathlib
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from maskx_tf.errors import UserError
+
+FLAGFILE = "train.flags"
+
+
+def _option(
+    default: Any,
+    help_text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    check: Callable[[Any], bool] | None = None,
+    must: str = "",
+) -> Any:
+    metadata = {"help": help_text, "choices": choices, "check": check, "must": must}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _positive(default: Any, help_text: str) -> Any:
+    return _option(default, help_text, check=lambda v: v > 0, must="be positive")
+
+
+def _not_negative(default: Any, help_text: str) -> Any:
+    return _option(default, help_text, check=lambda v: v >= 0, must="not be negative")
+
+
+def _fraction(default: float, help_text: str) -> Any:
+    return _option(default, help_text, check=lambda v: 0 <= v <= 1, must="lie in [0, 1]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The options of one run. Defaults are the published COCO R-50-FPN settings."""
+
+    # Run
+    model_dir: str = _option("", "Directory of checkpoints, TensorBoard logs and settings.")
+    mode: str = _option(
+        "end_to_end",
+        "What is trained: everything; the box detector; or the mask head on a frozen detector.",
+        choices=("end_to_end", "stage1_boxes", "stage2_masks"),
+    )
+    init_checkpoint: str = _option(
+        "", "Model directory or checkpoint to start from; class rows are matched by name."
+    )
+    seed: int = _option(0, "Seed of initialisation, data order and sampling.")
+    train_steps: int = _positive(90_000, "Number of training steps.")
+    checkpoint_interval: int = _positive(2_500, "Steps between checkpoints.")
+    keep_checkpoints: int = _positive(3, "How many of the latest checkpoints to keep.")
+    summary_interval: int = _positive(20, "Steps between progress lines and TensorBoard points.")
+    eval_interval: int = _not_negative(0, "Steps between evaluations; 0: only after the last step.")
+    panel_images: int = _not_negative(6, "Validation images drawn for TensorBoard; 0: none.")
+    num_gpus: int = _option(-1, "GPUs to train on; -1: all there are, 0: the CPU.")
+
+    # Data
+    train_records: tuple[str, ...] = _option((), "Record directories (or shard globs) to train on.")
+    eval_records: tuple[str, ...] = _option((), "Record directories (or shard globs) to evaluate.")
+    vocabulary: str = _option("", "Class list (.json or .txt); empty: that of the train records.")
+    mask_classes: str = _option(
+        "all", "Set A, the classes whose masks may be used: all, none, voc, nonvoc or a .txt file."
+    )
+    batch_size: int = _positive(16, "Images per step, over all devices.")
+    image_min_side: int = _positive(800, "Length in pixels that the short side is resized to.")
+    image_max_side: int = _positive(1333, "Largest length in pixels of the long side.")
+    horizontal_flip: bool = _option(True, "Flip half of the training images.")
+    scale_jitter_min: float = _positive(1.0, "Smallest random factor on the training image scale.")
+    scale_jitter_max: float = _positive(1.0, "Largest random factor on the training image scale.")
+    max_objects: int = _positive(100, "Ground-truth objects kept per image, the largest first.")
+    mask_crop_size: int = _positive(112, "Side of the ground-truth mask crops in a batch.")
+    shuffle_buffer: int = _positive(2_048, "Records held for shuffling.")
+
+    # Network input
+    channel_order: str = _option(
+        "bgr", "Order of the network's input channels.", choices=("bgr", "rgb")
+    )
+    pixel_mean: tuple[float, ...] = _option(
+        (102.9801, 115.9465, 122.7717), "Subtracted from the channels, in channel_order."
+    )
+    pixel_std: tuple[float, ...] = _option(
+        (1.0, 1.0, 1.0), "What the channels are divided by, in channel_order."
+    )
+
+    # Backbone and FPN
+    backbone: str = _option("resnet50", "Backbone.", choices=("resnet50", "resnet101", "small"))
+    backbone_width: int = _positive(64, "Filters of the stem; later stages are multiples of it.")
+    stride_on: str = _option(
+        "1x1",
+        "Which convolution of a bottleneck has the stride: the first 1x1 (MSRA) or the 3x3.",
+        choices=("1x1", "3x3"),
+    )
+    normalization: str = _option(
+        "frozen_batch_norm",
+        "Normalisation in the backbone.",
+        choices=("frozen_batch_norm", "batch_norm", "sync_batch_norm", "group_norm"),
+    )
+    frozen_stages: int = _not_negative(2, "Backbone stages not trained: 0 none, 2 stem and res2.")
+    fpn_filters: int = _positive(256, "Channels of every pyramid level.")
+    min_level: int = _positive(2, "Finest pyramid level (stride 2^level).")
+    max_level: int = _positive(6, "Coarsest pyramid level, used by the RPN.")
+
+    # RPN
+    anchor_size: float = _positive(8.0, "Anchor side in strides of its level.")
+    anchor_ratios: tuple[float, ...] = _option((0.5, 1.0, 2.0), "Anchor height / width.")
+    anchor_offset: float = _fraction(0.5, "Place of the first anchor centre in its cell.")
+    rpn_filters: int = _positive(256, "Channels of the RPN's 3x3 convolution.")
+    rpn_batch_size: int = _positive(256, "Anchors sampled per image for the RPN losses.")
+    rpn_positive_fraction: float = _fraction(0.5, "Largest share of positives among them.")
+    rpn_positive_iou: float = _fraction(0.7, "IoU from which an anchor is positive.")
+    rpn_negative_iou: float = _fraction(0.3, "IoU below which an anchor is negative.")
+    rpn_straddle_threshold: float = _option(
+        0.0, "Pixels an anchor may leave the image by and still be trained on; -1: any."
+    )
+    rpn_nms_iou: float = _fraction(0.7, "NMS threshold between proposals of a level.")
+    rpn_pre_nms_train: int = _positive(2_000, "Proposals per level before NMS, in training.")
+    rpn_post_nms_train: int = _positive(1_000, "Proposals per image after NMS, in training.")
+    rpn_pre_nms_test: int = _positive(1_000, "Proposals per level before NMS, at test time.")
+    rpn_post_nms_test: int = _positive(1_000, "Proposals per image after NMS, at test time.")
+
+    # Box head
+    roi_batch_size: int = _positive(512, "RoIs sampled per image for the heads.")
+    roi_positive_fraction: float = _fraction(0.25, "Largest share of foreground RoIs among them.")
+    roi_positive_iou: float = _fraction(0.5, "IoU from which a RoI is foreground.")
+    roi_canonical_size: float = _positive(224.0, "RoI side in pixels that level 4 is meant for.")
+    box_roi_size: int = _positive(7, "RoIAlign output side of the box head.")
+    box_fc_units: int = _positive(
+        1_024, "Units of the two fully connected layers; length of w_cls."
+    )
+
+    # Mask head
+    mask_output: str = _option(
+        "transfer",
+        "Mask predictor: weights from T (Mask^X), one class-agnostic map, or one map per class.",
+        choices=("transfer", "class_agnostic", "class_specific"),
+    )
+    transfer_input: str = _option(
+        "cls+box", "What T sees of a class.", choices=("cls", "box", "cls+box", "embedding")
+    )
+    transfer_layers: int = _option(
+        2, "Fully connected layers of T.", check=lambda v: v in (1, 2, 3), must="be 1, 2 or 3"
+    )
+    transfer_activation: str = _option(
+        "leaky_relu", "Activation between T's layers.", choices=("none", "relu", "leaky_relu")
+    )
+    transfer_units: int = _positive(256, "Units of T's hidden layers.")
+    transfer_stop_gradient: bool = _option(
+        True, "Keep the mask loss from changing the box head's last layers through T."
+    )
+    transfer_embeddings: str = _option(
+        "", ".npy of shape [K, D] in vocabulary order, for transfer_input=embedding."
+    )
+    mask_mlp: bool = _option(True, "Add the class-agnostic fully connected branch.")
+    mask_rois: str = _option(
+        "proposals",
+        "Boxes the mask head trains on: foreground proposals or ground truth.",
+        choices=("proposals", "ground_truth"),
+    )
+    mask_roi_size: int = _positive(14, "RoIAlign output side of the mask head; masks are twice it.")
+    mask_filters: int = _positive(256, "Channels of the mask trunk; length of w_seg.")
+    mask_convs: int = _positive(4, "3x3 convolutions of the mask trunk.")
+
+    # Detections
+    score_threshold: float = _fraction(0.05, "Detections below this score are dropped.")
+    nms_iou: float = _fraction(0.5, "NMS threshold between detections of a class.")
+    nms_candidates: int = _positive(1_000, "Highest-scoring (RoI, class) pairs that reach the NMS.")
+    max_detections: int = _positive(100, "Detections kept per image, over all classes.")
+
+    # Optimiser
+    optimizer: str = _option("sgd", "Optimiser.", choices=("sgd", "adamw"))
+    learning_rate: float = _positive(0.02, "Learning rate after warm-up, for the whole batch.")
+    momentum: float = _fraction(0.9, "Momentum of SGD.")
+    weight_decay: float = _not_negative(1e-4, "Weight decay of kernels; biases have none.")
+    bias_learning_rate_factor: float = _positive(2.0, "Factor on the learning rate of biases.")
+    warmup_steps: int = _not_negative(500, "Steps of linear warm-up.")
+    warmup_factor: float = _fraction(1 / 3, "Learning-rate factor at step 0.")
+    lr_steps: tuple[int, ...] = _option((60_000, 80_000), "Steps at which the rate is cut by 10.")
+    clip_norm: float = _not_negative(0.0, "Global gradient norm to clip at; 0: none.")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if self.transfer_input == "embedding" and not self.transfer_embeddings:
+            raise UserError("--transfer_input=embedding needs --transfer_embeddings=FILE.npy.")
+        if self.scale_jitter_min > self.scale_jitter_max:
+            raise UserError(
+                f"--scale_jitter_min={self.scale_jitter_min} is larger than "
+                f"--scale_jitter_max={self.scale_jitter_max}."
+            )
+
+    @property
+    def mask_size(self) -> int:
+        """Side of a predicted mask."""
+        return 2 * self.mask_roi_size
+
+    def replace(self, **changes: Any) -> "Config":
+        """A copy with some options changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    choices, check = field.metadata["choices"], field.metadata["check"]
+    if choices and value not in choices:
+        raise UserError(f"--{field.name}={value} is not one of: {', '.join(choices)}.")
+    if check and not check(value):
+        raise UserError(f"--{field.name}={value} must {field.metadata['must']}.")
+
+
+def _to_tuple(field: dataclasses.Field, items: list[str]) -> tuple:
+    element = typing.get_args(field.type)[0]  # tuple[element, ...]
+    try:
+        return tuple(element(item) for item in items)
+    except ValueError:
+        raise UserError(
+            f"--{field.name}={','.join(items)} must be a comma-separated list of "
+            f"{element.__name__} values."
+        ) from None
+
+
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines one absl flag for each option. Call once, in an entry point, before parsing."""
+    define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    for field in dataclasses.fields(Config):
+        name, meaning = field.name, field.metadata["help"]
+        default: Any = field.default
+        if field.metadata["choices"]:
+            choices = field.metadata["choices"]
+            flags.DEFINE_enum(name, default, choices, meaning, flag_values=flag_values)
+        elif field.type in define:
+            define[field.type](name, default, meaning, flag_values=flag_values)
+        elif field.type is str:
+            flags.DEFINE_string(name, default, meaning, flag_values=flag_values)
+        else:
+            items = [str(item) for item in default]
+            flags.DEFINE_list(name, items, meaning, flag_values=flag_values)
+
+
+def from_flags(values: flags.FlagValues = flags.FLAGS) -> Config:
+    """The configuration that the parsed flags spell; UserError where a value is out of range."""
+    options: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        value = getattr(values, field.name)
+        options[field.name] = _to_tuple(field, value) if isinstance(value, list) else value
+    return Config(**options)
+
+
+def to_text(config: Config) -> str:
+    """The configuration as a flagfile, one option a line, in the order of the class."""
+    lines = []
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        if isinstance(value, bool):
+            lines.append(f"--{'' if value else 'no'}{field.name}")
+        elif isinstance(value, tuple):
+            lines.append(f"--{field.name}={_join(value)}")
+        else:
+            lines.append(f"--{field.name}={value}")
+    return "\n".join(lines) + "\n"
+
+
+def _join(items: tuple) -> str:
+    """Comma-separated as absl reads it: an item with a comma of its own is quoted."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(items)
+    return text.getvalue()
+
+
+def save(config: Config, model_dir: str) -> None:
+    """Writes `model_dir/train.flags`, atomically."""
+    path = pathlib.Path(model_dir) / FLAGFILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".flags.tmp")
+    temporary.write_text(to_text(config))
+    temporary.replace(path)
+
+
+def load(model_dir: str) -> Config:
+    """Reads what `save` wrote; UserError if there is no run or one of another version."""
+    path = pathlib.Path(model_dir) / FLAGFILE
+    if not path.is_file():
+        raise UserError(f"{model_dir} is not a model directory: it has no {FLAGFILE}.")
+    values = flags.FlagValues()
+    define_flags(values)
+    try:
+        values(["maskx_tf", f"--flagfile={path}"])
+    except flags.Error as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"{path}: {message}; correct the line or update maskx_tf.") from None
+    return from_flags(values)

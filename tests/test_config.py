@@ -1,0 +1,218 @@
+"""Options survive the way to a file and back; wrong ones are one line that names the flag."""
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskx_tf import config as config_lib
+from maskx_tf.config import Config
+from maskx_tf.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+TEXT = st.text("abcXYZ019 ,.:;=*?{}[]'#/_-", max_size=30).map(str.strip)
+ENTRY_POINT = """
+from maskx_tf import cli, config
+
+def main():
+    options = config.from_flags()
+    print(options.batch_size, options.backbone)
+
+config.define_flags()
+cli.run(main)
+"""
+
+
+def parse(*arguments: str) -> Config:
+    values = flags.FlagValues()
+    config_lib.define_flags(values)
+    values(["test", *arguments])
+    return config_lib.from_flags(values)
+
+
+def values_of(field: dataclasses.Field) -> st.SearchStrategy:
+    """Valid values of an option."""
+    scalars = {
+        bool: st.booleans(),
+        int: st.integers(-3, 10**7),
+        float: st.floats(-1e6, 1e6) | st.floats(0, 1),
+        str: TEXT,
+    }
+    if field.metadata["choices"]:
+        return st.sampled_from(field.metadata["choices"])
+    if field.type in scalars:
+        strategy = scalars[field.type]
+        if field.type in (int, float):
+            strategy |= st.sampled_from([field.type(1), field.type(0)])  # most checks let 1 pass
+        return strategy.filter(field.metadata["check"] or (lambda value: True))
+    item = scalars[field.type.__args__[0]]
+    item = item.filter(bool) if field.type.__args__[0] is str else item
+    shortest, longest = (3, 3) if field.name.startswith("pixel_") else (0, 3)
+    return st.lists(item, min_size=shortest, max_size=longest).map(tuple)
+
+
+@st.composite
+def configs(draw) -> Config:
+    options = {name: draw(values_of(field)) for name, field in FIELDS.items()}
+    if options["transfer_input"] == "embedding":
+        options["transfer_embeddings"] = "vectors.npy"
+    low, high = sorted((options["scale_jitter_min"], options["scale_jitter_max"]))
+    return Config(**options | {"scale_jitter_min": low, "scale_jitter_max": high})
+
+
+@settings(max_examples=25, deadline=None)
+@given(configs())
+def test_saved_options_are_read_back_equal(tmp_path_factory, config):
+    model_dir = tmp_path_factory.mktemp("run")
+    config_lib.save(config, str(model_dir))
+    assert config_lib.load(str(model_dir)) == config
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_option_reaches_the_file(name):
+    field, default = FIELDS[name], Config()
+    other = values_of(field).filter(lambda value: value != getattr(default, name))
+    companions = {"transfer_embeddings": "vectors.npy", "scale_jitter_max": 1e9}
+    companions.pop(name, None)
+
+    @settings(max_examples=3, deadline=None, database=None)
+    @given(other)
+    def check(value):
+        try:
+            config = default.replace(**companions, **{name: value})
+        except UserError as error:  # scale_jitter_max below the smallest factor
+            assert name == "scale_jitter_max", error
+            return
+        line = set(config_lib.to_text(config).splitlines())
+        assert line - set(config_lib.to_text(default.replace(**companions)).splitlines())
+        assert getattr(parse(*config_lib.to_text(config).splitlines()), name) == value
+
+    check()
+
+
+def test_saved_file_has_one_line_for_each_option(tmp_path):
+    config_lib.save(Config(), str(tmp_path / "new" / "run"))
+    lines = (tmp_path / "new" / "run" / "train.flags").read_text().splitlines()
+    assert len(lines) == len(FIELDS)
+    assert [line.lstrip("-").split("=")[0].removeprefix("no") for line in lines] == [
+        name.removeprefix("no") for name in FIELDS
+    ]
+    assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == ["train.flags"]
+
+
+def test_defaults_are_the_published_settings():
+    config = parse()
+    assert config == Config()
+    assert (config.batch_size, config.learning_rate, config.train_steps) == (16, 0.02, 90_000)
+    assert (config.lr_steps, config.warmup_steps, config.weight_decay) == (
+        (60_000, 80_000),
+        500,
+        1e-4,
+    )
+    assert (config.image_min_side, config.image_max_side, config.mask_size) == (800, 1333, 28)
+    assert (config.transfer_input, config.transfer_layers, config.mask_mlp) == ("cls+box", 2, True)
+
+
+def test_list_items_may_hold_commas():
+    config = Config(train_records=("records/part-{0,1}*", "b"))
+    assert '--train_records="records/part-{0,1}*",b\n' in config_lib.to_text(config)
+    assert parse(*config_lib.to_text(config).splitlines()) == config
+
+
+@pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        ("--batch_size=0", "must be positive"),
+        ("--learning_rate=-0.1", "must be positive"),
+        ("--weight_decay=-1", "must not be negative"),
+        ("--nms_iou=1.5", r"must lie in \[0, 1\]"),
+        ("--transfer_layers=4", "must be 1, 2 or 3"),
+        ("--lr_steps=1000,2e3", "comma-separated list of int"),
+        ("--anchor_ratios=0.5,one", "comma-separated list of float"),
+        ("--transfer_input=embedding", "needs --transfer_embeddings"),
+        ("--scale_jitter_min=1.5", "larger than --scale_jitter_max"),
+    ],
+)
+def test_wrong_value_names_its_flag(argument, complaint):
+    with pytest.raises(UserError, match=complaint) as caught:
+        parse(argument)
+    assert str(caught.value).startswith(argument.split("=")[0])
+
+
+@pytest.mark.parametrize("name", [n for n, f in FIELDS.items() if f.metadata["choices"]])
+def test_value_outside_the_choices_names_its_flag(name):
+    with pytest.raises(UserError, match=f"^--{name}=nonsense is not one of: "):
+        Config(**{name: "nonsense"})
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, f in FIELDS.items() if f.type is float and f.metadata["check"]]
+)
+def test_nan_is_no_value(name):
+    with pytest.raises(UserError, match=f"^--{name}=nan "):
+        Config(**{name: float("nan")})
+
+
+def test_directory_without_a_run_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"is not a model directory: it has no train\.flags"):
+        config_lib.load(str(tmp_path))
+
+
+def test_run_of_another_version_names_the_file_and_the_flag(tmp_path):
+    (tmp_path / "train.flags").write_text("--batch_size=4\n--an_option_of_tomorrow=1\n")
+    with pytest.raises(UserError, match=r"train\.flags: .*an_option_of_tomorrow.*update maskx_tf"):
+        config_lib.load(str(tmp_path))
+
+
+def run_entry_point(tmp_path: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess:
+    script = tmp_path / "entry_point.py"
+    script.write_text(ENTRY_POINT)
+    return subprocess.run(
+        [sys.executable, str(script), *arguments],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_flagfiles_nest_and_the_last_value_wins(tmp_path):
+    (tmp_path / "base.flags").write_text("# a comment\n--batch_size=4\n--backbone=small\n")
+    (tmp_path / "row.flags").write_text("--flagfile=base.flags\n--batch_size=8\n")
+    result = run_entry_point(tmp_path, "--flagfile=row.flags")
+    assert (result.stdout, result.stderr, result.returncode) == ("8 small\n", "", 0)
+    assert run_entry_point(tmp_path, "--flagfile=row.flags", "--batch_size=2").stdout == "2 small\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch_sise=3"], "unknown flag --batch_sise. Did you mean --batch_size?"),
+        (
+            ["--nohorizontal_flp"],
+            "unknown flag --nohorizontal_flp. Did you mean --horizontal_flip?",
+        ),
+        (["--xyzzy"], "unknown flag --xyzzy. See --help."),
+        (["--flagfile=typo.flags"], "unknown flag --batch_sise. Did you mean --batch_size?"),
+        (["--flagfile=missing.flags"], "No such file or directory: 'missing.flags'"),
+        (["--flagfile=nested.flags"], "No such file or directory: 'missing.flags'"),
+        (["--batch_size=many"], "flag --batch_size=many: invalid literal for int()"),
+        (["--batch_size=0"], "--batch_size=0 must be positive."),
+        (["--mode=both"], "flag --mode=both: value should be one of <end_to_end|"),
+        (["records"], "unexpected argument 'records'; options are written --name=value."),
+    ],
+)
+def test_mistake_on_the_command_line_is_one_line(tmp_path, arguments, message):
+    (tmp_path / "typo.flags").write_text("--backbone=small\n--batch_sise=3\n")
+    (tmp_path / "nested.flags").write_text("--flagfile=missing.flags\n")
+    result = run_entry_point(tmp_path, *arguments)
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert (result.stdout, result.returncode) == ("", 2)
