@@ -1,0 +1,166 @@
+"""Shapes: exact masks, pairs, sets A and B, determinism."""
+
+import itertools
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_lib
+
+from maskx_tf.data import manifest as manifest_lib
+from maskx_tf.data.classes import Vocabulary, load_mask_classes
+from maskx_tf.data.records import read_records
+from maskx_tf.errors import UserError
+from tf_records import shapes, shapes_draw, shapes_scene
+from tf_records.shapes_scene import CLASS_NAMES, SceneOptions, make_scene
+
+OPTIONS = SceneOptions()
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [make_scene(0, 0, index, OPTIONS) for index in range(150)]
+
+
+@pytest.mark.parametrize("shape", shapes_scene.SHAPES)
+@pytest.mark.parametrize("angle", [0.0, -0.2, 0.2])
+def test_silhouettes_touch_all_sides_of_their_box(shape, angle):
+    for height, width in ((30, 24), (50, 52), (21, 28)):
+        mask = shapes_draw.silhouette(shape, height, width, angle)
+        assert mask.shape == (height, width)
+        assert mask[0].any()
+        assert mask[-1].any()
+        assert mask[:, 0].any()
+        assert mask[:, -1].any()
+        assert 0.2 < mask.mean() <= 1
+
+
+def test_silhouettes_differ_clearly():
+    masks = {shape: shapes_draw.silhouette(shape, 40, 40, 0.0) for shape in shapes_scene.SHAPES}
+    for one in masks:
+        for other in masks:
+            if one < other:
+                union = (masks[one] | masks[other]).sum()
+                assert (masks[one] & masks[other]).sum() / union < 0.83, (one, other)
+
+
+def test_classes_and_checkerboard():
+    assert len(CLASS_NAMES) == len(set(CLASS_NAMES)) == 72
+    set_a, set_b = shapes_scene.set_a_names()
+    assert len(set_a) == len(set_b) == 36
+    assert sorted(set_a + set_b) == sorted(CLASS_NAMES)
+    for half in (set_a, set_b):  # each half has each shape 3 times and each texture 6 times
+        adjectives, nouns = zip(*(name.split() for name in half), strict=True)
+        assert {nouns.count(noun) for noun in nouns} == {3}
+        assert {adjectives.count(adjective) for adjective in adjectives} == {6}
+
+
+def test_images_are_the_same_for_a_seed_and_differ_otherwise():
+    image, objects = make_scene(0, 0, 5, OPTIONS)
+    again, same = make_scene(0, 0, 5, OPTIONS)
+    np.testing.assert_array_equal(image, again)
+    assert [item.box_yxyx for item in objects] == [item.box_yxyx for item in same]
+    for other in ((1, 0, 5), (0, 1, 5), (0, 0, 6)):
+        assert (make_scene(*other, OPTIONS)[0] != image).any()
+
+
+def test_masks_are_exact_and_do_not_overlap(scenes):
+    for image, objects in scenes:
+        assert image.shape == (96, 96, 3)
+        assert objects
+        assert sum(item.visible.astype(int) for item in objects).max() <= 1
+        for item in objects:
+            y1, x1, y2, x2 = item.box_yxyx
+            assert 0 <= y1 < y2 <= 96
+            assert 0 <= x1 < x2 <= 96
+            assert item.visible_share >= OPTIONS.min_visible
+            inside = item.visible[y1:y2, x1:x2]
+            assert inside.sum() == item.visible.sum()
+            assert not (inside & ~item.silhouette).any()
+
+
+def test_plain_objects_have_one_colour_under_the_noise():
+    quiet = SceneOptions(image_noise=0.0)
+    found = 0
+    for index in range(20):
+        image, objects = make_scene(0, 0, index, quiet)
+        for item in objects:
+            if item.texture == "plain":
+                assert (np.ptp(image[item.visible].astype(int), axis=0) == 0).all()
+                found += 1
+    assert found
+
+
+def test_half_of_the_objects_come_in_pairs_of_nearly_the_same_box(scenes):
+    emblems = total = 0
+    for _, objects in scenes:
+        total += len(objects)
+        for plate, emblem in itertools.pairwise(objects):
+            if not emblem.is_emblem:
+                continue
+            emblems += 1
+            assert plate.shape != emblem.shape
+            assert plate.texture != emblem.texture
+            sides, plate_sides = (
+                np.subtract(item.box_yxyx[2:], item.box_yxyx[:2]) for item in (emblem, plate)
+            )
+            assert (sides >= 0.84 * plate_sides - 0.5).all()
+            assert (sides <= plate_sides).all()
+            assert (np.array(emblem.box_yxyx[:2]) >= plate.box_yxyx[:2]).all()
+            assert (np.array(emblem.box_yxyx[2:]) <= plate.box_yxyx[2:]).all()
+    assert 2 * emblems / total == pytest.approx(OPTIONS.pair_share, abs=0.08)
+
+
+def test_files_records_and_masks_agree(tmp_path):
+    manifests = shapes.generate(str(tmp_path), train_images=6, val_images=3, workers=1)
+    assert {name: item.num_images for name, item in manifests.items()} == {"train": 6, "val": 3}
+    assert manifests["train"].issues == {}
+    content = json.loads((tmp_path / "instances_train.json").read_text())
+    assert Vocabulary.load(tmp_path / "instances_train.json").names == CLASS_NAMES
+    shards = manifest_lib.find_shards([str(tmp_path / "records" / "train")])
+    items = [(record, item) for record in read_records(shards) for item in record.objects]
+    assert len(items) == len(content["annotations"]) > 6
+    for annotation, (record, item) in zip(content["annotations"], items, strict=True):
+        assert record.encoded == (tmp_path / "train" / record.file_name).read_bytes()
+        assert annotation["image_id"] == record.image_id
+        assert CLASS_NAMES[annotation["category_id"] - 1] == item.class_name
+        x, y, width, height = annotation["bbox"]
+        np.testing.assert_allclose(item.box_yxyx, [y, x, y + height, x + width], atol=1e-4)
+        full = mask_lib.decode(annotation["segmentation"])
+        np.testing.assert_array_equal(item.mask, full[y : y + height, x : x + width])
+    vocabulary = manifests["train"].vocabulary
+    set_a = load_mask_classes(str(tmp_path / "set_a.txt"), vocabulary)
+    set_b = load_mask_classes(str(tmp_path / "set_b.txt"), vocabulary)
+    assert sorted(set_a + set_b) == list(range(1, 73))
+    assert manifests["val"].set_a == tuple(vocabulary.names[index - 1] for index in set_a)
+
+
+def all_files(root):
+    paths = [path for path in sorted(pathlib.Path(root).rglob("*")) if path.is_file()]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+def test_files_do_not_depend_on_the_number_of_processes(tmp_path):
+    for workers in (1, 2):
+        root = str(tmp_path / str(workers))
+        shapes.generate(root, train_images=6, val_images=0, seed=7, workers=workers)
+    assert all_files(tmp_path / "1") == all_files(tmp_path / "2")
+
+
+def test_data_that_are_there(tmp_path):
+    def generate(**options):
+        options = {"train_images": 2, "val_images": 1, "workers": 1} | options
+        return shapes.generate(str(tmp_path), **options)
+
+    first = generate()
+    before = all_files(tmp_path)
+    with pytest.raises(UserError, match="holds finished records; add --reuse"):
+        generate()
+    assert generate(reuse=True) == first
+    with pytest.raises(UserError, match="another source or other settings"):
+        generate(reuse=True, seed=1)
+    assert all_files(tmp_path) == before
+    assert generate(overwrite=True, seed=1) != first
+    with pytest.raises(UserError, match="--val_images=-1"):
+        generate(val_images=-1, overwrite=True)

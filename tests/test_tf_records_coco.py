@@ -1,0 +1,441 @@
+"""COCO json to records: every kind of dirt is repaired or dropped, counted and listed."""
+
+import io
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as mask_lib
+
+from maskx_tf.data import manifest as manifest_lib
+from maskx_tf.data import records as records_lib
+from maskx_tf.errors import UserError
+from tests import harness
+from tests.harness import annotation, polygon_of
+from tf_records import coco, coco_json, coco_masks, coco_objects, writer
+from tf_records import issues as issues_lib
+from tf_records.coco_objects import Settings
+from tf_records.output import Output
+
+BOX = [10, 5, 20, 12]  # x, y, width, height in an image of 40 x 60
+
+
+def convert(paths, directory, **options):
+    return coco.convert(*paths, Output(str(directory), "x", workers=1), **options)
+
+
+def converted(tmp_path, annotations, coco_options=None, **options):
+    """(manifest, records) of a small data set."""
+    paths = harness.write_coco(tmp_path / "coco", annotations, **coco_options or {})
+    manifest = convert(paths, tmp_path / "records", **options)
+    shards = manifest_lib.find_shards([str(tmp_path / "records")])
+    return manifest, list(records_lib.read_records(shards))
+
+
+def reasons(manifest):
+    """reason -> ids; what is on disk says the same."""
+    return {reason: entry["ids"] for reason, entry in manifest.issues.items()}
+
+
+def only_object(tmp_path, item, **options):
+    manifest, (record,) = converted(tmp_path, [item], **options)
+    (found,) = record.objects
+    return found, reasons(manifest)
+
+
+def test_clean_annotation(tmp_path):
+    found, issues = only_object(tmp_path, annotation(1, BOX, id=7, category_id=3, area=99.5))
+    assert issues == {}
+    np.testing.assert_allclose(found.box_yxyx, [5, 10, 17, 30], atol=1e-5)
+    assert (found.class_id, found.class_name, found.annotation_id) == (3, "bird", 7)
+    assert (found.area, found.is_crowd) == (99.5, False)
+    assert found.mask.shape == (12, 20)
+    assert found.mask.all()
+
+
+@pytest.mark.parametrize(
+    ("bbox", "reason"),
+    [
+        ([math.nan, 0, 5, 5], "box_not_finite"),
+        ([0, 0, math.inf, 5], "box_not_finite"),
+        ([0, 0, 10**400, 5], "box_not_finite"),
+        (["1", 0, 5, 5], "box_not_numeric"),
+        ([True, 0, 5, 5], "box_not_numeric"),
+        ([0, 0, 5], "box_not_numeric"),
+        ({"x": 1}, "box_not_numeric"),
+        (None, "box_missing"),
+        ([3, 3, 0, 5], "box_empty"),
+        ([3, 3, 5, -5], "box_empty"),
+        ([70, 3, 5, 5], "box_outside_image"),
+        ([60, 3, 5, 5], "box_outside_image"),
+    ],
+)
+def test_unusable_boxes_are_dropped_and_listed(tmp_path, bbox, reason):
+    items = [annotation(1, bbox, id=41, segmentation=[]), annotation(1, BOX, id=42)]
+    manifest, (record,) = converted(tmp_path, items)
+    assert [item.annotation_id for item in record.objects] == [42]
+    assert reasons(manifest) == {reason: [[41, 1]]}
+    assert manifest.issues[reason]["effect"] == "dropped"
+
+
+def test_box_beyond_the_image_is_clipped(tmp_path):
+    found, issues = only_object(tmp_path, annotation(1, [-5, 30, 15, 20]))
+    np.testing.assert_allclose(found.box_yxyx, [30, 0, 40, 10], atol=1e-5)
+    assert found.mask.shape == (10, 10)
+    assert issues == {"box_clipped": [[1, 1]]}
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ([[1, 2]], "mask_invalid"),
+        ([[1, 2, 3, 4, 5]], "mask_invalid"),
+        ([["a"] * 6], "mask_invalid"),
+        ([[math.nan] * 6], "mask_invalid"),
+        ([[1e9] * 6], "mask_invalid"),
+        ([[10**400] * 6], "mask_invalid"),
+        (5, "mask_invalid"),
+        ("text", "mask_invalid"),
+        ({"counts": [1]}, "mask_invalid"),
+        ({"size": [40, 60], "counts": [5, 5]}, "mask_invalid"),
+        ({"size": [40, 60], "counts": [5, 10**9]}, "mask_invalid"),
+        ({"size": [40, 60], "counts": [-5, 2405]}, "mask_invalid"),
+        ({"size": [4, 6], "counts": [24]}, "mask_invalid"),
+        ({"size": [40, 60], "counts": "\u00ff~ zz"}, "mask_invalid"),
+        ({"size": [40, 60], "counts": "o" * 90}, "mask_invalid"),
+        ({"size": [40, 60], "counts": ""}, "mask_empty"),
+        ({"size": [40, 60], "counts": [2400]}, "mask_empty"),
+        (polygon_of(40, 30, 5, 5), "mask_empty"),
+    ],
+)
+def test_a_box_is_never_lost_because_its_mask_is_bad(tmp_path, segmentation, reason):
+    if segmentation == {"size": [40, 60], "counts": ""}:
+        reason = "mask_invalid"
+    found, issues = only_object(tmp_path, annotation(1, BOX, segmentation=segmentation, area=3))
+    assert found.mask is None
+    assert issues == {reason: [[1, 1]]}
+
+
+@pytest.mark.parametrize("segmentation", [None, [], {}])
+def test_boxes_without_segmentation_are_nothing_special(tmp_path, segmentation):
+    found, issues = only_object(tmp_path, annotation(1, BOX, segmentation=segmentation))
+    assert found.mask is None
+    assert found.area == 240  # of the box
+    assert issues == {}
+
+
+def test_valid_polygons_are_kept_beside_invalid_ones(tmp_path):
+    polygons = [*polygon_of(10, 5, 10, 12), [1, 2]]
+    found, issues = only_object(tmp_path, annotation(1, BOX, segmentation=polygons))
+    assert found.mask[:, :10].all()
+    assert not found.mask[:, 10:].any()
+    assert issues == {"mask_part_invalid": [[1, 1]]}
+    flat = polygon_of(*BOX)[0]
+    found, issues = only_object(tmp_path / "flat", annotation(1, BOX, segmentation=flat))
+    assert found.mask.all()
+    assert issues == {}
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_crowd_rle(tmp_path, compressed):
+    full = np.zeros([40, 60], np.uint8)
+    full[5:17, 10:20] = 1
+    encoded = mask_lib.encode(np.asfortranarray(full))
+    counts = encoded["counts"].decode()
+    if not compressed:
+        runs = np.flatnonzero(np.diff(full.T.ravel(), prepend=0, append=2))
+        counts = np.diff(runs, prepend=0).tolist()
+    rle = {"size": [40, 60], "counts": counts}
+    found, issues = only_object(tmp_path, annotation(1, BOX, segmentation=rle, iscrowd=1))
+    assert found.is_crowd
+    np.testing.assert_array_equal(found.mask, full[5:17, 10:30])
+    assert issues == {}
+
+
+@pytest.mark.parametrize("area", ["x", math.nan, -1, 1e40])
+def test_area_is_computed_where_it_is_invalid(tmp_path, area):
+    half = polygon_of(10, 5, 10, 12)
+    item = annotation(1, BOX, segmentation=half, area=area)
+    found, issues = only_object(tmp_path, item)
+    assert found.area == 120
+    assert issues == {"area_invalid": [[1, 1]]}
+
+
+def test_ids_become_unique(tmp_path):
+    items = [
+        annotation(1, BOX, id=5),
+        annotation(1, BOX, id=5),
+        annotation(1, [0, 0, 9, 9], id=5),
+        annotation(1, BOX, id=None),
+        annotation(1, BOX, id="x"),
+    ]
+    manifest, (record,) = converted(tmp_path, items)
+    assert [item.annotation_id for item in record.objects] == [5, 6, 7, 8]
+    assert reasons(manifest) == {
+        "annotation_id_duplicate": [[5, 1]],
+        "annotation_id_missing": [[None, 1], [None, 1]],
+        "annotation_repeated": [[5, 1]],
+    }
+
+
+def test_annotations_of_no_image(tmp_path):
+    items = [
+        annotation(9, BOX),
+        annotation(None, BOX),
+        "text",
+        annotation("1", BOX),
+        annotation(1, BOX),
+    ]
+    manifest, (record,) = converted(tmp_path, items)
+    assert len(record.objects) == 1
+    assert reasons(manifest) == {
+        "annotation_malformed": [[2, None], [None, None], [4, None]],
+        "annotation_of_unknown_image": [[1, 9]],
+    }
+    text = writer.describe(manifest, "d")
+    assert "3 dropped: the annotation is not" in text
+    assert "(annotation_of_unknown_image: annotation 1, image 9)" in text
+
+
+@pytest.mark.parametrize("category", [99, None, "1", True])
+def test_unknown_category_ends_the_run(tmp_path, category):
+    items = [annotation(1, BOX), annotation(1, BOX, id=77, category_id=category)]
+    with pytest.raises(UserError, match=rf"annotation 77 has category_id {category!r}, which is"):
+        converted(tmp_path, items)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not json"),
+        ("[" * 100_000, "is not json"),
+        ("[]", "holds no object at the top"),
+        ("{}", "has no list 'images'"),
+        ('{"images": {}}', "has no list 'images'"),
+        ('{"images": [], "annotations": []}', "has no list 'categories'"),
+        ('{"images": [], "annotations": [], "categories": []}', "holds no list of categories"),
+    ],
+)
+def test_what_is_no_coco_json(tmp_path, content, message):
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        convert((str(path), str(tmp_path)), tmp_path / "records")
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "has no images"),
+        (["x"], r"images\[0\] has no integer id"),
+        ([{"file_name": "1.jpg"}], r"images\[0\] has no integer id"),
+        ([{"id": 1}], "image 1 has no file_name"),
+        ([{"id": 1, "file_name": 3}], "image 1 has no file_name"),
+        ([{"id": 1, "file_name": "1.jpg"}] * 2, "two images have the id 1"),
+    ],
+)
+def test_malformed_images(tmp_path, images, message):
+    with pytest.raises(UserError, match=message):
+        converted(tmp_path, [], {"images": images})
+
+
+def test_absent_inputs(tmp_path):
+    with pytest.raises(UserError, match=r"--annotations=.*x\.json cannot be read"):
+        convert((str(tmp_path / "x.json"), str(tmp_path)), tmp_path / "records")
+    with pytest.raises(UserError, match=r"--images=.*nowhere is no directory"):
+        convert(("x.json", str(tmp_path / "nowhere")), tmp_path / "records")
+    with pytest.raises(UserError, match="--mask_size=-1"):
+        convert(("x.json", str(tmp_path)), tmp_path / "records", mask_size=-1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason", "message"),
+    [
+        (lambda path: path.unlink(), "image_missing", "1 of 2 image files are missing"),
+        (lambda path: path.write_bytes(b""), "image_corrupt", "cannot be decoded"),
+        (lambda path: path.write_bytes(b"no image"), "image_corrupt", "cannot be decoded"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-200]),
+            "image_corrupt",
+            "cannot be decoded: image file is truncated",
+        ),
+    ],
+)
+def test_bad_image_files(tmp_path, damage, reason, message):
+    items = [annotation(1, BOX), annotation(2, BOX), annotation(2, BOX)]
+    paths = harness.write_coco(tmp_path / "coco", items, sizes=[(40, 60)] * 2)
+    damage(pathlib.Path(paths[1]) / "2.jpg")
+    with pytest.raises(UserError, match=message) as error:
+        convert(paths, tmp_path / "records")
+    assert "2.jpg" in str(error.value)
+    assert "--skip_bad_images" in str(error.value)
+    manifest = convert(paths, tmp_path / "records", skip_bad_images=True)
+    assert manifest.num_images == manifest.num_objects == 1
+    lost = {reason: [[None, 2]], "annotation_of_dropped_image": [[2, 2], [3, 2]]}
+    assert reasons(manifest) == lost
+
+
+def converted_file(tmp_path, data, sizes=((40, 60),)):
+    paths = harness.write_coco(tmp_path / "coco", [annotation(1, BOX)], sizes=sizes)
+    (pathlib.Path(paths[1]) / "1.jpg").write_bytes(data)
+    manifest = convert(paths, tmp_path / "records")
+    shards = manifest_lib.find_shards([str(tmp_path / "records")])
+    (record,) = records_lib.read_records(shards)
+    return record, reasons(manifest)
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+@pytest.mark.parametrize("grey", [False, True])
+def test_original_bytes_are_kept(tmp_path, extension, grey):
+    image = harness.random_image(40, 60)
+    data = harness.encode_image(image[..., 0] if grey else image, extension)
+    record, issues = converted_file(tmp_path, data)
+    assert record.encoded == data
+    assert issues == {}
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "PNG"), ("RGB", "BMP")]
+)
+def test_other_images_are_stored_as_rgb_png(tmp_path, mode, kind):
+    image = PIL.Image.fromarray(harness.random_image(40, 60)).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    record, issues = converted_file(tmp_path, buffer.getvalue())
+    stored = PIL.Image.open(io.BytesIO(record.encoded))
+    assert (stored.format, stored.mode, stored.size) == ("PNG", "RGB", (60, 40))
+    assert issues == {"image_reencoded": [[None, 1]]}
+
+
+def test_size_of_the_file_counts(tmp_path):
+    record, issues = converted_file(tmp_path, harness.encode_image(harness.random_image(12, 25)))
+    assert (record.height, record.width) == (12, 25)
+    np.testing.assert_allclose(record.objects[0].box_yxyx, [5, 10, 12, 25], atol=1e-5)
+    assert set(issues) == {"image_size_differs", "box_clipped"}
+
+
+def test_exif_rotation_is_applied_only_where_the_json_wants_it(tmp_path):
+    image = PIL.Image.fromarray(harness.random_image(40, 60))
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned clockwise
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    record, issues = converted_file(tmp_path / "a", buffer.getvalue())
+    assert (record.height, record.width, issues) == (40, 60, {})
+    record, issues = converted_file(tmp_path / "b", buffer.getvalue(), sizes=[(60, 40)])
+    assert (record.height, record.width) == (60, 40)
+    assert issues == {"image_rotated": [[None, 1]]}
+
+
+@pytest.mark.parametrize(("mask_size", "shape"), [(112, (12, 20)), (8, (8, 8)), (0, (12, 20))])
+def test_mask_size(tmp_path, mask_size, shape):
+    found, _ = only_object(tmp_path, annotation(1, BOX), mask_size=mask_size)
+    assert found.mask.shape == shape
+
+
+def test_polygon_crop_equals_full_rasterisation():
+    """At one mask pixel per image pixel and whole-pixel boxes, the crop is a cut-out."""
+    star = [30, 5, 34, 16, 46, 17, 36, 24, 40, 36, 30, 28, 20, 36, 24, 24, 14, 17, 26, 16]
+    full = mask_lib.decode(mask_lib.merge(mask_lib.frPyObjects([star], 40, 60)))
+    box = np.array([5, 14, 36, 46], np.float64)
+    found, incomplete = coco_masks.crop_mask([star], box, (40, 60), 0)
+    assert not incomplete
+    assert np.mean(found != full[5:36, 14:46]) < 0.01
+
+
+def test_sampling_of_a_full_mask():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 2, [6, 7]).astype(np.uint8)
+    full = np.kron(coarse, np.ones([8, 8], np.uint8))  # [48, 56]
+    whole = np.array([0.0, 0.0, 48.0, 56.0])
+    np.testing.assert_array_equal(coco_masks.sample(full, whole, (48, 56)), full)
+    np.testing.assert_array_equal(coco_masks.sample(full, whole, (6, 7)), coarse)
+    part = np.array([8.4, 16.0, 24.4, 40.0])  # cells of a pixel, 0.4 pixels lower
+    found = coco_masks.sample(full, part, (16, 24))
+    np.testing.assert_array_equal(found, full[8:24, 16:40])
+
+
+def test_coco_excerpt(tmp_path):
+    paths = harness.coco_mini("val")
+    manifest = convert(paths, tmp_path / "records")
+    assert (manifest.num_images, manifest.num_objects, manifest.num_masks) == (79, 624, 624)
+    assert manifest.vocabulary.num_classes == 80
+    assert manifest.issues == {}
+    by_id = {item["id"]: item for item in json.loads(pathlib.Path(paths[0]).read_text())["images"]}
+    shards = manifest_lib.find_shards([str(tmp_path / "records")])
+    for record in records_lib.read_records(shards):
+        assert record.file_name == by_id[record.image_id]["file_name"]
+        for item in record.objects:
+            height, width = item.box_yxyx[2:] - item.box_yxyx[:2]
+            if item.area > 400 and not item.is_crowd:
+                assert item.mask.mean() * height * width == pytest.approx(item.area, rel=0.1)
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text("01PQo{}~", max_size=6)
+    | st.sampled_from([40, 60, [40, 60], "counts", 10**400]),
+    lambda inner: (
+        st.lists(inner, max_size=8)
+        | st.dictionaries(st.sampled_from(["size", "counts"]), inner, max_size=2)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    changes=st.dictionaries(
+        st.sampled_from(
+            ["id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd"]
+        ),
+        JSON_VALUES,
+    ),
+    polygon=st.lists(st.floats(-600, 600), min_size=6, max_size=12),
+)
+def test_no_json_ends_in_a_traceback(tmp_path_factory, changes, polygon):
+    """Any json values in any field: a user error, or a record that can be read back."""
+    directory = tmp_path_factory.mktemp("fuzz")
+    items = [annotation(1, BOX, segmentation=[polygon]) | changes, annotation(1, BOX)]
+    path, images = harness.write_coco(directory, items)
+    try:
+        content = coco_json.read(path)
+    except UserError:
+        return
+    options = Settings(images, {1: (1, "cat"), 2: (2, "dog"), 3: (3, "bird")}, 112, False)
+    encoded = coco_objects.encode_image(content.items[0], options)
+    record = records_lib.from_example(encoded.example)
+    assert 1 <= len(record.objects) <= 2
+    issues_lib.summary(issues_lib.tabulate([*content.issues, *encoded.issues]))
+
+
+def run_command(*arguments):
+    command = [sys.executable, "-m", "tf_records.coco", *arguments]
+    return subprocess.run(
+        command, cwd=harness.REPOSITORY, capture_output=True, text=True, check=False
+    )
+
+
+def test_command_line(tmp_path):
+    paths = harness.write_coco(tmp_path, [annotation(1, BOX), annotation(1, [70, 0, 1, 1])])
+    directory = str(tmp_path / "records")
+    flags = [f"--annotations={paths[0]}", f"--images={paths[1]}", f"--output_dir={directory}"]
+    done = run_command(*flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith(f"{directory}: 1 images, 1 objects, 1 with mask")
+    assert "1 dropped: nothing of the box lies in the image" in done.stdout
+    again = run_command(*flags)
+    assert (again.returncode, again.stdout) == (2, "")
+    (line,) = again.stderr.splitlines()
+    assert line.startswith(f"error: {directory} holds finished records; add --reuse")

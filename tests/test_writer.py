@@ -1,0 +1,185 @@
+"""Shards and manifest: order, atomicity, what happens to records that are there."""
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import pathlib
+
+import numpy as np
+import pytest
+
+from maskx_tf.data import manifest as manifest_lib
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.manifest import Manifest
+from maskx_tf.data.records import ImageRecord, ObjectRecord, read_records
+from maskx_tf.errors import UserError
+from tf_records import pool, writer
+from tf_records.issues import Issue
+from tf_records.output import Output
+from tf_records.writer import Encoded
+
+VOCABULARY = Vocabulary.from_names(("cat", "dog"))
+
+
+def make(item: int, fail_at: int = -1, drop_at: int = -1) -> Encoded:
+    """An image with item % 3 objects."""
+    if item == fail_at:
+        raise UserError(f"item {item} is bad")
+    if item == drop_at:
+        return Encoded(None, issues=(Issue("image_corrupt", item),))
+    mask = np.ones([4, 4], np.uint8)
+    objects = [
+        ObjectRecord(np.array([0, 0, 4, 4.0]), 1 + i, ("cat", "dog")[i], 16, False, i, mask)
+        for i in range(item % 3)
+    ]
+    return writer.encode(ImageRecord(item, f"{item}.jpg", b"\xff" * item, 40, 60, objects))
+
+
+def write(directory, function=make, count=10, source=None, **options):
+    options = {"name": "x", "workers": 1} | options
+    output = Output(str(directory), **options)
+    return writer.write(
+        function, range(count), output, vocabulary=VOCABULARY, source=source or {"made": "up"}
+    )
+
+
+def image_ids(directory):
+    shards = manifest_lib.find_shards([str(directory)])
+    return [[record.image_id for record in read_records([path])] for path in shards]
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in pathlib.Path(directory).iterdir()}
+
+
+def test_shards_hold_the_items_in_order(tmp_path):
+    manifest = write(tmp_path, num_shards=3)
+    assert image_ids(tmp_path) == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9]]
+    names = [f"x-0000{index}-of-00003.tfrecord" for index in range(3)]
+    assert [shard.file for shard in manifest.shards] == names
+    assert sorted(contents(tmp_path)) == ["manifest.json", *names]
+
+
+def test_manifest_describes_the_files(tmp_path):
+    manifest = write(tmp_path, functools.partial(make, drop_at=4), num_shards=2)
+    assert Manifest.load(tmp_path) == manifest
+    for shard in manifest.shards:
+        data = (tmp_path / shard.file).read_bytes()
+        assert (shard.bytes, shard.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert [shard.count for shard in manifest.shards] == [4, 5]
+    assert manifest.class_counts == {"cat": (5, 5), "dog": (3, 3)}
+    assert (manifest.num_images, manifest.num_objects, manifest.num_masks) == (9, 8, 8)
+    assert manifest.max_objects_per_image == 2
+    entry = {"effect": "dropped", "count": 1, "ids": [[None, 4]]}
+    assert manifest.issues == {"image_corrupt": entry}
+
+
+def test_description_of_a_run(tmp_path):
+    manifest = write(tmp_path, functools.partial(make, drop_at=4))
+    assert writer.describe(manifest, "data/x").splitlines() == [
+        "data/x: 9 images, 8 objects, 8 with mask, 1 shards, 0.0 MB.",
+        "Dropped or repaired (all ids: manifest.json):",
+        "        1 dropped: the image cannot be decoded (image_corrupt: image 4)",
+    ]
+    assert "Nothing was dropped or repaired." in writer.describe(write(tmp_path / "y"), "y")
+
+
+def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path):
+    write(tmp_path / "one", count=40, num_shards=3)
+    write(tmp_path / "two", count=40, num_shards=3, workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_leaves_no_manifest_and_nothing_temporary(tmp_path, workers):
+    with pytest.raises(UserError, match="item 7 is bad"):
+        write(tmp_path, functools.partial(make, fail_at=7), num_shards=2, workers=workers)
+    assert sorted(contents(tmp_path)) == ["x-00000-of-00002.tfrecord"]
+    with pytest.raises(UserError, match="records without a manifest, of an interrupted run"):
+        write(tmp_path)
+    write(tmp_path, overwrite=True)
+    assert sorted(contents(tmp_path)) == ["manifest.json", "x-00000-of-00001.tfrecord"]
+
+
+def test_leftovers_of_a_killed_run_are_swept(tmp_path):
+    (tmp_path / "x-00000-of-00009.tfrecord.tmp").write_bytes(b"half a reco")
+    (tmp_path / "manifest.json.tmp").write_bytes(b"{")
+    (tmp_path / "notes.txt").write_text("mine")
+    write(tmp_path)
+    assert sorted(contents(tmp_path)) == ["manifest.json", "notes.txt", "x-00000-of-00001.tfrecord"]
+
+
+def test_finished_records_are_replaced_or_kept_only_when_told(tmp_path):
+    write(tmp_path, num_shards=2)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"holds finished records; add --reuse .* --overwrite"):
+        write(tmp_path)
+    assert write(tmp_path, reuse=True) == Manifest.load(tmp_path)
+    assert contents(tmp_path) == before
+    for changes in ({"source": {"made": "otherwise"}}, {"name": "y"}, {"num_shards": 3}):
+        with pytest.raises(UserError, match="another source or other settings; add --overwrite"):
+            write(tmp_path, reuse=True, **changes)
+    assert contents(tmp_path) == before
+    write(tmp_path, overwrite=True, num_shards=1)
+    assert sorted(contents(tmp_path)) == ["manifest.json", "x-00000-of-00001.tfrecord"]
+
+
+def test_damaged_records_are_not_reused(tmp_path):
+    write(tmp_path)
+    shard = tmp_path / "x-00000-of-00001.tfrecord"
+    shard.write_bytes(shard.read_bytes()[:-3])
+    with pytest.raises(UserError, match="its manifest says"):
+        write(tmp_path, reuse=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is not a manifest of"),
+        ('{"format": "other"}', "is not a manifest of"),
+        ('{"format": "maskx_tf records, version 1"}', r"is damaged \(KeyError"),
+    ],
+)
+def test_damaged_manifest(tmp_path, content, message):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        Manifest.load(tmp_path)
+
+
+def test_no_more_shards_than_items(tmp_path):
+    assert len(write(tmp_path, count=2, num_shards=5).shards) == 2
+    assert len(write(tmp_path / "auto", count=1001).shards) == 2
+
+
+def test_bad_settings(tmp_path):
+    for options in ({"name": ""}, {"name": "a/b"}, {"num_shards": -1}, {"workers": -1}):
+        with pytest.raises(UserError, match=rf"--{next(iter(options))}"):
+            write(tmp_path / "x", **options)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        write(tmp_path / "file")
+
+
+def test_no_more_items_are_in_flight_than_allowed():
+    taken = []
+
+    def items():
+        for item in range(1000):
+            taken.append(item)
+            yield item
+
+    with pool.mapper(float, workers=2) as run:
+        results = run(items())
+        assert next(results) == 0.0
+        assert len(taken) <= 17
+        assert [next(results) for _ in range(5)] == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+def test_manifest_is_json_with_one_line_per_entry(tmp_path):
+    write(tmp_path, num_shards=2)
+    lines = (tmp_path / "manifest.json").read_text().splitlines()
+    assert '  {"id": 1, "name": "cat"},' in lines
+    assert json.loads("\n".join(lines))["objects"] == 9

@@ -1,0 +1,1 @@
+"""Writing of record shards: COCO-format data sets and the embedded Shapes."""

@@ -1,0 +1,124 @@
+"""COCO-format data sets to record shards: `python -m tf_records.coco --help`."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from maskx_tf import cli
+from maskx_tf.data.manifest import Manifest
+from maskx_tf.errors import UserError
+from tf_records import coco_json, writer
+from tf_records.coco_objects import Settings, encode_image
+from tf_records.output import Output
+
+DEFAULT_MASK_SIZE = 112
+
+
+def convert(
+    annotations: str,
+    images: str,
+    output: Output,
+    *,
+    mask_size: int = DEFAULT_MASK_SIZE,
+    skip_bad_images: bool = False,
+    set_a: Sequence[str] | None = None,
+) -> Manifest:
+    """Writes the records of a COCO json.
+
+    Args:
+      annotations: path of the json (polygons, RLE, or boxes only).
+      images: directory that its file names start from.
+      output: where to.
+      mask_size: largest side of a stored mask in pixels, 0: full resolution.
+      skip_bad_images: drop and list missing or corrupt images, instead of an error.
+      set_a: class names kept in the manifest.
+
+    Raises:
+      UserError: the json or an image is unusable, or the output exists.
+    """
+    if mask_size < 0:
+        raise UserError(f"--mask_size={mask_size} must not be negative; 0 means full resolution.")
+    if not pathlib.Path(images).is_dir():
+        raise UserError(f"--images={images} is no directory.")
+    content = coco_json.read(annotations)
+    source = {
+        "annotations": pathlib.Path(annotations).name,
+        "annotations_sha256": content.sha256,
+        "mask_size": mask_size,
+        "num_images": len(content.items),
+        "skip_bad_images": skip_bad_images,
+    }
+    vocabulary = content.vocabulary
+    classes = {
+        external_id: (class_id, vocabulary.names[class_id - 1])
+        for class_id, external_id in enumerate(vocabulary.external_ids, start=1)
+    }
+    kept = output.reusable(source)
+    if kept is None and not skip_bad_images:
+        _check_files(content.items, images)
+    settings = Settings(images, classes, mask_size, skip_bad_images)
+    return writer.write(
+        functools.partial(encode_image, settings=settings),
+        content.items,
+        output,
+        vocabulary=vocabulary,
+        source=source,
+        issues=content.issues,
+        set_a=set_a,
+    )
+
+
+def _check_files(items: Sequence[coco_json.ImageItem], images: str) -> None:
+    """Finds missing files before hours of work, not after."""
+    missing = [item for item in items if not (pathlib.Path(images) / item.file_name).is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(items)} image files are missing, the first is "
+            f"{pathlib.Path(images) / missing[0].file_name} (image {missing[0].image_id}). Check "
+            "--images, or add --skip_bad_images to drop and list such images."
+        )
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("annotations", None, "COCO-format json.", required=True)
+    flags.DEFINE_string("images", None, "Directory of the image files.", required=True)
+    flags.DEFINE_string("output_dir", None, "Directory to write records to.", required=True)
+    flags.DEFINE_string("name", None, "Start of the shards' names; default: the json's name.")
+    flags.DEFINE_integer("num_shards", 0, "Number of files; 0: one per 1000 images.")
+    flags.DEFINE_integer("workers", 0, "Processes; 0: one per core. The records are the same.")
+    flags.DEFINE_integer(
+        "mask_size", DEFAULT_MASK_SIZE, "Largest side of a stored mask, pixels; 0: full resolution."
+    )
+    flags.DEFINE_bool("skip_bad_images", False, "Drop and list missing or corrupt images.")
+    flags.DEFINE_bool("reuse", False, "Keep finished records of the same json and settings.")
+    flags.DEFINE_bool("overwrite", False, "Replace records that are there.")
+
+
+def main() -> None:
+    """Reads the flags and writes the records."""
+    options = flags.FLAGS
+    output = Output(
+        options.output_dir,
+        options.name or pathlib.Path(options.annotations).stem,
+        options.num_shards,
+        options.workers,
+        options.reuse,
+        options.overwrite,
+    )
+    manifest = convert(
+        options.annotations,
+        options.images,
+        output,
+        mask_size=options.mask_size,
+        skip_bad_images=options.skip_bad_images,
+    )
+    print(writer.describe(manifest, options.output_dir))
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(main)

@@ -1,0 +1,144 @@
+"""One image of a COCO json to its record: boxes checked and clipped, masks cropped."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from maskx_tf.data.records import ImageRecord, ObjectRecord
+from maskx_tf.errors import UserError
+from tf_records.coco_json import ImageItem
+from tf_records.coco_masks import MaskError, crop_mask
+from tf_records.images import BadImageError, EncodedImage, read_image
+from tf_records.issues import Issue
+from tf_records.writer import Encoded, encode
+
+_MIN_SIDE = 0.01  # pixels; what is thinner is as good as empty
+_MAX_AREA = 1e30  # fits float32
+
+
+class Settings(NamedTuple):
+    """How images become records.
+
+    Attributes:
+      images: directory of the image files.
+      classes: category id of the json -> (class id 1..K, name).
+      mask_size: largest side of a mask, 0: full resolution.
+      skip_bad_images: drop images that are missing or corrupt, instead of an error.
+    """
+
+    images: str
+    classes: Mapping[int, tuple[int, str]]
+    mask_size: int
+    skip_bad_images: bool
+
+
+def encode_image(item: ImageItem, settings: Settings) -> Encoded:
+    """The record of an image, with the issues of its annotations; UserError if the file is bad."""
+    try:
+        expected = (item.height, item.width)
+        image = read_image(pathlib.Path(settings.images) / item.file_name, expected)
+    except BadImageError as error:
+        if not settings.skip_bad_images:
+            raise UserError(
+                f"Image {item.image_id}: {error}. Repair it, or add --skip_bad_images to drop and "
+                "list such images."
+            ) from None
+        return Encoded(None, issues=_dropped(item, error.reason))
+    issues = []
+    if image.change:
+        issues.append(Issue(image.change, item.image_id))
+    if (item.height, item.width) not in ((image.height, image.width), (None, None)):
+        issues.append(Issue("image_size_differs", item.image_id))
+    objects = []
+    for annotation in item.annotations:
+        made, reasons = make_object(annotation, item, image, settings)
+        issues += [Issue(reason, item.image_id, annotation["id"]) for reason in reasons]
+        if made is not None:
+            objects.append(made)
+    record = ImageRecord(
+        item.image_id, item.file_name, image.encoded, image.height, image.width, objects
+    )
+    return encode(record, issues)
+
+
+def _dropped(item: ImageItem, reason: str) -> tuple[Issue, ...]:
+    lost = [
+        Issue("annotation_of_dropped_image", item.image_id, annotation["id"])
+        for annotation in item.annotations
+    ]
+    return (Issue(reason, item.image_id), *lost)
+
+
+def make_object(
+    annotation: Mapping[str, Any], item: ImageItem, image: EncodedImage, settings: Settings
+) -> tuple[ObjectRecord | None, list[str]]:
+    """The object of an annotation, or None, and the reasons (of `issues`) for every change."""
+    box, reasons = clean_box(annotation.get("bbox"), image.height, image.width)
+    if box is None:
+        return None, reasons
+    annotated_size = (item.height or image.height, item.width or image.width)
+    segmentation = annotation.get("segmentation")
+    mask = None
+    if segmentation:
+        try:
+            mask, incomplete = crop_mask(segmentation, box, annotated_size, settings.mask_size)
+            reasons += ["mask_part_invalid"] if incomplete else []
+            if not mask.any():
+                mask = None
+                reasons.append("mask_empty")
+        except MaskError:
+            reasons.append("mask_invalid")
+    area = _number(annotation.get("area"))
+    if area is None or not 0 <= area <= _MAX_AREA:
+        reasons += ["area_invalid"] if annotation.get("area") is not None else []
+        share = 1.0 if mask is None else float(mask.mean())
+        area = share * float(np.prod(box[2:] - box[:2]))
+    class_id, class_name = settings.classes[annotation["category_id"]]
+    is_crowd = annotation.get("iscrowd") in (1, True)
+    made = ObjectRecord(box, class_id, class_name, area, is_crowd, annotation["id"], mask)
+    return made, reasons
+
+
+def clean_box(bbox: Any, height: int, width: int) -> tuple[np.ndarray | None, list[str]]:
+    """A COCO bbox as box_yxyx, clipped to the image.
+
+    Args:
+      bbox: [x, y, width, height] in pixels, as it stands in the json.
+      height: of the image.
+      width: of the image.
+
+    Returns:
+      float64 [4] or None if it is unusable, and the reasons (of `issues`) for every change.
+    """
+    if bbox is None:
+        return None, ["box_missing"]
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return None, ["box_not_numeric"]
+    values = [number for value in bbox if (number := _number(value)) is not None]
+    if len(values) < 4:
+        return None, ["box_not_numeric"]
+    if not all(map(math.isfinite, values)):
+        return None, ["box_not_finite"]
+    x, y, box_width, box_height = values
+    if box_width < _MIN_SIDE or box_height < _MIN_SIDE:
+        return None, ["box_empty"]
+    box = np.array([y, x, y + box_height, x + box_width], np.float64)
+    clipped = np.clip(box, 0, [height, width, height, width])
+    if np.any(clipped[2:] - clipped[:2] < _MIN_SIDE):
+        return None, ["box_outside_image"]
+    changed = bool(np.any(np.abs(clipped - box) > _MIN_SIDE))
+    return clipped, ["box_clipped"] if changed else []
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,64 @@
+"""What can be wrong with an annotation or image, what is done about it, and how it is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+DROPPED, REPAIRED, MASK_DROPPED = "dropped", "repaired", "mask dropped"
+
+# reason -> (effect, explanation)
+REASONS = {
+    "annotation_malformed": (DROPPED, "the annotation is not an object with an integer image_id"),
+    "annotation_id_duplicate": (REPAIRED, "its id was taken: it got a new one"),
+    "annotation_id_missing": (REPAIRED, "it had no integer id: it got one"),
+    "annotation_repeated": (DROPPED, "same id, image, class and box as an earlier one"),
+    "annotation_of_dropped_image": (DROPPED, "its image was dropped"),
+    "annotation_of_unknown_image": (DROPPED, "no such image in the json"),
+    "area_invalid": (REPAIRED, "the area is not a finite number: computed from mask or box"),
+    "box_clipped": (REPAIRED, "the box was clipped to the image"),
+    "box_empty": (DROPPED, "the box has no area"),
+    "box_missing": (DROPPED, "there is no bbox"),
+    "box_not_finite": (DROPPED, "the box has a NaN or infinity"),
+    "box_not_numeric": (DROPPED, "the box is not four numbers"),
+    "box_outside_image": (DROPPED, "nothing of the box lies in the image"),
+    "image_corrupt": (DROPPED, "the image cannot be decoded"),
+    "image_missing": (DROPPED, "there is no image file"),
+    "image_reencoded": (REPAIRED, "neither RGB nor grey JPEG or PNG: stored as RGB PNG"),
+    "image_rotated": (REPAIRED, "turned as its EXIF says, since the json's size is the turned one"),
+    "image_size_differs": (REPAIRED, "the json has another size: the file's was taken"),
+    "mask_empty": (MASK_DROPPED, "the mask has no pixel in its box"),
+    "mask_invalid": (MASK_DROPPED, "the segmentation cannot be decoded"),
+    "mask_part_invalid": (REPAIRED, "some polygons cannot be decoded: the others were taken"),
+}
+
+
+class Issue(NamedTuple):
+    """One finding; ids are None where there are none, or where the whole image is concerned."""
+
+    reason: str
+    image_id: int | None
+    annotation_id: int | None = None
+
+
+def tabulate(issues: Iterable[Issue]) -> dict[str, dict[str, Any]]:
+    """Table reason -> {effect, count, ids: [[annotation id, image id], ...]}, by reason."""
+    ids: dict[str, list[list[int | None]]] = {}
+    for issue in issues:
+        ids.setdefault(issue.reason, []).append([issue.annotation_id, issue.image_id])
+    return {
+        reason: {"effect": REASONS[reason][0], "count": len(ids[reason]), "ids": ids[reason]}
+        for reason in sorted(ids)
+    }
+
+
+def summary(table: Mapping[str, Mapping[str, Any]]) -> str:
+    """The table in a few lines for the console; empty if nothing was wrong."""
+    lines = []
+    for reason, entry in table.items():
+        names = zip(("annotation", "image"), entry["ids"][0], strict=True)
+        known = [f"{name} {number}" for name, number in names if number is not None]
+        example = ", ".join(known) or "without any id"
+        meaning = REASONS[reason][1]
+        lines.append(f"  {entry['count']:>7} {entry['effect']}: {meaning} ({reason}: {example})")
+    return "\n".join(lines)
