@@ -1,0 +1,181 @@
+"""Backbones: ResNet-50/101 as published, and a small residual network for small images."""
+
+import tensorflow as tf
+import tf_keras
+
+from maskx_tf.layers import initializers
+
+# Blocks of each stage, from stage 2 on.
+STAGES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "small": (1, 1, 1)}
+EPSILON = 1e-5
+
+
+def normalization_layer(kind: str, name: str) -> tf_keras.layers.Layer:
+    """The layer after a convolution.
+
+    Args:
+      kind: `frozen_batch_norm` (a fixed affine map), `batch_norm`, `sync_batch_norm` (statistics
+        over all replicas) or `group_norm` (16 channels a group).
+      name: name of the layer.
+    """
+    if kind == "group_norm":
+        return _GroupNorm(name=name)
+    return tf_keras.layers.BatchNormalization(
+        epsilon=EPSILON,
+        momentum=0.95,
+        synchronized=kind == "sync_batch_norm",
+        trainable=kind != "frozen_batch_norm",
+        name=name,
+    )
+
+
+class _GroupNorm(tf_keras.layers.GroupNormalization):
+    """Group normalisation with a group size in place of a group count."""
+
+    def build(self, input_shape):
+        self.groups = max(1, input_shape[-1] // 16)
+        super().build(input_shape)
+
+
+class ConvNorm(tf_keras.layers.Layer):
+    """Convolution without bias, symmetric padding, normalisation, optional ReLU.
+
+    Stride 2 with Keras' "same" would pad even inputs on one side only, which shifts the features
+    against the published weights; the padding here is explicit.
+    """
+
+    def __init__(self, filters: int, size: int, stride: int, norm: str, relu: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self.pad = (size - 1) // 2 if stride > 1 else 0
+        self.conv = tf_keras.layers.Conv2D(
+            filters,
+            size,
+            stride,
+            padding="valid" if self.pad else "same",
+            use_bias=False,
+            kernel_initializer=initializers.msra_fill(),
+            name="conv",
+        )
+        self.norm = normalization_layer(norm, "norm")
+        self.relu = relu
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if self.pad:
+            x = tf.pad(x, [[0, 0], [self.pad, self.pad], [self.pad, self.pad], [0, 0]])
+        x = self.norm(self.conv(x), training=training and self.norm.trainable)
+        return tf.nn.relu(x) if self.relu else x
+
+
+class ResidualBlock(tf_keras.layers.Layer):
+    """Bottleneck (1x1, 3x3, 1x1) or basic (3x3, 3x3) block, with a projection when shapes differ."""
+
+    def __init__(
+        self,
+        filters: int,
+        stride: int,
+        norm: str,
+        *,
+        bottleneck: bool,
+        project: bool,
+        stride_on: str = "1x1",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        outer = 4 * filters if bottleneck else filters
+        if bottleneck:
+            strides = (stride, 1) if stride_on == "1x1" else (1, stride)
+            self.convs = [
+                ConvNorm(filters, 1, strides[0], norm, name="conv1"),
+                ConvNorm(filters, 3, strides[1], norm, name="conv2"),
+                ConvNorm(outer, 1, 1, norm, relu=False, name="conv3"),
+            ]
+        else:
+            self.convs = [
+                ConvNorm(filters, 3, stride, norm, name="conv1"),
+                ConvNorm(outer, 3, 1, norm, relu=False, name="conv2"),
+            ]
+        self.shortcut = (
+            ConvNorm(outer, 1, stride, norm, relu=False, name="shortcut") if project else None
+        )
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
+        for conv in self.convs:
+            x = conv(x, training=training)
+        return tf.nn.relu(x + shortcut)
+
+
+class ResNet(tf_keras.layers.Layer):
+    """Residual network; the last feature map of every stage.
+
+    Args:
+      variant: a key of `STAGES`. `small` has basic blocks, and two 3x3 convolutions of stride 2 as
+        its stem; the others have bottlenecks, and a 7x7 convolution with max-pooling.
+      width: filters of the stem. Stage i has width * 2**(i - 2) filters, times 4 in bottlenecks.
+      norm: see `normalization_layer`.
+      stride_on: `1x1` or `3x3`, the convolution of a bottleneck that has the stride.
+      frozen_stages: 0: none, 1: the stem, 2: stem and stage 2, …; no gradient enters these.
+    """
+
+    def __init__(
+        self,
+        variant: str,
+        width: int = 64,
+        norm: str = "frozen_batch_norm",
+        stride_on: str = "1x1",
+        frozen_stages: int = 2,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.frozen_stages = frozen_stages
+        bottleneck = variant != "small"
+        if bottleneck:
+            self.stem = [ConvNorm(width, 7, 2, norm, name="stem")]
+        else:
+            self.stem = [
+                ConvNorm(width // 2, 3, 2, norm, name="stem1"),
+                ConvNorm(width, 3, 2, norm, name="stem2"),
+            ]
+        self.pool = bottleneck
+        self.stages: dict[str, list[ResidualBlock]] = {}
+        for stage, count in enumerate(STAGES[variant], start=2):
+            self.stages[str(stage)] = [
+                ResidualBlock(
+                    width * 2 ** (stage - 2),
+                    2 if index == 0 and stage > 2 else 1,
+                    norm,
+                    bottleneck=bottleneck,
+                    project=index == 0 and (bottleneck or stage > 2),
+                    stride_on=stride_on,
+                    name=f"res{stage}_{index}",
+                )
+                for index in range(count)
+            ]
+        frozen = self.stem if frozen_stages else []
+        frozen = frozen + [b for s in range(2, frozen_stages + 1) for b in self.stages[str(s)]]
+        for layer in frozen:
+            layer.trainable = False
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels of the feature maps: stride 2**level."""
+        return tuple(int(stage) for stage in self.stages)
+
+    def call(self, images: tf.Tensor, training: bool = False) -> dict[int, tf.Tensor]:
+        """Normalised images [B, H, W, 3] -> {level: [B, H / 2**level, W / 2**level, C]}."""
+        x = images
+        for conv in self.stem:
+            x = conv(x, training=training)
+        if self.pool:
+            # Symmetric padding; 0 stands in for -inf because the input has passed a ReLU.
+            x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
+        if self.frozen_stages == 1:
+            x = tf.stop_gradient(x)
+        features = {}
+        for level in self.levels:
+            for block in self.stages[str(level)]:
+                x = block(x, training=training)
+            if level <= self.frozen_stages:
+                x = tf.stop_gradient(x)
+            features[level] = x
+        return features

@@ -1,0 +1,77 @@
+"""From class scores and proposals to final boxes, at a cost that the class count hardly changes."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from maskx_tf.ops import boxes
+
+# Classes are laid out on a grid of this many columns when boxes of different classes are moved
+# apart for NMS. A single row would need offsets of millions of pixels at 3,000 classes, where
+# float32 has steps of half a pixel.
+GRID_COLUMNS = 64
+
+
+def class_grid_offsets(classes: tf.Tensor, spacing: tf.Tensor) -> tf.Tensor:
+    """Offsets that move boxes of different classes apart. int32 [N] -> float32 [N, 4]."""
+    row = tf.cast(classes // GRID_COLUMNS, tf.float32) * spacing
+    column = tf.cast(classes % GRID_COLUMNS, tf.float32) * spacing
+    return tf.stack([row, column, row, column], axis=-1)
+
+
+def select_detections(
+    class_logits: tf.Tensor,
+    proposals_yxyx: tf.Tensor,
+    valid: tf.Tensor,
+    image_size: tf.Tensor,
+    decode: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    *,
+    score_threshold: float,
+    nms_iou: float,
+    candidates: int,
+    max_detections: int,
+) -> dict[str, tf.Tensor]:
+    """Final boxes of one image.
+
+    The best (proposal, class) pairs are cut out before any box is decoded; NMS runs once, with the
+    classes moved apart.
+
+    Args:
+      class_logits: float32 [P, K + 1], background first.
+      proposals_yxyx: [P, 4].
+      valid: bool [P], False in the padding.
+      image_size: [2] (height, width), to clip to.
+      decode: (proposal indices [n], classes [n]) -> boxes_yxyx [n, 4], unclipped.
+      score_threshold: pairs must score more than this.
+      nms_iou: NMS threshold within a class.
+      candidates: pairs that reach the NMS at most.
+      max_detections: D.
+
+    Returns:
+      num_detections int32 [], detection_boxes [D, 4], detection_scores [D], detection_classes
+      int32 [D] (zeros in the padding).
+    """
+    scores = tf.nn.softmax(class_logits)[:, 1:] * tf.cast(valid, tf.float32)[:, None]  # [P, K]
+    num_classes = scores.shape[1]
+    flat = tf.reshape(scores, [-1])
+    best = tf.math.top_k(flat, tf.minimum(candidates, tf.size(flat)))
+    proposal_indices = best.indices // num_classes
+    classes = best.indices % num_classes + 1
+    decoded = boxes.clip(decode(proposal_indices, classes), image_size)
+    candidate_scores = tf.where(boxes.area(decoded) > 0, best.values, -1.0)
+    spacing = tf.reduce_max(image_size) + 1.0
+    keep, count = tf.raw_ops.NonMaxSuppressionV4(
+        boxes=decoded + class_grid_offsets(classes, spacing),
+        scores=candidate_scores,
+        max_output_size=max_detections,
+        iou_threshold=nms_iou,
+        score_threshold=score_threshold,
+        pad_to_max_output_size=True,
+    )
+    present = tf.range(max_detections) < count
+    return {
+        "num_detections": count,
+        "detection_boxes": tf.where(present[:, None], tf.gather(decoded, keep), 0.0),
+        "detection_scores": tf.where(present, tf.gather(candidate_scores, keep), 0.0),
+        "detection_classes": tf.where(present, tf.gather(classes, keep), 0),
+    }

@@ -1,0 +1,83 @@
+"""Mask head: the FCN trunk, the per-class 1x1 predictor and the class-agnostic MLP branch."""
+
+import tensorflow as tf
+import tf_keras
+
+from maskx_tf.layers import initializers
+
+
+class MaskHead(tf_keras.layers.Layer):
+    """One mask per RoI, for one class each (paper §3.2 and §3.4).
+
+    The kernel of the RoI's class is an input, so only one map per RoI is ever computed, whatever
+    the number of classes: loss, gradient and result equal those of the K-channel convolution.
+
+    Args:
+      filters: C, channels of the trunk.
+      convs: number of 3x3 convolutions before the deconvolution.
+      mlp: adds the class-agnostic branch, one linear layer from the whole trunk output to the map.
+    """
+
+    def __init__(self, filters: int = 256, convs: int = 4, mlp: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self.filters, self.mlp = filters, mlp
+        self.convs = [
+            tf_keras.layers.Conv2D(
+                filters,
+                3,
+                padding="same",
+                activation="relu",
+                kernel_initializer=initializers.msra_fill(),
+                name=f"conv{i}",
+            )
+            for i in range(1, convs + 1)
+        ]
+        self.deconv = tf_keras.layers.Conv2DTranspose(
+            filters,
+            2,
+            2,
+            activation="relu",
+            kernel_initializer=initializers.msra_fill(),
+            name="deconv",
+        )
+
+    def build(self, input_shape) -> None:
+        """Creates the MLP branch, whose size depends on the RoI size."""
+        if self.mlp:
+            pixels = 4 * input_shape[1] * input_shape[2]
+            self.mlp_dense = tf_keras.layers.Dense(
+                pixels, kernel_initializer=initializers.gaussian_fill(0.001), name="mlp"
+            )
+            with tf.name_scope("mlp"):
+                self.mlp_dense.build([None, pixels * self.filters])
+        super().build(input_shape)
+
+    def trunk(self, roi_features: tf.Tensor) -> tf.Tensor:
+        """RoI features [N, S, S, C'] -> [N, 2 S, 2 S, C]."""
+        x = roi_features
+        for conv in self.convs:
+            x = conv(x)
+        return self.deconv(x)
+
+    def call(
+        self, roi_features: tf.Tensor, kernels: tf.Tensor, biases: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Mask logits of each RoI for its class.
+
+        Args:
+          roi_features: [N, S, S, C'].
+          kernels: w_seg of each RoI's class, [N, C].
+          biases: [N], or None as with T, which predicts none.
+
+        Returns:
+          float32 [N, 2 S, 2 S].
+        """
+        x = self.trunk(roi_features)
+        side, count = x.shape[1], tf.shape(x)[0]
+        pixels = tf.reshape(x, [count, side * side, self.filters])
+        logits = tf.linalg.matvec(pixels, kernels)  # [N, side²]
+        if biases is not None:
+            logits += biases[:, None]
+        if self.mlp:
+            logits += self.mlp_dense(tf.reshape(x, [count, side * side * self.filters]))
+        return tf.cast(tf.reshape(logits, [count, side, side]), tf.float32)

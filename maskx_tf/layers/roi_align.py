@@ -1,0 +1,101 @@
+"""Exact RoIAlign on a feature pyramid, out of crop-and-resize and average pooling."""
+
+import math
+
+import tensorflow as tf
+
+
+def assign_levels(
+    boxes_yxyx: tf.Tensor, min_level: int, max_level: int, canonical_size: float
+) -> tf.Tensor:
+    """Pyramid level of each RoI: floor(4 + log2(sqrt(area) / canonical_size)), clipped.
+
+    [N, 4] in network-input pixels -> int32 [N].
+    """
+    height = boxes_yxyx[:, 2] - boxes_yxyx[:, 0]
+    width = boxes_yxyx[:, 3] - boxes_yxyx[:, 1]
+    scale = tf.sqrt(tf.maximum(height * width, 0.0)) / canonical_size
+    level = tf.floor(4.0 + tf.math.log(scale + 1e-6) / math.log(2.0))
+    return tf.cast(tf.clip_by_value(level, min_level, max_level), tf.int32)
+
+
+def roi_align(
+    features: tf.Tensor,
+    boxes_yxyx: tf.Tensor,
+    image_indices: tf.Tensor,
+    output_size: int,
+    stride: int,
+    samples: int = 2,
+) -> tf.Tensor:
+    """RoIAlign on one feature map: half-pixel aligned, `samples`² bilinear samples a bin, averaged.
+
+    Samples up to half a cell outside the map (boxes at the image's border) take the value of the
+    border, as in the definition; `tf.image.crop_and_resize` would give 0 there, hence the padding.
+
+    Args:
+      features: [B, H, W, C].
+      boxes_yxyx: float32 [N, 4] in network-input pixels.
+      image_indices: int32 [N] into B.
+      output_size: side S of the output.
+      stride: network-input pixels per cell.
+      samples: samples per bin and axis.
+
+    Returns:
+      [N, S, S, C] in the dtype of `features`.
+    """
+    size = tf.cast(tf.shape(features)[1:3], tf.float32) + 2.0  # of the padded map
+    padded = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+    grid = output_size * samples
+    top_left, bottom_right = boxes_yxyx[:, :2] / stride, boxes_yxyx[:, 2:] / stride
+    half_step = 0.5 * (bottom_right - top_left) / grid
+    # Cell centres lie at integers, hence -0.5; the padding moves them by +1.
+    first, last = top_left + half_step + 0.5, bottom_right - half_step + 0.5
+    sampled = tf.image.crop_and_resize(
+        padded,
+        tf.concat([first / (size - 1.0), last / (size - 1.0)], axis=-1),
+        image_indices,
+        [grid, grid],
+    )
+    if samples > 1:
+        sampled = tf.nn.avg_pool2d(sampled, samples, samples, "VALID")
+    return tf.cast(sampled, features.dtype)
+
+
+def multilevel_roi_align(
+    pyramid: dict[int, tf.Tensor],
+    boxes_yxyx: tf.Tensor,
+    image_indices: tf.Tensor,
+    output_size: int,
+    canonical_size: float = 224.0,
+    samples: int = 2,
+) -> tf.Tensor:
+    """RoIAlign of each RoI on its own level of the pyramid, once.
+
+    Args:
+      pyramid: {level: [B, H, W, C]}, the levels that RoIs may fall on.
+      boxes_yxyx: float32 [N, 4] in network-input pixels.
+      image_indices: int32 [N] into B.
+      output_size: side S of the output.
+      canonical_size: see `assign_levels`.
+      samples: see `roi_align`.
+
+    Returns:
+      [N, S, S, C], in the order of the boxes.
+    """
+    levels = assign_levels(boxes_yxyx, min(pyramid), max(pyramid), canonical_size)
+    crops, order = [], []
+    for level, features in pyramid.items():
+        members = tf.where(levels == level)[:, 0]
+        crops.append(
+            roi_align(
+                features,
+                tf.gather(boxes_yxyx, members),
+                tf.gather(image_indices, members),
+                output_size,
+                2**level,
+                samples,
+            )
+        )
+        order.append(tf.cast(members, tf.int32))
+    place = tf.math.invert_permutation(tf.concat(order, axis=0))
+    return tf.gather(tf.concat(crops, axis=0), place)

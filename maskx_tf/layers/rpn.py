@@ -1,0 +1,143 @@
+"""Region proposal network: the shared head, its anchors and the proposals it makes."""
+
+import tensorflow as tf
+import tf_keras
+
+from maskx_tf.layers import initializers
+from maskx_tf.ops import anchors, boxes
+
+DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+
+
+class RPN(tf_keras.layers.Layer):
+    """One 3x3 convolution with objectness and box deltas, shared by all levels.
+
+    Args:
+      filters: channels of the 3x3 convolution.
+      anchor_size: side of the square anchor in strides.
+      anchor_ratios: height / width of each anchor.
+      anchor_offset: see `anchors.level_anchors`.
+      nms_iou: NMS threshold, within a level.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        anchor_size: float,
+        anchor_ratios: tuple[float, ...],
+        anchor_offset: float,
+        nms_iou: float,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.anchor_size, self.anchor_ratios = anchor_size, anchor_ratios
+        self.anchor_offset, self.nms_iou = anchor_offset, nms_iou
+
+        def conv(channels: int, size: int, name: str, activation: str | None = None):
+            return tf_keras.layers.Conv2D(
+                channels,
+                size,
+                padding="same",
+                activation=activation,
+                kernel_initializer=initializers.gaussian_fill(0.01),
+                name=name,
+            )
+
+        self.conv = conv(filters, 3, "conv", "relu")
+        self.objectness = conv(len(anchor_ratios), 1, "objectness")
+        self.deltas = conv(4 * len(anchor_ratios), 1, "deltas")
+
+    def call(self, pyramid: dict[int, tf.Tensor]) -> dict[int, dict[str, tf.Tensor]]:
+        """Logits and deltas of every level.
+
+        Args:
+          pyramid: {level: [B, H, W, C]}.
+
+        Returns:
+          {level: {"logits": [B, H * W * A], "deltas": [B, H * W * A, 4],
+          "anchors_yxyx": [H * W * A, 4]}}; float32, in row, column, ratio order.
+        """
+        return {level: self._level(level, features) for level, features in pyramid.items()}
+
+    def _level(self, level: int, features: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch, height, width = tf.unstack(tf.shape(features)[:3])
+        hidden = self.conv(features)
+        logits, deltas = self.objectness(hidden), self.deltas(hidden)
+        stride = 2**level
+        return {
+            "logits": tf.cast(tf.reshape(logits, [batch, -1]), tf.float32),
+            "deltas": tf.cast(tf.reshape(deltas, [batch, -1, 4]), tf.float32),
+            "anchors_yxyx": anchors.level_anchors(
+                height,
+                width,
+                stride,
+                self.anchor_size * stride,
+                self.anchor_ratios,
+                self.anchor_offset,
+            ),
+        }
+
+    def propose(
+        self,
+        outputs: dict[int, dict[str, tf.Tensor]],
+        image_sizes: tf.Tensor,
+        pre_nms: int,
+        post_nms: int,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The best boxes of each image, after NMS within each level. No gradient.
+
+        Args:
+          outputs: what `call` returned.
+          image_sizes: float32 [B, 2] (height, width), to clip to.
+          pre_nms: boxes per level that reach the NMS, and that may leave it.
+          post_nms: boxes per image over all levels, P.
+
+        Returns:
+          boxes_yxyx float32 [B, P, 4] by falling score, and their logits [B, P]; zeros and -inf as
+          padding.
+        """
+        levels = [
+            self._candidates(output, image_sizes, pre_nms) for output in outputs.values()
+        ]  # boxes [B, n_l, 4], logits [B, n_l]
+
+        def suppress(image_levels):
+            """Logits with -inf where NMS removed a box; the only step that takes image by image."""
+            return [self._suppress(*level) for level in image_levels]
+
+        kept = tf.map_fn(suppress, levels, fn_output_signature=[tf.float32] * len(levels))
+        scores = tf.concat(kept, axis=1)
+        best = tf.math.top_k(scores, tf.minimum(post_nms, tf.shape(scores)[1]))
+        proposals = tf.concat([candidates for candidates, _ in levels], axis=1)
+        proposals = tf.gather(proposals, best.indices, batch_dims=1)
+        proposals = tf.where((best.values > float("-inf"))[..., None], proposals, 0.0)
+        missing = post_nms - tf.shape(best.values)[1]
+        proposals = tf.pad(proposals, [[0, 0], [0, missing], [0, 0]])
+        scores = tf.pad(best.values, [[0, 0], [0, missing]], constant_values=float("-inf"))
+        return tf.ensure_shape(proposals, [None, post_nms, 4]), tf.ensure_shape(
+            scores, [None, post_nms]
+        )
+
+    def _candidates(self, output, image_sizes, pre_nms):
+        """The best boxes of a level, clipped [B, n, 4], with their logits [B, n], n <= pre_nms."""
+        logits, deltas = tf.stop_gradient(output["logits"]), tf.stop_gradient(output["deltas"])
+        best = tf.math.top_k(logits, tf.minimum(pre_nms, tf.shape(logits)[1]))
+        candidates = boxes.decode(
+            tf.gather(deltas, best.indices, batch_dims=1),
+            tf.gather(output["anchors_yxyx"], best.indices),
+            DELTA_WEIGHTS,
+        )
+        candidates = boxes.clip(candidates, image_sizes)
+        return candidates, tf.where(boxes.area(candidates) > 0, best.values, float("-inf"))
+
+    def _suppress(self, candidates, scores):
+        """NMS among the boxes [n, 4] of one level of one image: scores [n], -inf if removed."""
+        keep, count = tf.raw_ops.NonMaxSuppressionV4(
+            boxes=candidates,
+            scores=scores,
+            max_output_size=tf.size(scores),
+            iou_threshold=self.nms_iou,
+            score_threshold=float("-inf"),
+        )
+        keep = keep[:count]
+        removed = tf.fill(tf.shape(scores), float("-inf"))
+        return tf.tensor_scatter_nd_update(removed, keep[:, None], tf.gather(scores, keep))

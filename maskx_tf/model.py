@@ -1,0 +1,308 @@
+"""Mask^X R-CNN assembled from its layers; how an image becomes detections with masks.
+
+How the training losses arise from the same layers is in `objective.py`.
+"""
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from maskx_tf.config import Config
+from maskx_tf.errors import UserError
+from maskx_tf.layers import backbone, box_head, detections, mask_head, roi_align, rpn, weight_transfer
+from maskx_tf.layers.fpn import FPN
+from maskx_tf.ops import boxes, sampling
+
+
+class MaskXRCNN(tf_keras.Model):
+    """Mask R-CNN whose mask weights are predicted from its box weights ("Learning to Segment Every
+    Thing", §3).
+
+    An image passes through the backbone and the FPN; the RPN proposes boxes; RoIAlign and the box
+    head turn each proposal into a box feature x, class logits w_cls·x and, per class, box deltas
+    w_box·x. The mask head turns the RoI features of a detected box into a map of pixel features,
+    and the mask of class c is w_seg[c]·pixel, where w_seg = T(stop_gradient(w_det); θ) and w_det is
+    [w_cls, w_box] of class c. So any class with boxes has a mask, if it ever had a training mask
+    or not. A class-agnostic MLP branch adds its own map to the logits.
+
+    Args:
+      config: the options; only those of the model are read.
+      num_classes: K, without background.
+      embeddings: float32 [K, D], the input of T with `transfer_input="embedding"`.
+    """
+
+    def __init__(self, config: Config, num_classes: int, embeddings: np.ndarray | None = None):
+        super().__init__(name="maskx_rcnn")
+        self.config, self.num_classes = config, num_classes
+        self.backbone = backbone.ResNet(
+            config.backbone,
+            config.backbone_width,
+            config.normalization,
+            config.stride_on,
+            config.frozen_stages,
+            name="backbone",
+        )
+        levels = tuple(l for l in self.backbone.levels if l >= config.min_level)
+        self.roi_levels = levels
+        self.fpn = FPN(levels, config.max_level, config.fpn_filters, name="fpn")
+        self.rpn = rpn.RPN(
+            config.rpn_filters,
+            config.anchor_size,
+            config.anchor_ratios,
+            config.anchor_offset,
+            config.rpn_nms_iou,
+            name="rpn",
+        )
+        self.box_head = box_head.BoxHead(num_classes, config.box_fc_units, name="box_head")
+        self.mask_head = mask_head.MaskHead(
+            config.mask_filters, config.mask_convs, config.mask_mlp, name="mask_head"
+        )
+        if config.mask_output == "transfer":
+            self.weight_transfer = weight_transfer.WeightTransfer(
+                config.mask_filters,
+                config.transfer_layers,
+                config.transfer_units,
+                config.transfer_activation,
+                config.transfer_stop_gradient,
+                name="weight_transfer",
+            )
+        else:
+            rows = 1 if config.mask_output == "class_agnostic" else num_classes + 1
+            self.mask_weights = weight_transfer.LearnedMaskWeights(
+                rows, config.mask_filters, name="mask_weights"
+            )
+        if config.transfer_input == "embedding":
+            self.embeddings = self._embedding_rows(embeddings)
+        self._folded_w_seg: tf.Variable | None = None
+
+    def _embedding_rows(self, embeddings: np.ndarray | None) -> tf.Variable:
+        """The fixed class embeddings with a zero row for the background, [K + 1, D]."""
+        if embeddings is None or embeddings.ndim != 2 or len(embeddings) != self.num_classes:
+            shape = None if embeddings is None else embeddings.shape
+            raise UserError(
+                f"--transfer_embeddings has shape {shape}; it must have one row for each of the "
+                f"{self.num_classes} classes, in vocabulary order."
+            )
+        rows = np.pad(embeddings.astype(np.float32), [[1, 0], [0, 0]])
+        return tf.Variable(rows, trainable=False, name="embeddings")
+
+    def normalize(self, images: tf.Tensor, image_sizes: tf.Tensor) -> tf.Tensor:
+        """RGB 0..255 [B, H, W, 3] -> zero-mean network input; 0 beyond image_sizes [B, 2]."""
+        images = tf.cast(images, tf.float32)
+        if self.config.channel_order == "bgr":
+            images = images[..., ::-1]
+        images = (images - self.config.pixel_mean) / self.config.pixel_std
+        _, height, width, _ = tf.unstack(tf.shape(images))
+        rows = tf.cast(tf.range(height), tf.float32) < image_sizes[:, :1]  # [B, H]
+        columns = tf.cast(tf.range(width), tf.float32) < image_sizes[:, 1:]  # [B, W]
+        inside = rows[:, :, None] & columns[:, None, :]
+        return tf.where(inside[..., None], images, 0.0)
+
+    def pyramid(
+        self, images: tf.Tensor, image_sizes: tf.Tensor, training: bool = False
+    ) -> dict[int, tf.Tensor]:
+        """Images [B, H, W, 3] RGB 0..255 -> {level: [B, H / 2**level, W / 2**level, C]}."""
+        features = self.backbone(self.normalize(images, image_sizes), training=training)
+        return self.fpn({level: features[level] for level in self.roi_levels})
+
+    def roi_features(
+        self, pyramid: dict[int, tf.Tensor], rois_yxyx: tf.Tensor, size: int
+    ) -> tf.Tensor:
+        """RoIAlign of RoIs [B, N, 4] -> [B * N, size, size, C]."""
+        batch, count = tf.unstack(tf.shape(rois_yxyx)[:2])
+        return self.flat_roi_features(
+            pyramid, tf.reshape(rois_yxyx, [-1, 4]), tf.repeat(tf.range(batch), count), size
+        )
+
+    def flat_roi_features(
+        self,
+        pyramid: dict[int, tf.Tensor],
+        rois_yxyx: tf.Tensor,
+        image_indices: tf.Tensor,
+        size: int,
+    ) -> tf.Tensor:
+        """RoIAlign of RoIs [N, 4] of images int32 [N] -> [N, size, size, C]."""
+        features = roi_align.multilevel_roi_align(
+            {level: pyramid[level] for level in self.roi_levels},
+            rois_yxyx,
+            image_indices,
+            size,
+            self.config.roi_canonical_size,
+        )
+        return tf.ensure_shape(features, [None, size, size, self.config.fpn_filters])
+
+    def w_seg(self, classes: tf.Tensor) -> tf.Tensor:
+        """T(w_det) of the given classes, int32 [U] -> [U, mask_filters] (paper, equation 1)."""
+        if self.config.transfer_input == "embedding":
+            w_det = tf.gather(self.embeddings, classes)
+        else:
+            w_det = self.box_head.class_weights(classes, self.config.transfer_input)
+        return self.weight_transfer(w_det)
+
+    def mask_kernels(self, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Kernel and bias of the mask predictor for each RoI's class.
+
+        With T it runs once for each class present, not for each RoI and not for all classes.
+
+        Args:
+          classes: int32 [N].
+
+        Returns:
+          kernels [N, mask_filters]; biases [N], or None with T.
+        """
+        if self.config.mask_output != "transfer":
+            return self.mask_weights(classes)
+        if self._folded_w_seg is not None:
+            return tf.gather(self._folded_w_seg, classes), None
+        present, place = tf.unique(classes)
+        return tf.gather(self.w_seg(present), place), None
+
+    def fold_transfer(self) -> None:
+        """Evaluates T once for all classes; from then on masks use that table. For export."""
+        if self.config.mask_output == "transfer":
+            table = self.w_seg(tf.range(self.num_classes + 1))
+            self._folded_w_seg = tf.Variable(table, trainable=False, name="w_seg")
+
+    def mask_logits(
+        self,
+        pyramid: dict[int, tf.Tensor],
+        rois_yxyx: tf.Tensor,
+        image_indices: tf.Tensor,
+        classes: tf.Tensor,
+    ) -> tf.Tensor:
+        """Mask logits of RoIs [N, 4] of images int32 [N], each for its class int32 [N]: [N, m, m]."""
+        features = self.flat_roi_features(
+            pyramid, rois_yxyx, image_indices, self.config.mask_roi_size
+        )
+        return self.mask_head(features, *self.mask_kernels(classes))
+
+    def segment(
+        self,
+        images: tf.Tensor,
+        image_sizes: tf.Tensor,
+        boxes_yxyx: tf.Tensor,
+        classes: tf.Tensor,
+    ) -> tf.Tensor:
+        """Masks of given boxes.
+
+        Args:
+          images: [B, H, W, 3] RGB 0..255, padded to the canvas.
+          image_sizes: float32 [B, 2] (height, width) of the valid part.
+          boxes_yxyx: float32 [B, N, 4] in network-input pixels.
+          classes: int32 [B, N].
+
+        Returns:
+          Mask probabilities float32 [B, N, m, m], over each box.
+        """
+        return self.masks(self.pyramid(images, image_sizes), boxes_yxyx, classes)
+
+    def masks(
+        self, pyramid: dict[int, tf.Tensor], boxes_yxyx: tf.Tensor, classes: tf.Tensor
+    ) -> tf.Tensor:
+        """`segment` on a given pyramid; zeros where the class is 0."""
+        places, real = sampling.where_or_first(classes > 0)  # [n, 2], [n]
+        logits = self.mask_logits(
+            pyramid,
+            tf.gather_nd(boxes_yxyx, places),
+            places[:, 0],
+            tf.gather_nd(classes, places),
+        )
+        size = self.config.mask_size
+        shape = tf.concat([tf.shape(classes), [size, size]], axis=0)
+        masks = tf.where(real[:, None, None], tf.sigmoid(logits), 0.0)
+        masks = tf.scatter_nd(places, masks, shape)
+        return tf.ensure_shape(masks, [None, None, size, size])
+
+    def call(
+        self, images: tf.Tensor, image_sizes: tf.Tensor, training: bool = False
+    ) -> dict[str, tf.Tensor]:
+        """Detections with masks. Masks are made only for the final boxes, on the same features.
+
+        Args:
+          images: [B, H, W, 3] RGB 0..255, padded to the canvas; H and W multiples of 32.
+          image_sizes: float32 [B, 2] (height, width) of the valid part.
+          training: must be False; training goes through `objective.training_losses`.
+
+        Returns:
+          num_detections int32 [B], detection_boxes float32 [B, D, 4] (yxyx, network-input pixels,
+          clipped to the image), detection_scores [B, D], detection_classes int32 [B, D] (0 in the
+          padding) and detection_masks float32 [B, D, m, m] (probabilities over the box).
+        """
+        return self.detect(self.pyramid(images, image_sizes), image_sizes)
+
+    def detect(
+        self, pyramid: dict[int, tf.Tensor], image_sizes: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """`call` on a given pyramid."""
+        config = self.config
+        proposals, scores = self.rpn.propose(
+            self.rpn(pyramid), image_sizes, config.rpn_pre_nms_test, config.rpn_post_nms_test
+        )
+        detected = self._boxes(pyramid, proposals, scores > float("-inf"), image_sizes)
+        detected["detection_masks"] = self.masks(
+            pyramid, detected["detection_boxes"], detected["detection_classes"]
+        )
+        return detected
+
+    def _boxes(self, pyramid, proposals, valid, image_sizes):
+        """Box head and NMS over proposals [B, P, 4]; the result of `detect` but for its masks."""
+        config = self.config
+        count = proposals.shape[1]
+        features = self.box_head(self.roi_features(pyramid, proposals, config.box_roi_size))
+        logits = self.box_head.class_logits(features)
+
+        def detect_image(inputs):
+            image_features, image_logits, image_proposals, image_valid, image_size = inputs
+
+            def decode(proposal_indices, classes):
+                deltas = self.box_head.class_deltas(
+                    tf.gather(image_features, proposal_indices), classes
+                )
+                anchors = tf.gather(image_proposals, proposal_indices)
+                return boxes.decode(deltas, anchors, box_head.DELTA_WEIGHTS)
+
+            return detections.select_detections(
+                image_logits,
+                image_proposals,
+                image_valid,
+                image_size,
+                decode,
+                score_threshold=config.score_threshold,
+                nms_iou=config.nms_iou,
+                candidates=config.nms_candidates,
+                max_detections=config.max_detections,
+            )
+
+        most = config.max_detections
+        return tf.map_fn(
+            detect_image,
+            (
+                tf.reshape(features, [-1, count, config.box_fc_units]),
+                tf.reshape(logits, [-1, count, self.num_classes + 1]),
+                proposals,
+                valid,
+                image_sizes,
+            ),
+            fn_output_signature={
+                "num_detections": tf.TensorSpec([], tf.int32),
+                "detection_boxes": tf.TensorSpec([most, 4], tf.float32),
+                "detection_scores": tf.TensorSpec([most], tf.float32),
+                "detection_classes": tf.TensorSpec([most], tf.int32),
+            },
+        )
+
+
+def build_model(config: Config, num_classes: int) -> MaskXRCNN:
+    """The model with all its weights created; the same seed gives the same weights."""
+    embeddings = None
+    if config.transfer_input == "embedding":
+        try:
+            embeddings = np.load(config.transfer_embeddings)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--transfer_embeddings={config.transfer_embeddings}: {error}") from None
+    tf_keras.utils.set_random_seed(config.seed)
+    model = MaskXRCNN(config, num_classes, embeddings)
+    side = 2 ** max(5, config.max_level)
+    images, sizes = tf.zeros([1, side, side, 3]), tf.fill([1, 2], float(side))
+    model(images, sizes)
+    return model

@@ -1,0 +1,173 @@
+"""The training objective: targets, heads and losses of one batch, with partial supervision."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from maskx_tf import losses
+from maskx_tf.layers import box_head, rpn
+from maskx_tf.model import MaskXRCNN
+from maskx_tf.ops import boxes, sampling
+from maskx_tf.ops.mask_targets import mask_targets
+
+Losses = dict[str, losses.Loss]
+
+
+class RoiSample(NamedTuple):
+    """RoIs of a batch that the heads are trained on, S of each image."""
+
+    boxes_yxyx: tf.Tensor  # float32 [B, S, 4]
+    object_indices: tf.Tensor  # int32 [B, S] into the objects of the image
+    positive: tf.Tensor  # bool [B, S]
+    valid: tf.Tensor  # bool [B, S]
+
+
+def trim_objects(labels: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Cuts the padding that no image of the batch needs: [B, M, …] -> [B, M', …], M' >= 1."""
+    present = tf.reduce_any(labels["classes"] > 0, axis=0)
+    used = tf.where(present, tf.range(1, tf.size(present) + 1), 1)
+    most = tf.reduce_max(used)
+    return {name: value[:, :most] for name, value in labels.items()}
+
+
+def training_losses(
+    model: MaskXRCNN,
+    features: dict[str, tf.Tensor],
+    labels: dict[str, tf.Tensor],
+    seed: tf.Tensor,
+) -> Losses:
+    """All losses of one batch.
+
+    Supervision is per object: each object with a box takes part in the RPN and box losses; its
+    mask takes part in the mask loss if `has_mask` says so. A RoI's mask target comes only from the
+    object the RoI was matched to. Objects without a mask add exactly nothing to the mask loss, and
+    the sampling of RoIs for the box losses does not depend on masks.
+
+    In mode `stage2_masks` only the mask loss exists and no gradient is computed through backbone,
+    FPN, RPN or box head; its RoIs are drawn among those of objects with masks.
+
+    Args:
+      model: built.
+      features, labels: a batch of `data.pipeline`.
+      seed: int32 [2], what the sampling of anchors and RoIs follows from.
+
+    Returns:
+      {name: (value, count)} with the names rpn_score, rpn_box, class, box, mask.
+    """
+    config = model.config
+    masks_only = config.mode == "stage2_masks"
+    labels = trim_objects(labels)
+    image_sizes = features["image_size"]
+    pyramid = model.pyramid(features["image"], image_sizes, training=not masks_only)
+    if masks_only:
+        pyramid = {level: tf.stop_gradient(value) for level, value in pyramid.items()}
+    rpn_seed, roi_seed = tf.unstack(tf.random.split(seed, 2))
+    outputs = model.rpn(pyramid)
+    proposals, _ = model.rpn.propose(
+        outputs, image_sizes, config.rpn_pre_nms_train, config.rpn_post_nms_train
+    )
+    sample = _sample_rois(model, proposals, labels, roi_seed)
+    result: Losses = {}
+    if not masks_only:
+        result |= _rpn_losses(model, outputs, labels, image_sizes, rpn_seed)
+        result |= _box_losses(model, pyramid, sample, labels)
+    if config.mode != "stage1_boxes":
+        result["mask"] = _mask_loss(model, pyramid, sample, labels)
+    return result
+
+
+def _rpn_losses(model, outputs, labels, image_sizes, seed) -> Losses:
+    config = model.config
+    logits = tf.concat([output["logits"] for output in outputs.values()], axis=1)  # [B, N]
+    deltas = tf.concat([output["deltas"] for output in outputs.values()], axis=1)  # [B, N, 4]
+    anchors = tf.concat([output["anchors_yxyx"] for output in outputs.values()], axis=0)
+    objects = tf.where(labels["is_crowd"][..., None], 0.0, labels["boxes_yxyx"])
+    size = config.rpn_batch_size
+    sample, matched = sampling.sample_anchors(
+        anchors,
+        objects,
+        image_sizes,
+        tf.random.stateless_uniform(tf.shape(logits), seed),
+        size=size,
+        positive_fraction=config.rpn_positive_fraction,
+        positive_iou=config.rpn_positive_iou,
+        negative_iou=config.rpn_negative_iou,
+        straddle_threshold=config.rpn_straddle_threshold,
+    )
+    targets = boxes.encode(
+        tf.gather(objects, matched, batch_dims=1),
+        tf.gather(anchors, sample.indices),
+        rpn.DELTA_WEIGHTS,
+    )
+    return {
+        "rpn_score": losses.rpn_score_loss(
+            tf.gather(logits, sample.indices, batch_dims=1), sample.positive, sample.valid, size
+        ),
+        "rpn_box": losses.rpn_box_loss(
+            tf.gather(deltas, sample.indices, batch_dims=1), targets, sample.positive, size
+        ),
+    }
+
+
+def _sample_rois(model, proposals, labels, seed) -> RoiSample:
+    config = model.config
+    crowd = labels["is_crowd"][..., None]
+    objects = tf.where(crowd, 0.0, labels["boxes_yxyx"])
+    crowds = tf.where(crowd, labels["boxes_yxyx"], 0.0)
+    masks_only = config.mode == "stage2_masks"
+    eligible = labels["has_mask"] if masks_only else labels["classes"] > 0
+    candidates = tf.shape(proposals)[1] + tf.shape(objects)[1]
+    sample, rois, matched = sampling.sample_rois(
+        proposals,
+        objects,
+        eligible,
+        crowds,
+        tf.random.stateless_uniform([tf.shape(proposals)[0], candidates], seed),
+        size=config.roi_batch_size,
+        positive_fraction=config.roi_positive_fraction,
+        positive_iou=config.roi_positive_iou,
+    )
+    return RoiSample(rois, matched, sample.positive, sample.valid)
+
+
+def _box_losses(model, pyramid, sample: RoiSample, labels) -> Losses:
+    head = model.box_head
+    features = head(model.roi_features(pyramid, sample.boxes_yxyx, model.config.box_roi_size))
+    matched = tf.gather(labels["classes"], sample.object_indices, batch_dims=1)
+    classes = tf.where(sample.positive, matched, 0)  # [B, S]
+    valid = tf.reshape(sample.valid, [-1])
+    class_loss = losses.class_loss(head.class_logits(features), tf.reshape(classes, [-1]), valid)
+    positive = tf.where(sample.positive)  # [F, 2]
+    objects = tf.gather(labels["boxes_yxyx"], sample.object_indices, batch_dims=1)
+    targets = boxes.encode(
+        tf.gather_nd(objects, positive),
+        tf.gather_nd(sample.boxes_yxyx, positive),
+        box_head.DELTA_WEIGHTS,
+    )
+    rows = tf.where(tf.reshape(sample.positive, [-1]))[:, 0]
+    deltas = head.class_deltas(tf.gather(features, rows), tf.gather_nd(classes, positive))
+    return {"class": class_loss, "box": losses.box_loss(deltas, targets, class_loss[1])}
+
+
+def _mask_loss(model, pyramid, sample: RoiSample, labels) -> losses.Loss:
+    if model.config.mask_rois == "ground_truth":
+        chosen, valid = sampling.where_or_first(labels["has_mask"] & ~labels["is_crowd"])  # [R, 2]
+        rois, object_indices = tf.gather_nd(labels["boxes_yxyx"], chosen), chosen[:, 1]
+    else:
+        matched_mask = tf.gather(labels["has_mask"], sample.object_indices, batch_dims=1)
+        chosen, valid = sampling.where_or_first(sample.positive & matched_mask)  # [R, 2]
+        rois = tf.gather_nd(sample.boxes_yxyx, chosen)
+        object_indices = tf.gather_nd(sample.object_indices, chosen)
+    image_indices = chosen[:, 0]
+    batch, most = tf.unstack(tf.shape(labels["classes"]))
+    masks = labels["masks"]
+    targets = mask_targets(
+        tf.reshape(masks, [batch * most, *masks.shape[2:]]),
+        tf.reshape(labels["boxes_yxyx"], [-1, 4]),
+        rois,
+        image_indices * most + object_indices,
+        model.config.mask_size,
+    )
+    classes = tf.gather_nd(labels["classes"], tf.stack([image_indices, object_indices], axis=1))
+    logits = model.mask_logits(pyramid, rois, image_indices, classes)
+    return losses.mask_loss(logits, targets, valid)

@@ -1,0 +1,38 @@
+"""Ground-truth masks seen from a RoI."""
+
+import tensorflow as tf
+
+
+def mask_targets(
+    masks: tf.Tensor,
+    mask_boxes_yxyx: tf.Tensor,
+    rois_yxyx: tf.Tensor,
+    mask_indices: tf.Tensor,
+    size: int,
+) -> tf.Tensor:
+    """Samples the mask of each RoI's object at the centres of the RoI's size x size pixels.
+
+    Args:
+      masks: {0, 1} [M, S, S], each mask stretched over its own box.
+      mask_boxes_yxyx: float32 [M, 4], those boxes.
+      rois_yxyx: float32 [R, 4].
+      mask_indices: int32 [R] into M, the object of each RoI.
+      size: side of the targets.
+
+    Returns:
+      float32 {0, 1} [R, size, size]; 0 outside the object's box.
+    """
+    side = masks.shape[1]
+    boxes = tf.gather(mask_boxes_yxyx, mask_indices)
+    mask_cell = tf.tile((boxes[:, 2:] - boxes[:, :2]) / side, [1, 2])  # pixels of a mask cell
+    mask_cell = tf.where(mask_cell > 0, mask_cell, 1.0)
+    # Corners in cells of the mask, whose centres lie at half-integers; a ring of zeros around it
+    # makes what crosses the border fall off to 0 instead of being cut.
+    corners = (rois_yxyx - tf.tile(boxes[:, :2], [1, 2])) / mask_cell + 0.5
+    half_step = 0.5 * (corners[:, 2:] - corners[:, :2]) / size
+    first, last = corners[:, :2] + half_step, corners[:, 2:] - half_step
+    ringed = tf.pad(tf.cast(masks, tf.float32), [[0, 0], [1, 1], [1, 1]])[..., None]
+    sampled = tf.image.crop_and_resize(
+        ringed, tf.concat([first, last], axis=-1) / (side + 1.0), mask_indices, [size, size]
+    )
+    return tf.cast(sampled[..., 0] >= 0.5, tf.float32)

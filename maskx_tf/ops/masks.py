@@ -1,0 +1,128 @@
+"""Masks on the NumPy side: pasting box-sized masks into an image, and COCO run-length codes.
+
+All work is done on the part of the box that lies inside the image, so that the cost follows the
+object and not the image.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pycocotools import mask as mask_api
+
+Rle = dict  # {"size": [height, width], "counts": str}, COCO's compressed form
+
+
+def paste_region(
+    mask: np.ndarray, box_yxyx: Sequence[float], height: int, width: int, threshold: float = 0.5
+) -> tuple[np.ndarray, int, int]:
+    """Resamples a mask to the pixels of its box that lie inside the image.
+
+    A pixel is looked up at its centre: pixel x of a box [x1, x2) lands at
+    `(x + 0.5 - x1) / (x2 - x1) * m - 0.5` in a mask of m columns, is interpolated bilinearly and
+    set where the value is at least `threshold`; the mask is surrounded by zeros. This is what
+    detectron2 does.
+
+    Args:
+      mask: float or {0, 1} [m, n], values over the box.
+      box_yxyx: 4 numbers, pixels of the image, exclusive corners; may leave the image.
+      height: image height in pixels.
+      width: image width in pixels.
+      threshold: smallest value of a set pixel, above 0.
+
+    Returns:
+      (region uint8 {0, 1} [h, w], top, left): the set pixels, and where the region starts in the
+      image; h or w is 0 where the box has no area inside the image.
+    """
+    y1, x1, y2, x2 = (float(v) for v in box_yxyx)
+    top, rows = _weights(y1, y2, mask.shape[0], height)
+    left, columns = _weights(x1, x2, mask.shape[1], width)
+    values = columns @ np.asarray(mask, np.float32).T @ rows.T  # [w, h], the order of COCO's runs
+    return (values >= threshold).view(np.uint8).T, top, left
+
+
+def _weights(low: float, high: float, cells: int, limit: int) -> tuple[int, np.ndarray]:
+    """First pixel and bilinear weights [pixels, cells] of the pixels that touch [low, high)."""
+    if not high > low:
+        return 0, np.zeros((0, cells), np.float32)
+    first = int(np.clip(np.floor(low), 0, limit))
+    last = int(np.clip(np.ceil(high), first, limit))
+    position = (np.arange(first, last) + 0.5 - low) / (high - low) * cells - 0.5
+    distance = np.abs(position[:, None] - np.arange(cells))
+    return first, np.maximum(0, 1 - distance).astype(np.float32)
+
+
+def paste_mask(
+    mask: np.ndarray, box_yxyx: Sequence[float], height: int, width: int, threshold: float = 0.5
+) -> np.ndarray:
+    """Pastes a mask over its box; see `paste_region`. Returns uint8 {0, 1} [height, width]."""
+    region, top, left = paste_region(mask, box_yxyx, height, width, threshold)
+    image = np.zeros((height, width), np.uint8)
+    image[top : top + region.shape[0], left : left + region.shape[1]] = region
+    return image
+
+
+def paste_to_rle(
+    masks: np.ndarray, boxes_yxyx: np.ndarray, height: int, width: int, threshold: float = 0.5
+) -> list[Rle]:
+    """Pastes and encodes masks without making an image of each.
+
+    Args:
+      masks: float or {0, 1} [N, m, n].
+      boxes_yxyx: float [N, 4], pixels of the image, exclusive corners.
+      height: image height in pixels.
+      width: image width in pixels.
+      threshold: smallest value of a set pixel.
+
+    Returns:
+      N COCO run-length codes of size [height, width].
+    """
+    return [
+        _encode_region(*paste_region(mask, box, height, width, threshold), height, width)
+        for mask, box in zip(masks, boxes_yxyx, strict=True)
+    ]
+
+
+def _encode_region(region: np.ndarray, top: int, left: int, height: int, width: int) -> Rle:
+    """Run-length code of an image that is zero outside the region, uint8 [h, w] at (top, left)."""
+    rows, columns = region.shape
+    step = rows + int(rows < height)  # a zero under each column keeps its runs from the next one's
+    flat = np.zeros(columns * step + 2, np.uint8)  # with a zero before and after
+    flat[1:-1].reshape(columns, step)[:, :rows] = region.T  # COCO's runs go down the columns
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    column, row = np.divmod(edges, max(step, 1))
+    positions = (column + left) * height + row + top
+    counts = np.diff(positions, prepend=0, append=height * width)
+    counts = counts[:-1] if counts[-1] == 0 else counts  # the last pixel is set
+    return _to_text(
+        mask_api.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    )
+
+
+def _to_text(rle: dict) -> Rle:
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [int(side) for side in rle["size"]], "counts": text}
+
+
+def encode_rle(mask: np.ndarray) -> Rle:
+    """COCO's compressed run-length code of a mask, {0, 1} or bool [height, width]."""
+    return _to_text(mask_api.encode(np.asfortranarray(mask, dtype=np.uint8)))
+
+
+def decode_rle(rle: Rle) -> np.ndarray:
+    """The mask, uint8 {0, 1} [height, width], of a compressed run-length code (str or bytes)."""
+    return mask_api.decode(rle)
+
+
+def segmentation_to_rle(segmentation: list | dict, height: int, width: int) -> Rle:
+    """A COCO `segmentation` (polygons, run lengths as numbers or compressed) as compressed code."""
+    if isinstance(segmentation, list):
+        return _to_text(mask_api.merge(mask_api.frPyObjects(segmentation, height, width)))
+    if isinstance(segmentation["counts"], list):
+        return _to_text(mask_api.frPyObjects(segmentation, height, width))
+    return _to_text(segmentation)
+
+
+def rle_area(rle: Rle) -> int:
+    """Number of set pixels."""
+    return int(mask_api.area(rle))
