@@ -1,0 +1,151 @@
+"""Model directories: what a run leaves behind, loading it, and starting from another run's weights.
+
+A model directory holds `train.flags` (the effective options), `vocabulary.json`,
+`mask_classes.txt` (the names of set A) and the checkpoints `ckpt-STEP`.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from maskx_tf import config as config_lib
+from maskx_tf.config import Config
+from maskx_tf.data.classes import Vocabulary, load_mask_classes
+from maskx_tf.errors import UserError
+from maskx_tf.model import MaskXRCNN, build_model
+
+VOCABULARY = "vocabulary.json"
+MASK_CLASSES = "mask_classes.txt"
+# Variables with one row for each class, background first.
+CLASS_ROWS = (
+    "box_head/cls_kernel",
+    "box_head/cls_bias",
+    "box_head/box_kernel",
+    "box_head/box_bias",
+)
+MASK_ROWS = ("mask_weights/kernel", "mask_weights/bias")
+
+
+class LoadedModel(NamedTuple):
+    """A model with what is needed to use it."""
+
+    model: MaskXRCNN
+    config: Config
+    vocabulary: Vocabulary
+    mask_class_ids: tuple[int, ...]
+
+
+def save_run(config: Config, vocabulary: Vocabulary, mask_class_ids: tuple[int, ...]) -> None:
+    """Writes the options, the vocabulary and set A into the model directory.
+
+    Raises:
+      UserError: the directory holds a run with another vocabulary.
+    """
+    directory = pathlib.Path(config.model_dir)
+    if (directory / VOCABULARY).is_file():
+        existing = Vocabulary.load(str(directory / VOCABULARY))
+        if existing.names != vocabulary.names:
+            raise UserError(
+                f"{directory} holds a run on another vocabulary ({existing.num_classes} classes, "
+                f"now {vocabulary.num_classes}); choose another --model_dir, and to start from its "
+                f"weights pass it as --init_checkpoint."
+            )
+    config_lib.save(config, config.model_dir)
+    vocabulary.save(str(directory / VOCABULARY))
+    names = "".join(f"{vocabulary.names[c - 1]}\n" for c in mask_class_ids)
+    (directory / MASK_CLASSES).write_text(names)
+
+
+def latest_checkpoint(path: str) -> str:
+    """The checkpoint that a model directory or a checkpoint prefix means; UserError if none."""
+    if tf.io.gfile.exists(f"{path}.index"):
+        return path
+    checkpoint = tf.train.latest_checkpoint(path)
+    if checkpoint is None:
+        raise UserError(f"{path} holds no checkpoint; give a model directory or a ckpt-STEP in one.")
+    return checkpoint
+
+
+def load_model(path: str) -> LoadedModel:
+    """Loads a model from a model directory (its latest checkpoint) or from one checkpoint in it."""
+    checkpoint = latest_checkpoint(path)
+    directory = pathlib.Path(checkpoint).parent
+    config = config_lib.load(str(directory))
+    vocabulary = Vocabulary.load(str(directory / VOCABULARY))
+    mask_class_ids = load_mask_classes(str(directory / MASK_CLASSES), vocabulary)
+    model = build_model(config, vocabulary.num_classes)
+    restore(tf.train.Checkpoint(model=model), checkpoint).expect_partial()
+    return LoadedModel(model, config, vocabulary, mask_class_ids)
+
+
+def restore(checkpoint: tf.train.Checkpoint, path: str):
+    """Restores every object from a checkpoint; UserError where it does not fit the model."""
+    try:
+        return checkpoint.restore(path).assert_existing_objects_matched()
+    except (ValueError, AssertionError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"checkpoint {path} does not fit the model of this configuration ({reason}); use the "
+            f"flags it was trained with, or pass it as --init_checkpoint to take over what fits."
+        ) from None
+
+
+def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
+    """Takes over the weights of another run: variables by name and shape, class rows by class name.
+
+    Args:
+      model: the new model, built.
+      vocabulary: of the new model.
+      path: model directory or checkpoint of the other run.
+
+    Returns:
+      What was matched, new and dropped, in a few lines.
+    """
+    source = load_model(path)
+    source_rows = {"": 0} | {name: c for c, name in enumerate(source.vocabulary.names, start=1)}
+    target_names = ("", *vocabulary.names)
+    known = np.array([c for c, name in enumerate(target_names) if name in source_rows])
+    rows = np.array([source_rows[target_names[c]] for c in known])
+    values = {_key(v): v for v in source.model.weights}
+    outputs = {source.config.mask_output, model.config.mask_output}
+    matched, new = [], []
+    for variable in model.weights:
+        other = values.pop(_key(variable), None)
+        if other is not None and _same_class_rows(variable, other, outputs == {"class_specific"}):
+            value = variable.numpy()
+            value[known] = other.numpy()[rows]
+            variable.assign(value)
+        elif other is not None and other.shape == variable.shape:
+            variable.assign(other)
+        else:
+            new.append(_key(variable))
+            continue
+        matched.append(_key(variable))
+    new_classes = [name for name in vocabulary.names if name not in source_rows]
+    dropped_classes = [n for n in source.vocabulary.names if n not in vocabulary.names]
+    lines = [
+        f"Initialised from {path}: {len(matched)} variables taken over, {len(new)} new.",
+        _listing("  new variables", new),
+        _listing("  dropped variables", list(values)),
+        _listing("  new classes", new_classes),
+        _listing("  dropped classes", dropped_classes),
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _key(variable: tf.Variable) -> str:
+    return variable.name.split(":")[0].removeprefix("maskx_rcnn/")
+
+
+def _same_class_rows(variable: tf.Variable, other: tf.Variable, class_specific: bool) -> bool:
+    rows = CLASS_ROWS + MASK_ROWS if class_specific else CLASS_ROWS
+    return _key(variable) in rows and other.shape[1:] == variable.shape[1:]
+
+
+def _listing(title: str, items: list[str], most: int = 8) -> str:
+    if not items:
+        return ""
+    shown = ", ".join(items[:most]) + (", …" if len(items) > most else "")
+    return f"{title} ({len(items)}): {shown}"
