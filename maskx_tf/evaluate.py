@@ -1,0 +1,107 @@
+"""Entry point: box and mask AP of a trained model (`python -m maskx_tf.evaluate --model_dir=…`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from absl import flags, logging
+
+from maskx_tf import checkpoints, cli
+from maskx_tf import config as config_lib
+from maskx_tf.config import Config
+from maskx_tf.data import classes
+from maskx_tf.errors import UserError
+from maskx_tf.evaluation import coco, report, runner
+from maskx_tf.model import build_model
+
+# What may differ from the training run; every other option stays as it was trained.
+DATA_OPTIONS = (
+    "model_dir",
+    "eval_records",
+    "batch_size",
+    "image_min_side",
+    "image_max_side",
+    "max_objects",
+    "mask_classes",
+)
+TEST_OPTIONS = (
+    "rpn_nms_iou",
+    "rpn_pre_nms_test",
+    "rpn_post_nms_test",
+    "score_threshold",
+    "nms_iou",
+    "nms_candidates",
+    "max_detections",
+)
+
+
+def define_flags() -> None:
+    """Defines the configuration's flags and this command's own."""
+    config_lib.define_flags()
+    flags.DEFINE_string("checkpoint", "", "Checkpoint to evaluate; empty: the latest of model_dir.")
+    flags.DEFINE_bool("per_class", False, "Also print and write the AP of every class.")
+    flags.DEFINE_string("output", "", "Result file; empty: MODEL_DIR/evaluation.json.")
+    flags.DEFINE_enum("engine", "faster_coco_eval", list(coco.ENGINES), "Implementation of COCO.")
+    flags.DEFINE_string(
+        "annotations", "", "COCO json of the same images: exact masks in place of the records'."
+    )
+
+
+def evaluation_config(trained: Config, values: flags.FlagValues = flags.FLAGS) -> Config:
+    """The trained configuration with the data and test options given on the command line.
+
+    Options that would change the trained model are kept as trained; a warning names them.
+    """
+    wanted = config_lib.from_flags(values)
+    changes, kept = {}, []
+    for field in dataclasses.fields(Config):
+        value = getattr(wanted, field.name)
+        if not values[field.name].present or value == getattr(trained, field.name):
+            continue
+        if field.name in DATA_OPTIONS + TEST_OPTIONS:
+            changes[field.name] = value
+        else:
+            kept.append(f"--{field.name}={getattr(trained, field.name)}")
+    if kept:
+        logging.warning("Kept as the model was trained: %s", " ".join(kept))
+    return trained.replace(**changes)
+
+
+def main() -> None:
+    """Evaluates, prints the table, writes the json file."""
+    run = flags.FLAGS.checkpoint or flags.FLAGS.model_dir
+    if not run:
+        raise UserError("--model_dir=DIRECTORY is needed: the run to evaluate.")
+    checkpoint = checkpoints.latest_checkpoint(run)
+    model, trained, vocabulary, mask_class_ids = checkpoints.load_model(checkpoint)
+    config = evaluation_config(trained)
+    if any(getattr(config, name) != getattr(trained, name) for name in TEST_OPTIONS):
+        weights = model.get_weights()
+        model = build_model(config, vocabulary.num_classes)
+        model.set_weights(weights)
+    if config.mask_classes != trained.mask_classes:
+        mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
+    annotations = flags.FLAGS.annotations
+    results = runner.evaluate_model(
+        model,
+        config,
+        vocabulary,
+        mask_class_ids,
+        ground_truth=coco.ground_truth_from_json(annotations, vocabulary) if annotations else None,
+        engine=flags.FLAGS.engine,
+        per_class=flags.FLAGS.per_class,
+        progress=True,
+    )
+    names = {vocabulary.names[class_id - 1] for class_id in mask_class_ids}
+    rest = vocabulary.num_classes - len(names)
+    print(f"{checkpoint}; A: {len(names)} classes with masks, B: {rest} without")
+    print(report.format_table(results, names))
+    output = flags.FLAGS.output or str(pathlib.Path(checkpoint).parent / "evaluation.json")
+    report.write_json({"checkpoint": checkpoint, **results}, output)
+    print(f"written: {output}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

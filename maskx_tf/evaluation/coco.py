@@ -1,0 +1,247 @@
+"""COCO's box and mask AP for set A, set B and all classes, out of one evaluation each.
+
+AP of a set of classes is the mean over its part of COCOeval's precision array, which equals a new
+run of COCOeval on these classes only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.errors import UserError
+from maskx_tf.evaluation.ground_truth import ground_truth_from_json, ground_truth_from_records
+from maskx_tf.ops import masks as mask_ops
+
+__all__ = ["ENGINES", "CocoEvaluator", "ground_truth_from_json", "ground_truth_from_records"]
+
+# Metric: (IoU threshold or None for the mean over 0.50:0.95, index of COCO's area range)
+METRICS = {
+    "AP": (None, 0),
+    "AP50": (0.5, 0),
+    "AP75": (0.75, 0),
+    "APs": (None, 1),
+    "APm": (None, 2),
+    "APl": (None, 3),
+}
+MAX_DETECTIONS = 100  # per image and class, as in COCO
+
+
+def _faster_coco_eval() -> tuple[Callable, Callable]:
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    return COCO, COCOeval_faster
+
+
+def _pycocotools() -> tuple[Callable, Callable]:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    return COCO, COCOeval
+
+
+ENGINES = {"faster_coco_eval": _faster_coco_eval, "pycocotools": _pycocotools}
+
+
+class CocoEvaluator:
+    """Collects predictions image by image, then scores them.
+
+    Every image of the ground truth counts, also those without predictions. Equal scores are ranked
+    by image id, then by the order in which they were added, so that results repeat exactly. An
+    object without a mask counts in the box AP; for the mask AP it is like a crowd region: what is
+    predicted there is neither right nor wrong.
+    """
+
+    def __init__(
+        self,
+        ground_truth: dict,
+        vocabulary: Vocabulary,
+        mask_class_ids: Sequence[int],
+        engine: str = "faster_coco_eval",
+    ):
+        """Takes what the predictions are compared with.
+
+        Args:
+          ground_truth: COCO layout with category ids 1..K, see `ground_truth`.
+          vocabulary: names of the classes 1..K.
+          mask_class_ids: set A; the other classes are set B.
+          engine: one of `ENGINES`; the results are the same.
+        """
+        if engine not in ENGINES:
+            raise UserError(f"--engine={engine} is not one of: {', '.join(ENGINES)}.")
+        every = range(1, vocabulary.num_classes + 1)
+        self._subsets = {
+            "A": sorted(mask_class_ids),
+            "B": sorted(set(every) - set(mask_class_ids)),
+            "all": list(every),
+        }
+        self._ground_truth, self._names, self._engine = ground_truth, vocabulary.names, engine
+        self._image_ids = {image["id"] for image in ground_truth["images"]}
+        self._detections: dict[int, list[dict]] = {}
+        self._given: dict[int, list[dict]] = {}
+
+    def add(
+        self,
+        image_id: int,
+        boxes_yxyx: npt.ArrayLike,
+        scores: npt.ArrayLike,
+        classes: npt.ArrayLike,
+        rles: Sequence[dict],
+    ) -> None:
+        """Adds the detections of one image.
+
+        Args:
+          image_id: as in the ground truth; each image once.
+          boxes_yxyx: float [N, 4], original pixels.
+          scores: float [N].
+          classes: int [N], 1..K.
+          rles: N run-length codes of the size of the original image.
+        """
+        self._add(self._detections, image_id, boxes_yxyx, scores, classes, rles)
+
+    def add_given_boxes(
+        self, image_id: int, boxes_yxyx: npt.ArrayLike, classes: npt.ArrayLike, rles: Sequence[dict]
+    ) -> None:
+        """Adds the masks predicted for the ground-truth boxes of one image, each with score 1.
+
+        AP depends on the order of equal scores: it is that of image ids, then of adding.
+        """
+        self._add(self._given, image_id, boxes_yxyx, np.ones(len(rles)), classes, rles)
+
+    def _add(self, store, image_id, boxes_yxyx, scores, classes, rles) -> None:
+        image_id = int(image_id)
+        if image_id not in self._image_ids:
+            raise UserError(
+                f"Image id {image_id} is predicted but is not among the {len(self._image_ids)} "
+                "images of the ground truth; use the annotations that the records were made from."
+            )
+        if image_id in store:
+            raise UserError(f"Image id {image_id} is predicted twice; each image counts once.")
+        store[image_id] = [
+            {
+                "image_id": image_id,
+                "category_id": int(class_id),
+                "bbox": [float(x1), float(y1), float(x2) - float(x1), float(y2) - float(y1)],
+                "score": float(score),
+                "segmentation": rle,
+            }
+            for (y1, x1, y2, x2), score, class_id, rle in zip(
+                np.asarray(boxes_yxyx, np.float64).reshape(-1, 4),
+                np.asarray(scores, np.float64),
+                np.asarray(classes),
+                rles,
+                strict=True,
+            )
+        ]
+
+    def evaluate(self, per_class: bool = False) -> dict:
+        """Scores what was added.
+
+        Args:
+          per_class: also list the AP of every class.
+
+        Returns:
+          {"box": {"all": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "A": …, "B": …}, "mask":
+          the same} and, if masks for given boxes were added, "mask_given_boxes" likewise; with
+          "per_class": {name: AP} beside "all" on request. Values in [0, 1]; None where the ground
+          truth has no object of the kind.
+        """
+        results = {
+            "box": self._score("bbox", self._detections, per_class),
+            "mask": self._score("segm", self._detections, per_class),
+        }
+        if self._given:
+            results["mask_given_boxes"] = self._score("segm", self._given, per_class)
+        return results
+
+    def _score(self, iou_type: str, predictions: dict[int, list[dict]], per_class: bool) -> dict:
+        precision, thresholds, class_ids = self._precision(iou_type, predictions)
+        column = {class_id: k for k, class_id in enumerate(class_ids)}
+
+        def average(classes: Sequence[int], iou: float | None, area: int) -> float | None:
+            columns = [column[class_id] for class_id in classes if class_id in column]
+            part = precision[:, :, columns, area]  # [thresholds, recalls, classes]
+            part = part if iou is None else part[np.isclose(thresholds, iou)]
+            part = part[part > -1]
+            return float(part.mean()) if part.size else None
+
+        results = {
+            subset: {metric: average(ids, *what) for metric, what in METRICS.items()}
+            for subset, ids in self._subsets.items()
+        }
+        if per_class:
+            results["per_class"] = {
+                name: average([i + 1], None, 0) for i, name in enumerate(self._names)
+            }
+        return results
+
+    def _precision(
+        self, iou_type: str, predictions: dict[int, list[dict]]
+    ) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Precision [IoU thresholds, recalls, classes, areas], thresholds, and the class ids."""
+        annotations = _ground_truth_for(iou_type, self._ground_truth)
+        # Classes without ground truth have no AP: leaving them out saves time and memory.
+        class_ids = sorted({a["category_id"] for a in annotations if not a["iscrowd"]})
+        if not class_ids:
+            return np.full((10, 101, 0, 4), -1.0), np.linspace(0.5, 0.95, 10), []
+        coco, coco_eval = ENGINES[self._engine]()
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = coco_eval(
+                self._index(coco, annotations),
+                self._index(coco, _predictions_for(iou_type, predictions)),
+                iou_type,
+            )
+            evaluation.params.imgIds = sorted(self._image_ids)
+            evaluation.params.catIds = class_ids
+            evaluation.params.maxDets = [MAX_DETECTIONS]
+            evaluation.evaluate()
+            evaluation.accumulate()
+        precision = np.asarray(evaluation.eval["precision"])[..., -1]
+        return precision, evaluation.params.iouThrs, class_ids
+
+    def _index(self, coco: Callable, annotations: list[dict]):
+        index = coco()
+        index.dataset = {
+            "info": {},
+            "images": self._ground_truth["images"],
+            "categories": self._ground_truth["categories"],
+            "annotations": annotations,
+        }
+        index.createIndex()
+        return index
+
+
+def _ground_truth_for(iou_type: str, ground_truth: dict) -> list[dict]:
+    """Copies, because the engines write into annotations; an unmasked object as a crowd region."""
+    annotations = [dict(annotation) for annotation in ground_truth["annotations"]]
+    if iou_type == "bbox":
+        return annotations
+    sizes = {image["id"]: (image["height"], image["width"]) for image in ground_truth["images"]}
+    for annotation in annotations:
+        if not annotation.get("segmentation"):
+            x, y, width, height = annotation["bbox"]
+            (annotation["segmentation"],) = mask_ops.paste_to_rle(
+                np.ones((1, 1, 1)),
+                np.array([[y, x, y + height, x + width]]),
+                *sizes[annotation["image_id"]],
+            )
+            annotation["iscrowd"] = 1
+    return annotations
+
+
+def _predictions_for(iou_type: str, predictions: dict[int, list[dict]]) -> list[dict]:
+    """Predictions by image id with the fields that `loadRes` would add."""
+    rows = [row for image_id in sorted(predictions) for row in predictions[image_id]]
+    prepared = []
+    for index, row in enumerate(rows):
+        if iou_type == "segm":
+            area = mask_ops.rle_area(row["segmentation"])
+        else:
+            area = row["bbox"][2] * row["bbox"][3]
+        prepared.append({**row, "id": index + 1, "area": area, "iscrowd": 0})
+    return prepared

@@ -1,0 +1,79 @@
+"""What people read of an evaluation: the table and the json file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+
+from maskx_tf.data.files import write_atomically
+
+SECTIONS = {"box": "box", "mask": "mask", "mask_given_boxes": "mask, boxes given"}
+SUBSETS = ("A", "B", "all")
+EMPTY = "–"
+
+
+def format_table(results: dict, mask_classes: Collection[str] | None = None) -> str:
+    """Aligned text of what `CocoEvaluator.evaluate` returns, AP in percent, "–" where undefined.
+
+    Args:
+      results: sections "box", "mask" and perhaps "mask_given_boxes".
+      mask_classes: names of set A, to mark the rows of single classes with their set.
+
+    Returns:
+      Lines without a trailing newline: A, B and all per section; then, if the results list them,
+      one line per class.
+    """
+    sections = [section for section in SECTIONS if section in results]
+    metrics = list(results[sections[0]]["all"])
+    rows = [["", "", *metrics]]
+    for section in sections:
+        for subset in SUBSETS:
+            values = [_percent(results[section][subset][metric]) for metric in metrics]
+            rows.append([SECTIONS[section] if subset == SUBSETS[0] else "", subset, *values])
+    text = _align(rows, left_columns=2)
+    if "per_class" in results[sections[0]]:
+        text += "\n\n" + _class_table(results, sections, mask_classes)
+    return text
+
+
+def _class_table(results: dict, sections: list[str], mask_classes: Collection[str] | None) -> str:
+    rows = [["AP per class", "set", *(SECTIONS[section] for section in sections)]]
+    for name in results[sections[0]]["per_class"]:
+        subset = "" if mask_classes is None else "A" if name in mask_classes else "B"
+        values = [_percent(results[section]["per_class"][name]) for section in sections]
+        rows.append([name, subset, *values])
+    return _align(rows, left_columns=2)
+
+
+def _percent(value: float | None) -> str:
+    return EMPTY if value is None else f"{100 * value:.1f}"
+
+
+def _align(rows: list[list[str]], left_columns: int) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths = [w if i < left_columns else max(w, 5) for i, w in enumerate(widths)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i < left_columns else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def write_json(results: dict, path: str) -> None:
+    """Writes results as indented json, atomically; makes the directory."""
+    write_atomically(path, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+def scalars(results: dict) -> dict[str, float]:
+    """The defined values of every section and subset under names like `mask/B/AP50`."""
+    return {
+        f"{section}/{subset}/{metric}": value
+        for section in SECTIONS
+        if section in results
+        for subset in SUBSETS
+        for metric, value in results[section][subset].items()
+        if value is not None
+    }

@@ -1,0 +1,146 @@
+"""Runs a model over the evaluation records once and scores it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from maskx_tf.config import Config
+from maskx_tf.data import pipeline
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.errors import UserError
+from maskx_tf.evaluation import coco
+from maskx_tf.ops import masks as mask_ops
+
+
+def evaluate_model(
+    model,
+    config: Config,
+    vocabulary: Vocabulary,
+    mask_class_ids: Sequence[int],
+    *,
+    ground_truth: dict | None = None,
+    engine: str = "faster_coco_eval",
+    per_class: bool = False,
+    progress: bool = False,
+) -> dict:
+    """Scores a model on `config.eval_records`; see `ModelEvaluator` to do so repeatedly.
+
+    Args:
+      model: a `MaskXRCNN`.
+      config: options; the data part is read here.
+      vocabulary: names of the model's classes.
+      mask_class_ids: set A.
+      ground_truth: COCO layout, see `coco`; default: that of the records.
+      engine: one of `coco.ENGINES`.
+      per_class: also list the AP of every class.
+      progress: show a progress bar.
+
+    Returns:
+      What `CocoEvaluator.evaluate` returns, with "mask_given_boxes": the masks predicted for the
+      ground-truth boxes and classes, each with score 1. Of an image with more than
+      `config.max_objects` objects, only that many are given.
+
+    Raises:
+      UserError: there are no evaluation records, or they do not fit the ground truth.
+    """
+    evaluator = ModelEvaluator(
+        model, config, vocabulary, mask_class_ids, ground_truth=ground_truth, engine=engine
+    )
+    return evaluator.evaluate(per_class=per_class, progress=progress)
+
+
+class ModelEvaluator:
+    """Evaluates a model again and again: ground truth is read and graphs are traced once."""
+
+    def __init__(
+        self,
+        model,
+        config: Config,
+        vocabulary: Vocabulary,
+        mask_class_ids: Sequence[int],
+        *,
+        ground_truth: dict | None = None,
+        engine: str = "faster_coco_eval",
+    ):
+        """Arguments as of `evaluate_model`."""
+        if not config.eval_records:
+            raise UserError("There is nothing to evaluate on: set --eval_records=DIRECTORY.")
+        self._config, self._vocabulary = config, vocabulary
+        self._mask_class_ids, self._engine = tuple(mask_class_ids), engine
+        self._ground_truth = ground_truth or coco.ground_truth_from_records(
+            config.eval_records, vocabulary
+        )
+
+        @tf.function
+        def predict(features, labels):
+            sizes = features["image_size"]
+            pyramid = model.pyramid(features["image"], sizes)
+            given = model.masks(pyramid, labels["boxes_yxyx"], labels["classes"])
+            return model.detect(pyramid, sizes), given
+
+        self._predict = predict
+
+    def evaluate(self, per_class: bool = False, progress: bool = False) -> dict:
+        """Scores the model as it is now; returns what `evaluate_model` returns."""
+        evaluator = coco.CocoEvaluator(
+            self._ground_truth, self._vocabulary, self._mask_class_ids, self._engine
+        )
+        dataset = pipeline.make_dataset(
+            self._config.eval_records,
+            self._config,
+            self._vocabulary,
+            self._mask_class_ids,
+            training=False,
+            seed=self._config.seed,
+        )
+        total = len(self._ground_truth["images"])
+        with tqdm.tqdm(total=total, unit="image", disable=not progress) as bar:
+            for features, labels in dataset:
+                detections, given_masks = self._predict(features, labels)
+                batch = _to_numpy({**features, **labels, **detections, "given_masks": given_masks})
+                for i in range(len(batch["image_id"])):
+                    add_image(evaluator, {key: value[i] for key, value in batch.items()})
+                bar.update(len(batch["image_id"]))
+        return evaluator.evaluate(per_class)
+
+
+def _to_numpy(tensors: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
+    return {key: tensor.numpy() for key, tensor in tensors.items()}
+
+
+def add_image(evaluator: coco.CocoEvaluator, image: dict[str, np.ndarray]) -> None:
+    """Adds the detections and the masks for given boxes of one image, in original pixels.
+
+    Args:
+      evaluator: what they are added to.
+      image: features, labels and detections without their batch dimension, and "given_masks"
+        float [M, m, m].
+    """
+    height, width = (int(side) for side in image["original_size"])
+    image_id = int(image["image_id"])
+    count = int(image["num_detections"])
+    boxes = to_original(image["detection_boxes"][:count], image["image_scale"], height, width)
+    rles = mask_ops.paste_to_rle(image["detection_masks"][:count], boxes, height, width)
+    evaluator.add(
+        image_id,
+        boxes,
+        image["detection_scores"][:count],
+        image["detection_classes"][:count],
+        rles,
+    )
+    given = (image["classes"] > 0) & ~image["is_crowd"]
+    boxes = to_original(image["boxes_yxyx"][given], image["image_scale"], height, width)
+    rles = mask_ops.paste_to_rle(image["given_masks"][given], boxes, height, width)
+    evaluator.add_given_boxes(image_id, boxes, image["classes"][given], rles)
+
+
+def to_original(
+    boxes_yxyx: np.ndarray, image_scale: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """Boxes float64 [N, 4] from network-input to original pixels, clipped to the image."""
+    boxes = boxes_yxyx.astype(np.float64) / np.tile(image_scale, 2)  # [N, 4]
+    return np.clip(boxes, 0, [height, width, height, width])
