@@ -1,0 +1,219 @@
+"""Entry point: detections and pictures of image files (`python -m maskx_tf.predict --images=…`)."""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+from absl import flags
+from PIL import Image
+
+from maskx_tf import cli, visualize
+from maskx_tf.data import files
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.detector import Detector, load_checkpoint, load_saved_model
+from maskx_tf.errors import UserError
+from maskx_tf.ops import masks as mask_ops
+from maskx_tf.serving import decode_image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+
+
+def define_flags() -> None:
+    """Defines this command's flags."""
+    flags.DEFINE_list("images", [], "Image files, directories of images or glob patterns.")
+    flags.DEFINE_string("output_dir", "", "Gets detections.json and the folder overlays.")
+    flags.DEFINE_string("model_dir", "", "Run, or checkpoint of a run, to predict with.")
+    flags.DEFINE_string("saved_model", "", "Exported model to predict with instead.")
+    flags.DEFINE_float("score_threshold", 0.5, "Detections below this score are not drawn.")
+    flags.DEFINE_string("annotations", "", "COCO json that gives the image ids by file name.")
+
+
+def find_images(patterns: Sequence[str]) -> list[pathlib.Path]:
+    """The image files of files, directories and glob patterns, each once, in order.
+
+    Raises:
+      UserError: something matches no image.
+    """
+    found: dict[pathlib.Path, None] = {}
+    for pattern in patterns:
+        path = pathlib.Path(pattern)
+        if path.is_dir():
+            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        elif path.is_file():
+            matches = [path]
+        else:
+            matches = [pathlib.Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+            matches = [match for match in matches if match.is_file()]
+        if not matches:
+            raise UserError(f"--images: {pattern!r} matches no image file.")
+        found.update(dict.fromkeys(matches))
+    if not found:
+        raise UserError("--images is needed: image files, directories or glob patterns.")
+    return list(found)
+
+
+def image_ids(paths: Sequence[pathlib.Path], annotations: str) -> list[int]:
+    """The image ids of a COCO json by file name; without one, 1, 2, 3, … in order."""
+    if not annotations:
+        return list(range(1, len(paths) + 1))
+    try:
+        images = json.loads(pathlib.Path(annotations).read_text())["images"]
+        ids = {pathlib.Path(image["file_name"]).name: image["id"] for image in images}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--annotations={annotations} is not a COCO json: {error!r}.") from None
+    missing = [path.name for path in paths if path.name not in ids]
+    if missing:
+        raise UserError(
+            f"--annotations={annotations} does not have {len(missing)} of {len(paths)} images, "
+            f"such as {missing[0]}; leave them out or drop the flag."
+        )
+    return [ids[path.name] for path in paths]
+
+
+def to_coco(
+    detections: dict[str, np.ndarray], image_id: int, file_name: str, vocabulary: Vocabulary
+) -> list[dict]:
+    """The detections of one image (outputs without batch dimension) as COCO results.
+
+    Returns:
+      Dictionaries with image_id, file_name, category_id (the data set's own), category_name,
+      bbox (xywh, original pixels), score, segmentation (run-length code), mask_seen (whether
+      the class had training masks).
+    """
+    count = int(detections["num_detections"])
+    height, width = (int(side) for side in detections["image_size"])
+    boxes = detections["detection_boxes"][:count].astype(np.float64)
+    masks = detections["detection_masks"][:count] / 255.0
+    rles = mask_ops.paste_to_rle(masks, boxes, height, width)
+    return [
+        {
+            "image_id": image_id,
+            "file_name": file_name,
+            "category_id": vocabulary.external_ids[int(detections["detection_classes"][i]) - 1],
+            "category_name": vocabulary.names[int(detections["detection_classes"][i]) - 1],
+            "bbox": [round(float(v), 3) for v in (x1, y1, x2 - x1, y2 - y1)],
+            "score": round(float(detections["detection_scores"][i]), 6),
+            "segmentation": rles[i],
+            "mask_seen": bool(detections["detection_mask_seen"][i]),
+        }
+        for i, (y1, x1, y2, x2) in enumerate(boxes)
+    ]
+
+
+def overlay(image: np.ndarray, results: Sequence[dict], score_threshold: float) -> np.ndarray:
+    """Picture, uint8 RGB, of COCO results as of `to_coco` over their image, uint8 [H, W, 3]."""
+    results = [result for result in results if result["score"] >= score_threshold]
+    boxes = [(y, x, y + height, x + width) for x, y, width, height in (r["bbox"] for r in results)]
+    return visualize.draw(
+        image,
+        np.array(boxes).reshape(-1, 4),
+        [result["segmentation"] for result in results],
+        [f"{result['category_name']} {result['score']:.2f}" for result in results],
+        visualize.instance_colors([int(result["mask_seen"]) for result in results], {1}),
+    )
+
+
+def predict(
+    detector: Detector,
+    paths: Sequence[pathlib.Path],
+    ids: Sequence[int],
+    output_dir: pathlib.Path,
+    score_threshold: float,
+) -> list[str]:
+    """Writes detections.json and the overlays of image files; shows a progress bar.
+
+    Args:
+      detector: the model.
+      paths: N image files.
+      ids: N image ids, for the results.
+      output_dir: gets detections.json and overlays/.
+      score_threshold: detections below this score are written but not drawn.
+
+    Returns:
+      One line for each image that could not be read.
+
+    Raises:
+      UserError: an overlay would overwrite one of the images.
+    """
+    targets = overlay_paths(paths, output_dir / "overlays")
+    results, problems = [], []
+    for path, target, image_id in zip(tqdm.tqdm(paths, unit="image"), targets, ids, strict=True):
+        try:
+            image = decode_image(tf.io.read_file(str(path)))
+        except (tf.errors.OpError, ValueError) as error:
+            problems.append(f"{path}: {_reason(error)}")
+            continue
+        outputs = {key: value[0].numpy() for key, value in detector.detect(image[None]).items()}
+        found = to_coco(outputs, image_id, path.name, detector.vocabulary)
+        results.extend(found)
+        _write_picture(overlay(image.numpy(), found, score_threshold), target)
+    lines = ",\n".join(json.dumps(result) for result in results)
+    files.write_atomically(output_dir / "detections.json", f"[\n{lines}\n]\n")
+    return problems
+
+
+def overlay_paths(paths: Sequence[pathlib.Path], directory: pathlib.Path) -> list[pathlib.Path]:
+    """A path of its own in `directory` for each image: JPEG for JPEG, PNG for all else."""
+    inputs = {path.resolve() for path in paths}
+    targets: dict[pathlib.Path, None] = {}
+    for path in paths:
+        suffix = ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        target, number = directory / f"{path.stem}{suffix}", 1
+        while target in targets:
+            number += 1
+            target = directory / f"{path.stem}-{number}{suffix}"
+        if target.resolve() in inputs:
+            raise UserError(f"--output_dir: {target} is one of --images; choose another.")
+        targets[target] = None
+    return list(targets)
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "message", str(error))
+    text = text.split("[Op:")[0].strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+def _write_picture(picture: np.ndarray, path: pathlib.Path) -> None:
+    buffer = io.BytesIO()
+    if path.suffix == ".jpg":
+        Image.fromarray(picture).save(buffer, "JPEG", quality=92)
+    else:
+        Image.fromarray(picture).save(buffer, "PNG")
+    files.write_atomically(path, buffer.getvalue())
+
+
+def main() -> None:
+    """Predicts, prints where the results are, then the images that could not be read."""
+    values = flags.FLAGS
+    if not values.output_dir:
+        raise UserError("--output_dir=DIRECTORY is needed.")
+    if bool(values.model_dir) == bool(values.saved_model):
+        raise UserError("Give either --model_dir=DIRECTORY or --saved_model=DIRECTORY.")
+    paths = find_images(values.images)
+    ids = image_ids(paths, values.annotations)
+    if values.model_dir:
+        detector = load_checkpoint(values.model_dir)
+    else:
+        detector = load_saved_model(values.saved_model)
+    output_dir = pathlib.Path(values.output_dir)
+    problems = predict(detector, paths, ids, output_dir, values.score_threshold)
+    print(f"written: {output_dir / 'detections.json'} and {output_dir / 'overlays'}/")
+    if problems:
+        print(f"{len(problems)} of {len(paths)} images could not be read:", file=sys.stderr)
+        print("\n".join(problems), file=sys.stderr)
+    if len(problems) == len(paths):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

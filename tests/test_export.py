@@ -1,0 +1,186 @@
+"""The SavedModel equals the model, needs TensorFlow only, and is never left half written."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export import saved_model
+from maskx_tf import checkpoints, detector
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.errors import UserError
+from tests import tiny
+
+CLIENT = """
+    import importlib.util, sys
+    import numpy as np, tensorflow as tf
+
+    assert importlib.util.find_spec("maskx_tf") is None, "maskx_tf can be imported"
+    directory, files, output = sys.argv[1:]
+    signatures = tf.saved_model.load(directory).signatures
+    images = np.load(files)
+    found = {}
+    for name in images.files:
+        by_tensor = signatures["image_tensor"](images=tf.constant(images[name][None]))
+        encoded = tf.io.encode_png(images[name])[None]
+        by_bytes = signatures["serving_default"](image_bytes=encoded)
+        for kind, outputs in (("tensor", by_tensor), ("bytes", by_bytes)):
+            for key, value in outputs.items():
+                found[f"{name}/{kind}/{key}"] = value.numpy()
+    assert not [m for m in sys.modules if m.split(".")[0] in ("maskx_tf", "tf_keras", "official")]
+    np.savez(output, **{key: value.astype(str) if value.dtype == object else value
+                        for key, value in found.items()})
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """(path of the export, images, what a detector from the checkpoint gives for them)."""
+    run = tmp_path_factory.mktemp("run")
+    config = tiny.config(model_dir=str(run), seed=1)
+    checkpoints.save_run(config, tiny.VOCABULARY, tiny.SET_A)
+    tf.train.Checkpoint(model=tiny.model(config)).save(str(run / "ckpt"))
+    images = tiny.images(4)
+    from_checkpoint = detector.load_checkpoint(str(run))
+    expected = [from_checkpoint.detect(image[None]) for image in images]
+    root = tmp_path_factory.mktemp("export")
+    path = saved_model.export(*checkpoints.load_model(str(run)), str(root), images[:1])
+    return path, images, [{k: v.numpy() for k, v in outputs.items()} for outputs in expected]
+
+
+def test_clean_process_reproduces_the_model(exported, tmp_path):
+    """Boxes within 1e-3 px, scores within 1e-5, masks within 1/255, all else equal."""
+    path, images, expected = exported
+    np.savez(tmp_path / "images.npz", *images)
+    # -P and -I keep the repository off the path; an editable install is taken off by hand.
+    script = tmp_path / "client.py"
+    guard = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
+    paths = f"sys.path = [p for p in sys.path if p not in {[p for p in _repository_paths()]!r}]\n"
+    script.write_text(guard + paths + textwrap.dedent(CLIENT))
+    command = [sys.executable, "-I", str(script), path, str(tmp_path / "images.npz")]
+    result = subprocess.run(
+        [*command, str(tmp_path / "found.npz")], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = np.load(tmp_path / "found.npz")
+    for i, wanted in enumerate(expected):
+        assert wanted["num_detections"][0] > 0
+        for kind in ("tensor", "bytes"):
+            outputs = {key: found[f"arr_{i}/{kind}/{key}"] for key in wanted}
+            names = outputs.pop("detection_class_names").tolist()
+            assert names == [[n.decode() for n in wanted["detection_class_names"][0]]]
+            rest = {k: v for k, v in wanted.items() if k != "detection_class_names"}
+            assert saved_model.difference(outputs, rest) == ""
+
+
+def _repository_paths():
+    import maskx_tf
+
+    return [str(pathlib.Path(maskx_tf.__file__).parents[1])]
+
+
+def test_signatures(exported):
+    signatures = tf.saved_model.load(exported[0]).signatures
+    assert set(signatures) == {"serving_default", "image_tensor"}
+    (spec,) = signatures["serving_default"].structured_input_signature[1].values()
+    assert (spec.name, spec.shape.as_list(), spec.dtype) == ("image_bytes", [None], tf.string)
+    (spec,) = signatures["image_tensor"].structured_input_signature[1].values()
+    assert (spec.name, spec.shape.as_list()) == ("images", [None, None, None, 3])
+    outputs = signatures["serving_default"].structured_outputs
+    assert outputs["detection_masks"].shape.as_list() == [None, 6, 14, 14]
+
+
+def test_transfer_is_folded_into_a_table(exported):
+    names = [name for name, _ in tf.train.list_variables(f"{exported[0]}/variables/variables")]
+    shapes = [tf.train.load_variable(f"{exported[0]}/variables/variables", n) for n in names]
+    shapes = [getattr(value, "shape", ()) for value in shapes]
+    config = tiny.config()
+    assert shapes.count((tiny.VOCABULARY.num_classes + 1, config.mask_filters)) == 1
+    w_det = 5 * config.box_fc_units
+    assert (w_det, config.transfer_units) not in shapes  # T itself is left out
+
+
+def test_classes_asset(exported):
+    path = f"{exported[0]}/assets/classes.json"
+    assert Vocabulary.load(path) == tiny.VOCABULARY
+    seen = [category["mask_seen"] for category in json.loads(pathlib.Path(path).read_text())]
+    assert seen == [True, False, True, False]
+
+
+def test_predicting_from_the_export_equals_predicting_from_the_checkpoint(exported):
+    path, images, expected = exported
+    for where in (path, str(pathlib.Path(path).parent)):  # a version, or the latest of all
+        from_export = detector.load_saved_model(where)
+        assert from_export.vocabulary == tiny.VOCABULARY
+        found = from_export.detect(tf.constant(images[1][None]))
+        found = {key: value.numpy() for key, value in found.items()}
+        assert saved_model.difference(found, expected[1]) == ""
+
+
+def test_load_saved_model_of_something_else(tmp_path):
+    with pytest.raises(UserError, match="not an exported model: there is no .*classes.json"):
+        detector.load_saved_model(str(tmp_path))
+
+
+def test_a_differing_export_is_refused_and_leaves_nothing(exported, tmp_path, monkeypatch):
+    """The true export against a model whose boxes lie 0.01 pixels elsewhere."""
+
+    class Model:
+        def fold_transfer(self):
+            pass
+
+    class OtherModule:
+        def __init__(self, *arguments):
+            self.signature = tf.saved_model.load(exported[0])
+
+        def detect_images(self, images):
+            outputs = self.signature.signatures["image_tensor"](images=tf.constant(images))
+            return outputs | {"detection_boxes": outputs["detection_boxes"] + 0.01}
+
+    def copy(*arguments):
+        shutil.copytree(exported[0], arguments[-1] / "model")
+
+    monkeypatch.setattr(saved_model, "DetectionModule", OtherModule)
+    monkeypatch.setattr(saved_model, "_save", copy)
+    (tmp_path / "3").mkdir()
+    arguments = Model(), tiny.config(), tiny.VOCABULARY, tiny.SET_A, str(tmp_path)
+    with pytest.raises(UserError, match="not kept: for image 1 of 2 .* detection_boxes by up to"):
+        saved_model.export(*arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+def test_versions_count_up(tmp_path):
+    root = tmp_path / "root"
+    for name in ("1", "9", "notes"):
+        (root / name).mkdir(parents=True)
+    source = tmp_path / "source"
+    source.mkdir()
+    assert saved_model._publish(source, root).name == "10"
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "text"),
+    [
+        ("detection_boxes", 2e-3, "detection_boxes by up to 0.002"),
+        ("detection_scores", 2e-5, "detection_scores by up to 2e-05"),
+        ("detection_scores", np.nan, "detection_scores by up to nan"),
+        ("detection_masks", 2, "detection_masks by up to 2"),
+        ("detection_classes", 1, "detection_classes is"),
+    ],
+)
+def test_difference(key, change, text):
+    wanted: dict[str, np.ndarray] = {
+        "detection_boxes": np.ones([1, 2, 4]),
+        "detection_scores": np.ones([1, 2]),
+        "detection_masks": np.ones([1, 2, 3, 3], np.uint8),
+        "detection_classes": np.ones([1, 2], np.int32),
+    }
+    assert saved_model.difference(wanted, wanted) == ""
+    found = {**wanted, key: wanted[key] + np.asarray(change).astype(wanted[key].dtype)}
+    assert text in saved_model.difference(found, wanted)

@@ -1,0 +1,260 @@
+"""Prediction on files: what is found, written, drawn and reported; and the evaluate command."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+from PIL import Image
+
+from maskx_tf import checkpoints, evaluate, predict
+from maskx_tf import config as config_lib
+from maskx_tf.data import records
+from maskx_tf.detector import Detector
+from maskx_tf.errors import UserError
+from maskx_tf.ops import masks
+from tests import harness, tiny
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+def fake_detector():
+    """Two objects in every image: class 2 (not in A) on the left half, class 1 weakly above."""
+
+    def detect(images):
+        _, height, width, _ = images.shape
+        return {
+            "num_detections": tf.constant([2]),
+            "detection_boxes": tf.constant(
+                [[[0, 0, height, width / 2], [0, 0, height / 2, width], [0, 0, 0, 0]]], tf.float32
+            ),
+            "detection_scores": tf.constant([[0.75, 0.25, 0]]),
+            "detection_classes": tf.constant([[2, 1, 0]]),
+            "detection_class_names": tf.constant([["bee", "ant", "background"]]),
+            "detection_masks": tf.fill([1, 3, 28, 28], tf.constant(255, tf.uint8)),
+            "detection_mask_seen": tf.constant([[False, True, False]]),
+            "image_size": tf.constant([[height, width]]),
+        }
+
+    return Detector(detect, tiny.VOCABULARY)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "images"
+    root.mkdir()
+    for name, image in zip(("b.jpg", "a.png"), tiny.images(2), strict=True):
+        Image.fromarray(image).save(root / name)
+    (root / "broken.jpg").write_bytes(b"no image")
+    (root / "notes.txt").write_text("not listed")
+    return root
+
+
+def names(paths):
+    return [path.name for path in paths]
+
+
+def test_find_images(folder):
+    assert names(predict.find_images([str(folder)])) == ["a.png", "b.jpg", "broken.jpg"]
+    assert names(predict.find_images([f"{folder}/b*.jpg", f"{folder}/a.png"])) == [
+        "b.jpg",
+        "broken.jpg",
+        "a.png",
+    ]
+    assert names(predict.find_images([f"{folder}/a.png", str(folder)])) == [
+        "a.png",
+        "b.jpg",
+        "broken.jpg",
+    ]
+    with pytest.raises(UserError, match="'.*/c.jpg' matches no image file"):
+        predict.find_images([f"{folder}/c.jpg"])
+    with pytest.raises(UserError, match="--images is needed"):
+        predict.find_images([])
+
+
+def test_image_ids(tmp_path):
+    paths = [pathlib.Path("x/a.png"), pathlib.Path("x/b.png")]
+    assert predict.image_ids(paths, "") == [1, 2]
+    file = tmp_path / "coco.json"
+    images = [{"id": 70, "file_name": "b.png"}, {"id": 9, "file_name": "a.png"}]
+    file.write_text(json.dumps({"images": images}))
+    assert predict.image_ids(paths, str(file)) == [9, 70]
+    file.write_text(json.dumps({"images": images[:1]}))
+    with pytest.raises(UserError, match="does not have 1 of 2 images, such as a.png"):
+        predict.image_ids(paths, str(file))
+    file.write_text("[]")
+    with pytest.raises(UserError, match="not a COCO json"):
+        predict.image_ids(paths, str(file))
+
+
+def test_predict_writes_results_and_overlays(folder, tmp_path):
+    paths = predict.find_images([str(folder)])
+    output = tmp_path / "out"
+    problems = predict.predict(fake_detector(), paths, [5, 6, 7], output, 0.5)
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{folder / 'broken.jpg'}: ") and "\n" not in problems[0]
+    results = json.loads((output / "detections.json").read_text())
+    assert [(r["image_id"], r["file_name"], r["category_id"]) for r in results] == [
+        (5, "a.png", 3),  # the ids of the data set, not of the model
+        (5, "a.png", 1),
+        (6, "b.jpg", 3),
+        (6, "b.jpg", 1),
+    ]
+    first = results[0]
+    height, width = tiny.images(2)[1].shape[:2]
+    assert first["bbox"] == [0, 0, width / 2, height] and first["score"] == 0.75
+    assert first["category_name"] == "bee" and first["mask_seen"] is False
+    wanted = np.zeros((height, width), np.uint8)
+    wanted[:, : width // 2] = 1
+    np.testing.assert_array_equal(masks.decode_rle(first["segmentation"]), wanted)
+    files = sorted(p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file())
+    assert files == ["detections.json", "overlays/a.png", "overlays/b.jpg"]
+    picture = np.asarray(Image.open(output / "overlays" / "a.png")).astype(int)
+    assert max(picture.shape) >= 480
+    plain = tiny.images(2)[1].mean(axis=(0, 1))
+    half = picture.shape[1] // 2
+    assert picture[30:, : half - 4, 0].mean() > plain[0] + 20  # set B: red
+    below = picture[picture.shape[0] // 2 + 9 :, half + 9 :].mean(axis=(0, 1))
+    above = picture[60 : picture.shape[0] // 2, half + 9 :].mean(axis=(0, 1))
+    np.testing.assert_allclose(above, below, atol=25)  # the weak object is not drawn
+
+
+def test_results_load_into_cocos_tools(folder, tmp_path):
+    from pycocotools.coco import COCO
+
+    paths = predict.find_images([f"{folder}/a.png"])
+    predict.predict(fake_detector(), paths, [1], tmp_path / "out", 0.5)
+    height, width = tiny.images(2)[1].shape[:2]
+    index = COCO()
+    index.dataset = {
+        "info": {},
+        "images": [{"id": 1, "height": height, "width": width}],
+        "categories": tiny.VOCABULARY.categories(),
+        "annotations": [],
+    }
+    index.createIndex()
+    assert len(index.loadRes(str(tmp_path / "out" / "detections.json")).anns) == 2
+
+
+def test_overlays_have_names_of_their_own_and_never_overwrite_images(tmp_path):
+    paths = [pathlib.Path(p) for p in ("x/a.jpg", "y/a.JPEG", "y/a.bmp", "z/a-2.jpg")]
+    found = names(predict.overlay_paths(paths, tmp_path))
+    assert found == ["a.jpg", "a-2.jpg", "a.png", "a-2-2.jpg"]
+    with pytest.raises(UserError, match="is one of --images"):
+        predict.overlay_paths([tmp_path / "a.jpg"], tmp_path)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A model directory as training leaves it."""
+    directory = tmp_path_factory.mktemp("run")
+    config = tiny.config(model_dir=str(directory), image_max_side=64)
+    checkpoints.save_run(config, tiny.VOCABULARY, tiny.SET_A)
+    tf.train.Checkpoint(model=tiny.model(config)).save(str(directory / "ckpt"))
+    return directory
+
+
+def run_module(module, *arguments):
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def test_predict_command(run_dir, folder, tmp_path):
+    common = [f"--model_dir={run_dir}", f"--output_dir={tmp_path / 'out'}"]
+    result = run_module("maskx_tf.predict", f"--images={folder}", *common)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert f"written: {tmp_path}/out/detections.json and {tmp_path}/out/overlays/" in result.stdout
+    assert "1 of 3 images could not be read:\n" in result.stderr
+    assert f"\n{folder}/broken.jpg: " in result.stderr
+
+
+def test_failing_on_every_image_is_a_failure(folder, tmp_path, monkeypatch, capsys):
+    values = types.SimpleNamespace(
+        images=[f"{folder}/broken.jpg"],
+        output_dir=str(tmp_path / "out"),
+        model_dir="run",
+        saved_model="",
+        annotations="",
+        score_threshold=0.5,
+    )
+    monkeypatch.setattr(flags, "FLAGS", values)
+    monkeypatch.setattr(predict, "load_checkpoint", lambda path: fake_detector())
+    with pytest.raises(SystemExit) as stopped:
+        predict.main()
+    assert stopped.value.code == 1
+    assert "1 of 1 images could not be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"images": ["x.jpg"]}, "--output_dir=DIRECTORY is needed"),
+        ({"output_dir": "o", "images": ["x.jpg"]}, "either --model_dir=DIRECTORY or --saved_model"),
+        ({"output_dir": "o", "model_dir": "m"}, "--images is needed"),
+        (
+            {"output_dir": "o", "model_dir": "m", "images": ["x.jpg"]},
+            "'x.jpg' matches no image file",
+        ),
+    ],
+)
+def test_predict_says_what_is_missing(arguments, message, monkeypatch):
+    defaults = {"output_dir": "", "model_dir": "", "saved_model": "", "images": []}
+    monkeypatch.setattr(flags, "FLAGS", types.SimpleNamespace(**defaults | arguments))
+    with pytest.raises(UserError, match=message):
+        predict.main()
+
+
+def parsed(*arguments):
+    values = flags.FlagValues()
+    config_lib.define_flags(values)
+    values(["evaluate", *arguments])
+    return values
+
+
+def test_evaluation_config_takes_data_and_test_options_only(caplog):
+    trained = tiny.config(eval_records=("old",), learning_rate=0.1)
+    values = parsed(
+        "--eval_records=new,more",
+        "--max_detections=50",
+        "--box_fc_units=24",  # as trained
+        "--learning_rate=0.5",
+        "--mask_filters=99",
+    )
+    config = evaluate.evaluation_config(trained, values)
+    assert config == trained.replace(eval_records=("new", "more"), max_detections=50)
+    assert "--learning_rate=0.1" in caplog.text and "--mask_filters=8" in caplog.text
+    assert "box_fc_units" not in caplog.text
+
+
+def test_evaluate_command(run_dir, tmp_path):
+    annotations = [harness.annotation(1, [5, 6, 20, 18]), harness.annotation(2, [9, 4, 30, 22])]
+    json_path, images = harness.write_coco(
+        tmp_path / "coco", annotations, sizes=((40, 60), (50, 50)), names=tiny.VOCABULARY.names
+    )
+    path = tmp_path / "x.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for image_id, size in ((1, (40, 60)), (2, (50, 50))):
+            encoded = (pathlib.Path(images) / f"{image_id}.jpg").read_bytes()
+            image = records.ImageRecord(image_id, f"{image_id}.jpg", encoded, *size, [])
+            writer.write(records.serialize_record(image))
+    result = run_module(
+        "maskx_tf.evaluate",
+        f"--model_dir={run_dir}",
+        f"--eval_records={path}",
+        f"--annotations={json_path}",
+        "--batch_size=2",
+        "--max_detections=9",
+        "--per_class",
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "A: 2 classes with masks, B: 2 without" in result.stdout
+    assert "mask, boxes given" in result.stdout and "\nant" in result.stdout
+    written = json.loads((run_dir / "evaluation.json").read_text())
+    assert set(written) == {"checkpoint", "box", "mask", "mask_given_boxes"}
+    assert written["box"]["B"]["AP"] is None and written["box"]["A"]["AP"] >= 0
+    assert written["mask"]["per_class"].keys() == set(tiny.VOCABULARY.names)

@@ -1,0 +1,135 @@
+"""The served function: inputs, outputs in original pixels, independence of the neighbours."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from maskx_tf import serving
+from maskx_tf.data import preprocessing
+from maskx_tf.serving import DetectionModule
+from tests import tiny
+
+KEYS = {
+    "num_detections": ((), tf.int32),
+    "detection_boxes": ((6, 4), tf.float32),
+    "detection_scores": ((6,), tf.float32),
+    "detection_classes": ((6,), tf.int32),
+    "detection_class_names": ((6,), tf.string),
+    "detection_masks": ((6, 14, 14), tf.uint8),
+    "detection_mask_seen": ((6,), tf.bool),
+    "image_size": ((2,), tf.int32),
+}
+
+
+@pytest.fixture(scope="module")
+def module():
+    config = tiny.config()
+    return DetectionModule(tiny.model(config), config, tiny.VOCABULARY, tiny.SET_A)
+
+
+def encode(image, kind):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def assert_equal(found, wanted):
+    assert found.keys() == wanted.keys()
+    for key in found:
+        if key == "detection_boxes":
+            np.testing.assert_allclose(found[key], wanted[key], atol=1e-4)
+        elif key == "detection_scores":
+            np.testing.assert_allclose(found[key], wanted[key], atol=1e-6)
+        elif key == "detection_masks":
+            gap = np.abs(found[key].numpy().astype(int) - wanted[key].numpy())
+            assert gap.max() <= 1
+        else:
+            np.testing.assert_array_equal(found[key], wanted[key])
+
+
+def test_shapes_and_types(module):
+    outputs = module.detect_images(np.stack([tiny.images()[0]] * 2))
+    assert outputs.keys() == KEYS.keys()
+    for key, (shape, dtype) in KEYS.items():
+        assert outputs[key].shape == (2, *shape) and outputs[key].dtype == dtype, key
+
+
+def test_results_are_the_models_in_original_pixels(module):
+    config = tiny.config()
+    for image in tiny.images():
+        resized, size, scale = preprocessing.resize_and_pad(image, 64, 96)
+        direct = tiny.model(config)(resized[None], size[None], training=False)
+        served = module.detect_images(image[None])
+        count = int(served["num_detections"][0])
+        assert count == direct["num_detections"][0] > 0
+        boxes = direct["detection_boxes"][0].numpy() / np.tile(scale, 2)
+        np.testing.assert_allclose(served["detection_boxes"][0], boxes, atol=1e-3)
+        assert served["detection_boxes"].numpy().max() > 10
+        limits = [*image.shape[:2]] * 2
+        assert (served["detection_boxes"][0].numpy() <= limits).all()
+        masks = direct["detection_masks"][0].numpy()
+        gap = served["detection_masks"][0].numpy() / 255 - masks
+        assert np.abs(gap).max() < 1.01 / 255 and masks[:count].std() > 0.01
+        assert served["image_size"][0].numpy().tolist() == [*image.shape[:2]]
+
+
+def test_class_names_and_mask_seen(module):
+    outputs = {k: v.numpy()[0] for k, v in module.detect_images(tiny.images()[0][None]).items()}
+    for i, class_id in enumerate(outputs["detection_classes"]):
+        name = "background" if class_id == 0 else tiny.VOCABULARY.names[class_id - 1]
+        assert outputs["detection_class_names"][i].decode() == name
+        assert outputs["detection_mask_seen"][i] == (class_id in tiny.SET_A)
+        assert (class_id > 0) == (i < outputs["num_detections"])
+
+
+def test_an_image_does_not_depend_on_its_neighbours(module):
+    """Landscape, portrait and square images, whose canvases differ, in one batch."""
+    encoded = [encode(image, "PNG") for image in tiny.images()]
+    together = module.detect_bytes(encoded)
+    for i, one in enumerate(encoded):
+        alone = module.detect_bytes([one])
+        assert_equal({key: value[i : i + 1] for key, value in together.items()}, alone)
+
+
+def test_bytes_equal_decoded_images(module):
+    image = tiny.images()[0]
+    from_bytes = module.detect_bytes([encode(image, "PNG")])
+    assert_equal(from_bytes, module.detect_images(image[None]))
+
+
+def test_empty_batch(module):
+    outputs = module.detect_bytes(tf.zeros([0], tf.string))
+    assert outputs["detection_boxes"].shape == (0, 6, 4)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "JPEG"])
+def test_decodes(kind):
+    image = np.kron(tiny.images()[0][::8, ::8], np.ones((8, 8, 1), np.uint8))
+    image = image // 128 * 255  # few colours, for the palette of a GIF
+    decoded = serving.decode_image(encode(image, kind)).numpy()
+    assert decoded.shape == image.shape and decoded.dtype == np.uint8
+    if kind != "JPEG":
+        np.testing.assert_array_equal(decoded, image)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1"])
+def test_decodes_other_png_modes_as_rgb(mode):
+    picture = Image.fromarray(tiny.images()[0]).convert(mode)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    assert serving.decode_image(buffer.getvalue()).shape == (40, 56, 3)
+
+
+def test_jpeg_is_decoded_as_in_training():
+    encoded = encode(tiny.images()[1], "JPEG")
+    np.testing.assert_array_equal(
+        serving.decode_image(encoded), preprocessing.decode_image(encoded)
+    )
+
+
+def test_undecodable_bytes_are_an_error(module):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        module.detect_bytes([b"this is no image"])
