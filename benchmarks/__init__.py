@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat; each module says what it measures and how to run it."""

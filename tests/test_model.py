@@ -1,0 +1,257 @@
+"""The assembled model: valid detections, masks of given boxes, batches, padding, detectron2."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskx_tf.errors import UserError
+from maskx_tf.model import build_model
+from tests import batches, detectron2_fixture
+
+CONFIG = batches.tiny_config(score_threshold=0.05, max_detections=20)
+
+
+def awake(config, num_classes=batches.NUM_CLASSES):
+    """A model whose outputs vary: the published initial weights of the last layers are tiny."""
+    model = build_model(config, num_classes)
+    rng = np.random.default_rng(0)
+    for layer in (model.rpn.objectness, model.rpn.deltas):
+        kernel, bias = layer.get_weights()
+        layer.set_weights([rng.normal(0, 0.1, kernel.shape), bias])
+    model.box_head.cls_kernel.assign(rng.normal(0, 0.5, model.box_head.cls_kernel.shape))
+    model.box_head.box_kernel.assign(rng.normal(0, 0.2, model.box_head.box_kernel.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return awake(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Two images of 64 x 64 and 50 x 60 pixels on a canvas of 64 x 64, garbage in the padding."""
+    image = batches.random_features()["image"]
+    return image, tf.constant([[64.0, 64.0], [50.0, 60.0]])
+
+
+@pytest.fixture(scope="module")
+def detections(model, images):
+    return {name: value.numpy() for name, value in model(*images).items()}
+
+
+def test_shapes_and_types(detections):
+    wanted = {
+        "num_detections": ((2,), np.int32),
+        "detection_boxes": ((2, 20, 4), np.float32),
+        "detection_scores": ((2, 20), np.float32),
+        "detection_classes": ((2, 20), np.int32),
+        "detection_masks": ((2, 20, 28, 28), np.float32),
+    }
+    assert {name: (v.shape, v.dtype) for name, v in detections.items()} == wanted
+
+
+def test_detections_are_valid(detections, images):
+    for i, (height, width) in enumerate(images[1].numpy()):
+        count = detections["num_detections"][i]
+        boxes, scores, classes, masks = (
+            detections[f"detection_{name}"][i] for name in ("boxes", "scores", "classes", "masks")
+        )
+        assert 5 < count <= 20
+        y1, x1, y2, x2 = boxes[:count].T
+        assert np.all((y1 >= 0) & (x1 >= 0) & (y1 < y2) & (x1 < x2))
+        assert np.all((y2 <= height) & (x2 <= width))
+        assert np.all(np.diff(scores[:count]) <= 0) and scores[count - 1] > 0.05 and scores[0] <= 1
+        assert np.all((classes[:count] >= 1) & (classes[:count] <= batches.NUM_CLASSES))
+        assert np.all((masks[:count] > 0) & (masks[:count] < 1)) and masks[:count].std() > 1e-3
+        for padding in (boxes[count:], scores[count:], classes[count:], masks[count:]):
+            np.testing.assert_array_equal(padding, 0)
+
+
+def test_segment_gives_the_masks_of_call_for_the_same_boxes(model, images, detections):
+    masks = model.segment(*images, detections["detection_boxes"], detections["detection_classes"])
+    np.testing.assert_allclose(masks, detections["detection_masks"], atol=1e-5)
+
+
+def test_segment_depends_on_the_class(model, images):
+    boxes = tf.constant([[[5.0, 5, 40, 40], [5, 5, 40, 40], [5, 5, 40, 40]]] * 2)
+    masks = model.segment(*images, boxes, tf.constant([[1, 2, 0]] * 2)).numpy()
+    assert np.abs(masks[:, 0] - masks[:, 1]).max() > 1e-3
+    np.testing.assert_array_equal(masks[:, 2], 0)  # no class, no mask
+
+
+def test_without_any_box_segment_is_all_zeros(model, images):
+    masks = model.segment(*images, tf.zeros([2, 3, 4]), tf.zeros([2, 3], tf.int32))
+    np.testing.assert_array_equal(masks, np.zeros([2, 3, 28, 28]))
+
+
+def test_a_batch_of_two_is_two_batches_of_one(model, images, detections):
+    for i in range(2):
+        alone = model(*(part[i : i + 1] for part in images))
+        for name, value in detections.items():
+            np.testing.assert_allclose(alone[name][0], value[i], atol=1e-4, err_msg=name)
+
+
+def test_what_lies_in_the_padding_of_the_canvas_does_not_matter(model, images, detections):
+    image = images[0].numpy()
+    image[1, 50:] = 255
+    image[1, :, 60:] = 7
+    found = model(tf.constant(image), images[1])
+    for name, value in detections.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_no_detections(images):
+    model = awake(CONFIG.replace(score_threshold=1.0))
+    for name, value in model(*images).items():
+        np.testing.assert_array_equal(value, tf.zeros_like(value), err_msg=name)
+
+
+def test_folded_transfer_gives_the_same_masks(model, images, detections):
+    folded = awake(CONFIG)
+    folded.fold_transfer()
+    for name, value in folded(*images).items():
+        np.testing.assert_allclose(value, detections[name], atol=1e-5, err_msg=name)
+    # From now on T is a table: its weights have no effect.
+    for variable in folded.weight_transfer.weights:
+        variable.assign(tf.zeros_like(variable))
+    masks = folded(*images)["detection_masks"]
+    np.testing.assert_allclose(masks, detections["detection_masks"], atol=1e-5)
+
+
+def test_a_graph_gives_what_eager_gives(model, images, detections):
+    found = tf.function(model)(*images)
+    for name, value in detections.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(("order", "channels"), [("bgr", [2, 1, 0]), ("rgb", [0, 1, 2])])
+def test_normalisation(order, channels):
+    config = CONFIG.replace(
+        channel_order=order, pixel_mean=(1.0, 2.0, 3.0), pixel_std=(2.0, 4.0, 5.0)
+    )
+    model = build_model(config, 2)
+    image = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3)).astype(np.uint8)
+    wanted = (image[..., channels] - np.array([1.0, 2, 3])) / [2, 4, 5]
+    wanted[:, 3:], wanted[:, :, 5:] = 0, 0
+    normalized = model.normalize(tf.constant(image), tf.constant([[3.0, 5.0]]))
+    np.testing.assert_allclose(normalized, wanted, rtol=1e-6)
+
+
+def test_the_seed_decides_the_weights():
+    first, again, other = (build_model(CONFIG.replace(seed=s), 2).get_weights() for s in (5, 5, 6))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("transfer_input", "parts"), [("cls", 1), ("box", 4), ("cls+box", 5)]
+)
+def test_w_seg_is_t_of_the_class_weights(transfer_input, parts):
+    model = awake(CONFIG.replace(transfer_input=transfer_input, transfer_layers=1))
+    head, classes = model.box_head, tf.constant([3, 1, 3, 7])
+    rows = {
+        "cls": head.cls_kernel.numpy(),
+        "box": head.box_kernel.numpy().reshape(8, -1),
+        "cls+box": np.concatenate(
+            [head.cls_kernel.numpy(), head.box_kernel.numpy().reshape(8, -1)], axis=1
+        ),
+    }[transfer_input][[3, 1, 3, 7]]
+    kernel, bias = model.weight_transfer.get_weights()
+    assert kernel.shape[0] == parts * 32
+    kernels, biases = model.mask_kernels(classes)
+    np.testing.assert_allclose(kernels, rows @ kernel + bias, atol=1e-4)
+    assert biases is None
+
+
+def test_w_seg_of_embeddings(tmp_path):
+    path, rows = tmp_path / "e.npy", np.random.default_rng(0).normal(size=(7, 9))
+    np.save(path, rows)
+    config = CONFIG.replace(
+        transfer_input="embedding", transfer_embeddings=str(path), transfer_layers=1
+    )
+    model = build_model(config, 7)
+    kernel, bias = model.weight_transfer.get_weights()
+    found = model.w_seg(tf.constant([7, 1, 0]))
+    wanted = np.stack([rows[6], rows[0], np.zeros(9)]) @ kernel + bias
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert not any(v.name.startswith("embeddings") for v in model.trainable_variables)
+
+
+@pytest.mark.parametrize("problem", ["missing", "rows", "not an array"])
+def test_unusable_embeddings_are_a_user_error(tmp_path, problem):
+    path = tmp_path / "e.npy"
+    if problem == "rows":
+        np.save(path, np.zeros([6, 9]))
+    elif problem == "not an array":
+        path.write_text("glove")
+    config = CONFIG.replace(transfer_input="embedding", transfer_embeddings=str(path))
+    with pytest.raises(UserError, match="transfer_embeddings"):
+        build_model(config, 7)
+
+
+@pytest.mark.parametrize("mask_output", ["class_agnostic", "class_specific"])
+def test_learned_masks(images, mask_output):
+    model = awake(CONFIG.replace(mask_output=mask_output))
+    rng = np.random.default_rng(0)
+    for variable in model.mask_weights.weights:
+        variable.assign(rng.normal(size=variable.shape))
+    boxes = tf.constant([[[5.0, 5, 40, 40], [5, 5, 40, 40]]] * 2)
+    masks = model.segment(*images, boxes, tf.constant([[1, 2]] * 2)).numpy()
+    assert np.allclose(masks[:, 0], masks[:, 1]) == (mask_output == "class_agnostic")
+
+
+def detectron2_model(stride):
+    """The fixture's network as ours, and the fixture."""
+    fixture = detectron2_fixture.load(stride)
+    config = CONFIG.replace(
+        backbone="resnet50",
+        normalization="frozen_batch_norm",
+        stride_on=stride,
+        max_level=6,
+        fpn_filters=64,
+        rpn_filters=64,
+        anchor_size=4.0,
+        anchor_offset=0.0,
+        rpn_pre_nms_test=400,
+        rpn_post_nms_test=200,
+        roi_canonical_size=224.0,
+        box_fc_units=128,
+        mask_output="class_specific",
+        mask_filters=64,
+        mask_convs=4,
+        mask_mlp=False,
+        pixel_mean=tuple(fixture["meta"]["pixel_mean_bgr"]),
+        score_threshold=fixture["meta"]["box"]["score_thresh"],
+        nms_candidates=4000,
+        max_detections=50,
+    )
+    model = build_model(config, 20)
+    detectron2_fixture.load_backbone(model.backbone, fixture)
+    detectron2_fixture.load_fpn(model.fpn, fixture)
+    detectron2_fixture.load_rpn(model.rpn, fixture)
+    detectron2_fixture.load_box_head(model.box_head, fixture)
+    detectron2_fixture.load_mask_head(model.mask_head, fixture)
+    kernel = fixture["w/roi_heads.mask_head.predictor.weight"][:, :, 0, 0]
+    bias = fixture["w/roi_heads.mask_head.predictor.bias"]
+    model.mask_weights.kernel.assign(np.pad(kernel, [[1, 0], [0, 0]]))
+    model.mask_weights.bias.assign(np.pad(bias, [1, 0]))
+    return model, fixture
+
+
+@pytest.mark.parametrize("stride", detectron2_fixture.STRIDES)
+def test_from_image_to_masks_as_detectron2(stride):
+    model, fixture = detectron2_model(stride)
+    images = tf.constant(fixture["image_bgr_uint8"][None, ..., ::-1])
+    found = {k: v.numpy()[0] for k, v in model(images, tf.constant([[256.0, 320.0]])).items()}
+    assert found["num_detections"] == 50
+    boxes = fixture["det_boxes"][:, detectron2_fixture.YXYX]
+    gaps = np.abs(boxes[:, None] - found["detection_boxes"][None]).max(axis=-1)
+    gaps += 1e3 * (fixture["det_classes"][:, None] + 1 != found["detection_classes"][None])
+    nearest = gaps.argmin(axis=1)
+    same = gaps.min(axis=1) < 0.1
+    assert same.sum() >= 49 and len(set(nearest[same])) == same.sum()
+    scores = found["detection_scores"][nearest]
+    np.testing.assert_allclose(scores[same], fixture["det_scores"][same], atol=2e-3)
+    masks = found["detection_masks"][nearest]
+    np.testing.assert_allclose(masks[same], fixture["det_masks28"][same], atol=2e-2)
