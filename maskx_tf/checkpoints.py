@@ -26,6 +26,7 @@ CLASS_ROWS = (
     "box_head/box_bias",
 )
 MASK_ROWS = ("mask_weights/kernel", "mask_weights/bias")
+EMBEDDINGS = "embeddings"  # come from a file in the vocabulary's order, never from another run
 
 
 class LoadedModel(NamedTuple):
@@ -37,21 +38,28 @@ class LoadedModel(NamedTuple):
     mask_class_ids: tuple[int, ...]
 
 
+def check_vocabulary(model_dir: str, vocabulary: Vocabulary) -> None:
+    """UserError if the directory holds a run with another vocabulary."""
+    path = pathlib.Path(model_dir) / VOCABULARY
+    if not path.is_file():
+        return
+    existing = Vocabulary.load(str(path))
+    if existing.names != vocabulary.names:
+        raise UserError(
+            f"{model_dir} holds a run on another vocabulary ({existing.num_classes} classes, "
+            f"now {vocabulary.num_classes}); choose another --model_dir, and to start from its "
+            f"weights pass it as --init_checkpoint."
+        )
+
+
 def save_run(config: Config, vocabulary: Vocabulary, mask_class_ids: tuple[int, ...]) -> None:
     """Writes the options, the vocabulary and set A into the model directory.
 
     Raises:
       UserError: the directory holds a run with another vocabulary.
     """
+    check_vocabulary(config.model_dir, vocabulary)
     directory = pathlib.Path(config.model_dir)
-    if (directory / VOCABULARY).is_file():
-        existing = Vocabulary.load(str(directory / VOCABULARY))
-        if existing.names != vocabulary.names:
-            raise UserError(
-                f"{directory} holds a run on another vocabulary ({existing.num_classes} classes, "
-                f"now {vocabulary.num_classes}); choose another --model_dir, and to start from its "
-                f"weights pass it as --init_checkpoint."
-            )
     config_lib.save(config, config.model_dir)
     vocabulary.save(str(directory / VOCABULARY))
     names = "".join(f"{vocabulary.names[c - 1]}\n" for c in mask_class_ids)
@@ -64,7 +72,9 @@ def latest_checkpoint(path: str) -> str:
         return path
     checkpoint = tf.train.latest_checkpoint(path)
     if checkpoint is None:
-        raise UserError(f"{path} holds no checkpoint; give a model directory or a ckpt-STEP in one.")
+        raise UserError(
+            f"{path} holds no checkpoint; give a model directory or a ckpt-STEP in one."
+        )
     return checkpoint
 
 
@@ -84,6 +94,8 @@ def restore(checkpoint: tf.train.Checkpoint, path: str):
     """Restores every object from a checkpoint; UserError where it does not fit the model."""
     try:
         return checkpoint.restore(path).assert_existing_objects_matched()
+    except (IndexError, tf.errors.DataLossError) as error:
+        raise UserError(f"checkpoint {path} is damaged ({error}); take an earlier one.") from None
     except (ValueError, AssertionError, tf.errors.OpError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -108,10 +120,10 @@ def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
     target_names = ("", *vocabulary.names)
     known = np.array([c for c, name in enumerate(target_names) if name in source_rows])
     rows = np.array([source_rows[target_names[c]] for c in known])
-    values = {_key(v): v for v in source.model.weights}
+    values = {_key(v): v for v in source.model.weights if _key(v) != EMBEDDINGS}
     outputs = {source.config.mask_output, model.config.mask_output}
     matched, new = [], []
-    for variable in model.weights:
+    for variable in (v for v in model.weights if _key(v) != EMBEDDINGS):
         other = values.pop(_key(variable), None)
         if other is not None and _same_class_rows(variable, other, outputs == {"class_specific"}):
             value = variable.numpy()

@@ -49,7 +49,7 @@ def class_loss(logits: tf.Tensor, classes: tf.Tensor, valid: tf.Tensor) -> Loss:
 
 
 def box_loss(deltas: tf.Tensor, targets: tf.Tensor, num_rois: tf.Tensor) -> Loss:
-    """Smooth L1 of the foreground RoIs' own-class deltas, [F, 4], over all num_rois sampled RoIs."""
+    """Smooth L1 of the foreground RoIs' own-class deltas, [F, 4], over all num_rois RoIs."""
     total = tf.reduce_sum(smooth_l1(deltas - targets, BOX_BETA))
     return total / tf.maximum(num_rois, 1.0), tf.cast(tf.shape(deltas)[0], tf.float32)
 

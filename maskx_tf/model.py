@@ -9,14 +9,21 @@ import tf_keras
 
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
-from maskx_tf.layers import backbone, box_head, detections, mask_head, roi_align, rpn, weight_transfer
+from maskx_tf.layers import (
+    backbone,
+    box_head,
+    detections,
+    mask_head,
+    roi_align,
+    rpn,
+    weight_transfer,
+)
 from maskx_tf.layers.fpn import FPN
 from maskx_tf.ops import boxes, sampling
 
 
 class MaskXRCNN(tf_keras.Model):
-    """Mask R-CNN whose mask weights are predicted from its box weights ("Learning to Segment Every
-    Thing", §3).
+    """Mask R-CNN whose mask weights are predicted from its box weights (paper, §3).
 
     An image passes through the backbone and the FPN; the RPN proposes boxes; RoIAlign and the box
     head turn each proposal into a box feature x, class logits w_cls·x and, per class, box deltas
@@ -42,7 +49,7 @@ class MaskXRCNN(tf_keras.Model):
             config.frozen_stages,
             name="backbone",
         )
-        levels = tuple(l for l in self.backbone.levels if l >= config.min_level)
+        levels = tuple(x for x in self.backbone.levels if x >= config.min_level)
         self.roi_levels = levels
         self.fpn = FPN(levels, config.max_level, config.fpn_filters, name="fpn")
         self.rpn = rpn.RPN(
@@ -170,7 +177,7 @@ class MaskXRCNN(tf_keras.Model):
         image_indices: tf.Tensor,
         classes: tf.Tensor,
     ) -> tf.Tensor:
-        """Mask logits of RoIs [N, 4] of images int32 [N], each for its class int32 [N]: [N, m, m]."""
+        """Mask logits [N, m, m] of RoIs [N, 4] of images int32 [N], for classes int32 [N]."""
         features = self.flat_roi_features(
             pyramid, rois_yxyx, image_indices, self.config.mask_roi_size
         )
@@ -230,9 +237,7 @@ class MaskXRCNN(tf_keras.Model):
         """
         return self.detect(self.pyramid(images, image_sizes), image_sizes)
 
-    def detect(
-        self, pyramid: dict[int, tf.Tensor], image_sizes: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    def detect(self, pyramid: dict[int, tf.Tensor], image_sizes: tf.Tensor) -> dict[str, tf.Tensor]:
         """`call` on a given pyramid."""
         config = self.config
         proposals, scores = self.rpn.propose(
@@ -299,7 +304,9 @@ def build_model(config: Config, num_classes: int) -> MaskXRCNN:
         try:
             embeddings = np.load(config.transfer_embeddings)
         except (OSError, ValueError) as error:
-            raise UserError(f"--transfer_embeddings={config.transfer_embeddings}: {error}") from None
+            raise UserError(
+                f"--transfer_embeddings={config.transfer_embeddings}: {error}"
+            ) from None
     tf_keras.utils.set_random_seed(config.seed)
     model = MaskXRCNN(config, num_classes, embeddings)
     side = 2 ** max(5, config.max_level)

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule: the published SGD, and AdamW for short runs from scratch."""
+"""Optimiser and learning-rate schedule: the published SGD, and AdamW for short runs."""
 
 import tensorflow as tf
 import tf_keras
@@ -9,7 +9,8 @@ from maskx_tf.config import Config
 
 def is_bias(variable: tf.Variable) -> bool:
     """Whether a variable is a bias, or an offset or scale of a normalisation: no weight decay."""
-    return "bias" in variable.name.rsplit("/", 1)[-1] or variable.shape.rank < 2
+    # Not only the last part of the name: copies on other devices end in `box_bias/replica_1`.
+    return "bias" in variable.name or variable.shape.rank < 2
 
 
 class DetectronSGD(tf_keras.optimizers.Optimizer):

@@ -23,13 +23,13 @@ class Progress:
     Args:
       train_steps: step at which training ends.
       batch_size: images per step.
-      stream: where lines go.
+      stream: where lines go; None: stderr.
       clock: seconds; replaced in tests.
     """
 
-    def __init__(self, train_steps: int, batch_size: int, stream=sys.stderr, clock=time.monotonic):
+    def __init__(self, train_steps: int, batch_size: int, stream=None, clock=time.monotonic):
         self._train_steps, self._batch_size = train_steps, batch_size
-        self._stream, self._clock = stream, clock
+        self._stream, self._clock = stream or sys.stderr, clock
         self._last: tuple[int, float] | None = None
 
     def start(self, step: int) -> None:

@@ -41,7 +41,7 @@ def train(config: Config) -> dict:
         else vocabulary_of(config.train_records)
     )
     mask_class_ids = load_mask_classes(config.mask_classes, vocabulary)
-    checkpoints.save_run(config, vocabulary, mask_class_ids)
+    checkpoints.check_vocabulary(config.model_dir, vocabulary)
     with strategy.scope():
         model = build_model(config, vocabulary.num_classes)
         optimizer = build_optimizer(config)
@@ -54,6 +54,7 @@ def train(config: Config) -> dict:
         checkpoint_interval=config.checkpoint_interval,
     )
     start = _restore_or_initialize(loaded, manager)
+    checkpoints.save_run(config, vocabulary, mask_class_ids)  # not if the checkpoint does not fit
     if start >= config.train_steps:
         print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
         return {}
@@ -94,7 +95,9 @@ def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
         raise UserError("--mode=stage2_masks needs the detector of stage 1 as --init_checkpoint.")
     replicas = strategy.num_replicas_in_sync
     if config.batch_size % replicas:
-        raise UserError(f"--batch_size={config.batch_size} does not divide over {replicas} devices.")
+        raise UserError(
+            f"--batch_size={config.batch_size} does not divide over {replicas} devices."
+        )
 
 
 def _restore_or_initialize(loaded: LoadedModel, manager: tf.train.CheckpointManager) -> int:

@@ -8,7 +8,9 @@ from maskx_tf.errors import UserError
 from maskx_tf.model import build_model
 from tests import batches, detectron2_fixture
 
-CONFIG = batches.tiny_config(score_threshold=0.05, max_detections=20)
+CONFIG = batches.tiny_config(
+    score_threshold=0.05, max_detections=20, pixel_std=(57.0, 57.0, 57.0)
+)
 
 
 def awake(config, num_classes=batches.NUM_CLASSES):
@@ -18,8 +20,8 @@ def awake(config, num_classes=batches.NUM_CLASSES):
     for layer in (model.rpn.objectness, model.rpn.deltas):
         kernel, bias = layer.get_weights()
         layer.set_weights([rng.normal(0, 0.1, kernel.shape), bias])
-    model.box_head.cls_kernel.assign(rng.normal(0, 0.5, model.box_head.cls_kernel.shape))
-    model.box_head.box_kernel.assign(rng.normal(0, 0.2, model.box_head.box_kernel.shape))
+    model.box_head.cls_kernel.assign(rng.normal(0, 3, model.box_head.cls_kernel.shape))
+    model.box_head.box_kernel.assign(rng.normal(0, 2, model.box_head.box_kernel.shape))
     return model
 
 
@@ -63,7 +65,7 @@ def test_detections_are_valid(detections, images):
         assert np.all((y2 <= height) & (x2 <= width))
         assert np.all(np.diff(scores[:count]) <= 0) and scores[count - 1] > 0.05 and scores[0] <= 1
         assert np.all((classes[:count] >= 1) & (classes[:count] <= batches.NUM_CLASSES))
-        assert np.all((masks[:count] > 0) & (masks[:count] < 1)) and masks[:count].std() > 1e-3
+        assert masks.min() >= 0 and masks.max() <= 1 and masks[:count].std() > 0.1
         for padding in (boxes[count:], scores[count:], classes[count:], masks[count:]):
             np.testing.assert_array_equal(padding, 0)
 
@@ -122,7 +124,7 @@ def test_folded_transfer_gives_the_same_masks(model, images, detections):
 def test_a_graph_gives_what_eager_gives(model, images, detections):
     found = tf.function(model)(*images)
     for name, value in detections.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found[name], value, atol=1e-3, err_msg=name)
 
 
 @pytest.mark.parametrize(("order", "channels"), [("bgr", [2, 1, 0]), ("rgb", [0, 1, 2])])
@@ -144,9 +146,7 @@ def test_the_seed_decides_the_weights():
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("transfer_input", "parts"), [("cls", 1), ("box", 4), ("cls+box", 5)]
-)
+@pytest.mark.parametrize(("transfer_input", "parts"), [("cls", 1), ("box", 4), ("cls+box", 5)])
 def test_w_seg_is_t_of_the_class_weights(transfer_input, parts):
     model = awake(CONFIG.replace(transfer_input=transfer_input, transfer_layers=1))
     head, classes = model.box_head, tf.constant([3, 1, 3, 7])
@@ -222,6 +222,7 @@ def detectron2_model(stride):
         mask_convs=4,
         mask_mlp=False,
         pixel_mean=tuple(fixture["meta"]["pixel_mean_bgr"]),
+        pixel_std=(1.0, 1.0, 1.0),
         score_threshold=fixture["meta"]["box"]["score_thresh"],
         nms_candidates=4000,
         max_detections=50,

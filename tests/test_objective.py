@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from maskx_tf.model import build_model
 from maskx_tf.objective import training_losses, trim_objects
-from maskx_tf.ops.mask_targets import mask_targets
 from tests import batches, oracles
 
 BOX_PARTS = {"backbone", "fpn", "rpn", "box_head"}
@@ -298,10 +297,14 @@ class TestModes:
         moving = [v.numpy() for v in stage_2.model.weights if "moving" in v.name]
         assert not any(np.any(v != 0) and np.any(v != 1) for v in moving), "statistics moved"
 
-    def test_stage_2_draws_its_rois_among_the_objects_with_masks(self, partial):
-        """The quota is filled although objects without mask overlap more RoIs."""
-        stage_2 = Step(mode="stage2_masks", roi_batch_size=4, roi_positive_fraction=0.25)
-        assert stage_2(partial)[1]["mask"] == 2  # one RoI an image
+    def test_stage_2_draws_its_rois_among_the_objects_with_masks(self, labels):
+        """The quota of one RoI an image is filled whatever the other two objects do."""
+        step = Step(mode="stage2_masks", roi_batch_size=4, roi_positive_fraction=0.25)
+        tensors = batches.to_tensors(without_masks(labels, (0, 0), (0, 1), (1, 1), (1, 2)))
+        count = tf.function(
+            lambda seed: training_losses(step.model, step.features, tensors, seed)["mask"][1]
+        )
+        assert [float(count(tf.constant([0, seed]))) for seed in range(10)] == [2.0] * 10
 
     def test_ground_truth_boxes_as_mask_rois(self, partial):
         values, counts, mask, _ = Step(mask_rois="ground_truth")(partial)
@@ -327,29 +330,83 @@ class TestModes:
         assert first == again != other
 
 
-def test_losses_are_those_of_the_targets_computed_by_hand(labels):
-    """The whole chain in NumPy for RoIs that are the objects themselves: perfect targets.
+class TestByHand:
+    """The whole chain in NumPy, with samples so large that every candidate is in them.
 
-    With the proposals switched off, RoIs are exactly the ground-truth boxes, so that box targets
-    are zero and mask targets the resampled masks.
+    RoIs are foreground with an IoU of 1, so that they are exactly the ground-truth boxes: box
+    targets are zero and mask targets the masks themselves.
     """
-    config = batches.tiny_config(roi_positive_iou=1.0, mask_roi_size=14)
-    model = build_model(config, batches.NUM_CLASSES)
-    features, tensors = batches.random_features(), batches.to_tensors(labels)
-    losses = training_losses(model, features, tensors, SEED)
-    assert losses["box"][1] == losses["mask"][1] == 6
-    pyramid = model.pyramid(features["image"], features["image_size"], training=True)
-    boxes, classes = labels["boxes_yxyx"][:, :3].reshape(6, 4), labels["classes"][:, :3].ravel()
-    images = np.repeat(np.arange(2), 3).astype(np.int32)
-    box_features = model.box_head(model.flat_roi_features(pyramid, boxes, images, 7))
-    deltas = model.box_head.class_deltas(box_features, classes).numpy()
-    smooth = np.where(np.abs(deltas) < 1, deltas**2 / 2, np.abs(deltas) - 0.5).sum()
-    assert float(losses["box"][0]) == pytest.approx(smooth / float(losses["class"][1]), rel=1e-3)
-    logits = model.mask_logits(pyramid, tf.constant(boxes), images, tf.constant(classes)).numpy()
-    masks = labels["masks"][:, :3].reshape(6, 28, 28)
-    targets = mask_targets(
-        tf.constant(masks), tf.constant(boxes), tf.constant(boxes), np.arange(6), 28
-    )
-    np.testing.assert_array_equal(targets, masks)
-    entropy = oracles.sigmoid_cross_entropy(logits, masks)
-    assert float(losses["mask"][0]) == pytest.approx(entropy.mean(), rel=1e-4)
+
+    @pytest.fixture(scope="class")
+    def case(self, labels):
+        config = batches.tiny_config(
+            roi_positive_iou=1.0,
+            roi_batch_size=512,
+            rpn_batch_size=4096,
+            anchor_ratios=(1.0,),  # whose sides are no fractions: ties of the IoU are exact
+        )
+        model = build_model(config, batches.NUM_CLASSES)
+        features = batches.random_features()
+        losses = training_losses(model, features, batches.to_tensors(labels), SEED)
+        sizes = features["image_size"]
+        pyramid = model.pyramid(features["image"], sizes, training=True)
+        values = {name: float(value) for name, (value, _) in losses.items()}
+        return model, values, pyramid, model.rpn(pyramid), sizes
+
+    @pytest.fixture(scope="class")
+    def objects(self, labels):
+        """Boxes [6, 4], classes [6] and images [6] of the objects."""
+        images = np.repeat(np.arange(2), 3).astype(np.int32)
+        return labels["boxes_yxyx"][:, :3].reshape(6, 4), labels["classes"][:, :3].ravel(), images
+
+    def test_rpn(self, case, labels):
+        model, losses, _, outputs, _ = case
+        anchors = np.concatenate([o["anchors_yxyx"] for o in outputs.values()])
+        scores = np.concatenate([o["logits"] for o in outputs.values()], axis=1)
+        deltas = np.concatenate([o["deltas"] for o in outputs.values()], axis=1)
+        entropy = distance = 0.0
+        for image in range(2):
+            boxes = labels["boxes_yxyx"][image, :3]
+            ious = oracles.iou_matrix(anchors, boxes)
+            best = ious.max(axis=1)
+            positive = (best >= 0.7) | (np.isclose(ious, ious.max(axis=0)) & (ious > 0)).any(axis=1)
+            negative = ~positive & (best < 0.3)
+            assert positive.sum() >= 3 and negative.sum() > 100
+            for anchor in np.flatnonzero(positive | negative):
+                entropy += oracles.sigmoid_cross_entropy(scores[image, anchor], positive[anchor])
+            for anchor in np.flatnonzero(positive):
+                box = boxes[ious[anchor].argmax()]
+                target = oracles.encode(box, anchors[anchor], (1, 1, 1, 1))
+                error = np.abs(deltas[image, anchor] - target)
+                smooth = np.where(error < 1 / 9, 4.5 * error**2, error - 1 / 18)
+                distance += smooth.sum()
+        assert losses["rpn_score"] == pytest.approx(entropy / (2 * 4096), rel=1e-4)
+        assert losses["rpn_box"] == pytest.approx(distance / (2 * 4096), rel=1e-3)
+
+    def test_box_head(self, case, objects):
+        """Every proposal is background, every object of its class."""
+        model, losses, pyramid, outputs, sizes = case
+        config = model.config
+        boxes, classes, images = objects
+        proposals, scores = model.rpn.propose(
+            outputs, sizes, config.rpn_pre_nms_train, config.rpn_post_nms_train
+        )
+        places = np.argwhere(np.isfinite(scores))
+        rois = np.concatenate([boxes, proposals.numpy()[tuple(places.T)]])
+        roi_images = np.concatenate([images, places[:, 0]]).astype(np.int32)
+        targets = np.concatenate([classes, np.zeros(len(places), int)])
+        features = model.box_head(model.flat_roi_features(pyramid, rois, roi_images, 7))
+        shares = oracles.softmax(model.box_head.class_logits(features).numpy())
+        entropy = -np.log(shares[np.arange(len(rois)), targets])
+        assert losses["class"] == pytest.approx(entropy.mean(), rel=1e-4)
+        deltas = np.abs(model.box_head.class_deltas(features[:6], classes))
+        smooth = np.where(deltas < 1, deltas**2 / 2, deltas - 0.5)
+        assert losses["box"] == pytest.approx(smooth.sum() / len(rois), rel=1e-3)
+
+    def test_mask_head(self, case, objects, labels):
+        model, losses, pyramid, *_ = case
+        boxes, classes, images = objects
+        logits = model.mask_logits(pyramid, tf.constant(boxes), images, tf.constant(classes))
+        masks = labels["masks"][:, :3].reshape(6, 28, 28)
+        entropy = oracles.sigmoid_cross_entropy(logits, masks)
+        assert losses["mask"] == pytest.approx(entropy.mean(), rel=1e-4)

@@ -27,7 +27,5 @@ def validation_panel(
     rows = []
     for features, labels in dataset.take(config.panel_images):
         detections = model(features["image"], features["image_size"])
-        rows.append(
-            visualize.panel(features, labels, detections, vocabulary.names, mask_class_ids)
-        )
+        rows.append(visualize.panel(features, labels, detections, vocabulary.names, mask_class_ids))
     return visualize.grid(rows, columns=1)

@@ -44,7 +44,9 @@ class ConvNorm(tf_keras.layers.Layer):
     against the published weights; the padding here is explicit.
     """
 
-    def __init__(self, filters: int, size: int, stride: int, norm: str, relu: bool = True, **kwargs):
+    def __init__(
+        self, filters: int, size: int, stride: int, norm: str, relu: bool = True, **kwargs
+    ):
         super().__init__(**kwargs)
         self.pad = (size - 1) // 2 if stride > 1 else 0
         self.conv = tf_keras.layers.Conv2D(
@@ -60,6 +62,7 @@ class ConvNorm(tf_keras.layers.Layer):
         self.relu = relu
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), filters]."""
         if self.pad:
             x = tf.pad(x, [[0, 0], [self.pad, self.pad], [self.pad, self.pad], [0, 0]])
         x = self.norm(self.conv(x), training=training and self.norm.trainable)
@@ -67,7 +70,7 @@ class ConvNorm(tf_keras.layers.Layer):
 
 
 class ResidualBlock(tf_keras.layers.Layer):
-    """Bottleneck (1x1, 3x3, 1x1) or basic (3x3, 3x3) block, with a projection when shapes differ."""
+    """Bottleneck (1x1, 3x3, 1x1) or basic (3x3, 3x3) block, projected where shapes differ."""
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class ResidualBlock(tf_keras.layers.Layer):
         )
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[B, H, W, C] -> [B, H / stride, W / stride, outer filters]."""
         shortcut = x if self.shortcut is None else self.shortcut(x, training=training)
         for conv in self.convs:
             x = conv(x, training=training)

@@ -18,8 +18,9 @@ class FPN(tf_keras.layers.Layer):
     def __init__(self, backbone_levels: tuple[int, ...], max_level: int, filters: int, **kwargs):
         super().__init__(**kwargs)
         self.backbone_levels, self.max_level = backbone_levels, max_level
-        self.laterals = {str(l): self._conv(filters, 1, f"lateral{l}") for l in backbone_levels}
-        self.outputs = {str(l): self._conv(filters, 3, f"output{l}") for l in backbone_levels}
+        levels = [str(level) for level in backbone_levels]
+        self.laterals = {level: self._conv(filters, 1, f"lateral{level}") for level in levels}
+        self.outputs = {level: self._conv(filters, 3, f"output{level}") for level in levels}
 
     @staticmethod
     def _conv(filters: int, size: int, name: str) -> tf_keras.layers.Layer:

@@ -5,7 +5,11 @@ import tf_keras
 
 from maskx_tf.layers import initializers
 
-ACTIVATIONS = {"none": tf.identity, "relu": tf.nn.relu, "leaky_relu": lambda x: tf.nn.leaky_relu(x, 0.1)}
+ACTIVATIONS = {
+    "none": tf.identity,
+    "relu": tf.nn.relu,
+    "leaky_relu": lambda x: tf.nn.leaky_relu(x, 0.1),
+}
 
 
 class WeightTransfer(tf_keras.layers.Layer):

@@ -1,4 +1,4 @@
-"""Box arithmetic: areas, IoU, encoding, decoding, clipping. All boxes are yxyx, exclusive corners."""
+"""Box arithmetic: areas, IoU, encoding, decoding, clipping; yxyx, exclusive corners."""
 
 import math
 
@@ -23,7 +23,7 @@ def intersection(a_yxyx: tf.Tensor, b_yxyx: tf.Tensor) -> tf.Tensor:
 
 
 def iou(a_yxyx: tf.Tensor, b_yxyx: tf.Tensor) -> tf.Tensor:
-    """Pairwise intersection over union, 0 where both are empty. [..., N, 4], [..., M, 4] -> [..., N, M]."""
+    """Pairwise IoU, 0 where both are empty. [..., N, 4] and [..., M, 4] -> [..., N, M]."""
     common = intersection(a_yxyx, b_yxyx)
     union = area(a_yxyx)[..., :, None] + area(b_yxyx)[..., None, :] - common
     return tf.math.divide_no_nan(common, union)

@@ -8,7 +8,7 @@ from maskx_tf.ops import boxes
 
 
 class Sample(NamedTuple):
-    """Fixed-size sample of each image's candidates: positives first, then negatives, then padding."""
+    """Fixed-size sample of each image's candidates: positives, then negatives, then padding."""
 
     indices: tf.Tensor  # int32 [B, S] into the candidates
     positive: tf.Tensor  # bool [B, S]
