@@ -3,7 +3,7 @@
     python -m benchmarks.overfit_coco --annotations=instances_val2017.json --images=val2017
 
 Chooses images by id order among those with 2 to 12 objects and no crowd, writes them as records,
-trains Mask^X R-CNN (R-50-FPN, group normalisation, no pretrained weights) on all their boxes and
+trains Mask^X R-CNN (R-50-FPN, batch normalisation, no pretrained weights) on all their boxes and
 masks at a small size, and evaluates it on the same images. The whole run is kept in --output_dir.
 """
 

@@ -292,6 +292,11 @@ def load(model_dir: str) -> Config:
     path = pathlib.Path(model_dir) / FLAGFILE
     if not path.is_file():
         raise UserError(f"{model_dir} is not a model directory: it has no {FLAGFILE}.")
+    return read_flagfile(str(path))
+
+
+def read_flagfile(path: str) -> Config:
+    """The configuration that a flagfile alone spells; UserError where it is wrong."""
     values = flags.FlagValues()
     define_flags(values)
     try:

@@ -8,6 +8,7 @@ demo again reuses what is done and resumes what was cut off.
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from maskx_tf import cli
+from maskx_tf import cli, config
 from maskx_tf.checkpoints import VOCABULARY
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.files import write_atomically
@@ -104,7 +105,7 @@ class Plan:
             f"--seed={self.seed}",
             *extra,
         )
-        last = self.run(name) / f"ckpt-{_train_steps(flagfile)}.index"
+        last = self.run(name) / f"ckpt-{config.read_flagfile(flagfile).train_steps}.index"
         return Step(f"Training {title}", command, (needs,), (last,))
 
     def _evaluate(self, name: str, needs: pathlib.Path) -> Step:
@@ -139,16 +140,10 @@ class Plan:
         ]
 
 
-def _train_steps(flagfile: str) -> int:
-    """The value of --train_steps in a flagfile of `CONFIGS`."""
-    for line in pathlib.Path(flagfile).read_text().splitlines():
-        if line.startswith("--train_steps="):
-            return int(line.split("=")[1])
-    raise UserError(f"{flagfile} sets no --train_steps.")
-
-
 def execute(steps: list[Step]) -> None:
     """Runs the steps that are not done, each in a process of its own."""
+    # Progress bars redraw ten times a second; in a log file, every ten seconds are enough.
+    environment = os.environ | ({} if sys.stdout.isatty() else {"TQDM_MININTERVAL": "10"})
     for number, step in enumerate(steps, start=1):
         title = f"[{number}/{len(steps)}] {step.title}"
         if step.is_done():
@@ -156,7 +151,7 @@ def execute(steps: list[Step]) -> None:
             continue
         print(f"\n{title}\n  python -m {' '.join(step.command)}", flush=True)
         started = time.monotonic()
-        code = subprocess.run([sys.executable, "-m", *step.command]).returncode
+        code = subprocess.run([sys.executable, "-m", *step.command], env=environment).returncode
         if code:
             raise UserError(
                 f"step {number} ({step.title}) failed with exit code {code}; its message is above. "
@@ -190,7 +185,9 @@ def table(evaluations: dict[str, dict]) -> str:
         values = [result[s][c]["AP"] for s in ("mask", "mask_given_boxes") for c in ("A", "B")]
         lines.append(f"{ROWS[row]:25}" + "".join(f"{100 * value:9.1f}" for value in values))
     if {"maskx", "class_agnostic"} <= set(evaluations):
-        lines.append(f"Gain of Mask^X on B, classes without any mask: {100 * gain(evaluations):+.0f} %")
+        lines.append(
+            f"Gain of Mask^X on B, classes without any mask: {100 * gain(evaluations):+.0f} %"
+        )
     return "\n".join(lines)
 
 

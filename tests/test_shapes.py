@@ -45,7 +45,7 @@ def test_silhouettes_differ_clearly():
                 assert (masks[one] & masks[other]).sum() / union < 0.83, (one, other)
 
 
-def test_classes_and_checkerboard():
+def test_classes_and_the_balance_of_a_and_b():
     assert len(CLASS_NAMES) == len(set(CLASS_NAMES)) == 72
     set_a, set_b = shapes_scene.set_a_names()
     assert len(set_a) == len(set_b) == 36
@@ -54,6 +54,15 @@ def test_classes_and_checkerboard():
         adjectives, nouns = zip(*(name.split() for name in half), strict=True)
         assert {nouns.count(noun) for noun in nouns} == {3}
         assert {adjectives.count(adjective) for adjective in adjectives} == {6}
+        # … and any two textures under some shape
+        together = {
+            frozenset(pair)
+            for noun in set(nouns)
+            for pair in itertools.combinations(
+                [a for a, n in zip(adjectives, nouns, strict=True) if n == noun], 2
+            )
+        }
+        assert len(together) == 15
 
 
 def test_images_are_the_same_for_a_seed_and_differ_otherwise():
@@ -92,24 +101,27 @@ def test_plain_objects_have_one_colour_under_the_noise():
     assert found
 
 
-def test_half_of_the_objects_come_in_pairs_of_nearly_the_same_box(scenes):
-    emblems = total = 0
+def test_objects_come_in_pairs_of_nearly_the_same_box(scenes):
+    pairs = total = 0
     for _, objects in scenes:
         total += len(objects)
-        for plate, emblem in itertools.pairwise(objects):
-            if not emblem.is_emblem:
+        for lower, upper in itertools.pairwise(objects):
+            if not upper.is_upper:
                 continue
-            emblems += 1
-            assert plate.shape != emblem.shape
-            assert plate.texture != emblem.texture
-            sides, plate_sides = (
-                np.subtract(item.box_yxyx[2:], item.box_yxyx[:2]) for item in (emblem, plate)
+            pairs += 1
+            assert lower.shape == upper.shape
+            assert lower.texture != upper.texture
+            sides, lower_sides = (
+                np.subtract(item.box_yxyx[2:], item.box_yxyx[:2]) for item in (upper, lower)
             )
-            assert (sides >= 0.84 * plate_sides - 0.5).all()
-            assert (sides <= plate_sides).all()
-            assert (np.array(emblem.box_yxyx[:2]) >= plate.box_yxyx[:2]).all()
-            assert (np.array(emblem.box_yxyx[2:]) <= plate.box_yxyx[2:]).all()
-    assert 2 * emblems / total == pytest.approx(OPTIONS.pair_share, abs=0.08)
+            assert (sides >= OPTIONS.upper_scale[0] * lower_sides - 0.5).all()
+            assert (sides <= lower_sides).all()
+            assert (np.array(upper.box_yxyx[:2]) >= lower.box_yxyx[:2]).all()
+            assert (np.array(upper.box_yxyx[2:]) <= lower.box_yxyx[2:]).all()
+            share = upper.kept.sum() / upper.silhouette.sum()
+            low, high = OPTIONS.torn_share
+            assert low - 0.02 <= share <= high + 0.02
+    assert 2 * pairs / total == pytest.approx(OPTIONS.pair_share, abs=0.08)
 
 
 def test_files_records_and_masks_agree(tmp_path):

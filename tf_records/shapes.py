@@ -1,9 +1,9 @@
 """The embedded data set Shapes: `python -m tf_records.shapes --help`.
 
-72 classes = 12 shapes x 6 textures ("striped star"). Half of the objects come as pairs, an emblem
-on a plate with nearly the same box: which is meant only the class says. Masks are the visible
-pixels; boxes, unlike COCO's, are those of the whole silhouette, so that occlusion cannot tell the
-two of a pair apart.
+72 classes = 12 shapes x 6 textures ("striped star"). Most objects come as pairs, one torn off on
+top of another of the same shape, with nearly the same box: which is meant only the class
+says. Masks are the visible pixels; boxes, unlike COCO's, are those of the whole silhouette, so that
+occlusion cannot tell the two of a pair apart.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ def generate(
 
 def _define_flags() -> None:
     flags.DEFINE_string("output_dir", None, "Directory to write to.", required=True)
-    flags.DEFINE_integer("train_images", 4_000, "Number of training images.")
-    flags.DEFINE_integer("val_images", 500, "Number of validation images.")
+    flags.DEFINE_integer("train_images", 8_000, "Number of training images.")
+    flags.DEFINE_integer("val_images", 400, "Number of validation images.")
     flags.DEFINE_integer("seed", 0, "Seed of the scenes.")
     flags.DEFINE_integer("workers", 0, "Processes; 0: one per core. The data do not depend on it.")
     flags.DEFINE_bool("reuse", False, "Keep finished data of the same settings.")

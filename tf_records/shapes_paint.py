@@ -21,13 +21,13 @@ def paint(
     image = _background(rng, options)
     first = None
     for item in objects:
-        first, second = _colours(rng, options, avoid=first if item.is_emblem else None)
+        first, second = _colours(rng, options, avoid=first if item.is_upper else None)
         y1, x1, y2, x2 = item.box_yxyx
         period = rng.uniform(*options.texture_period)
         pattern = texture(item.texture, y2 - y1, x2 - x1, period, rng)
         colours = np.where(pattern[..., None], second, first)  # [h, w, 3]
         part = image[y1:y2, x1:x2]
-        part[item.silhouette] = colours[item.silhouette]
+        part[item.kept] = colours[item.kept]
     image += rng.normal(0, options.image_noise, image.shape)
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
 

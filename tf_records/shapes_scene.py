@@ -17,18 +17,18 @@ class SceneOptions:
     Attributes:
       image_size: side of the square images.
       places: number of places for objects in an image; each holds one object or a pair.
-      pair_share: share of the objects that come as pairs, an emblem lying on a plate.
+      pair_share: share of the objects that come as pairs: two of one shape and different texture
+        in nearly the same box, the upper one torn off along a line.
       side: length of the longer side of a box.
       aspect: shorter / longer side of a box.
       angle: rotation of a silhouette, radians.
-      emblem_scale: emblem / plate box side, for each axis on its own.
-      pair_distinct_textures: the two of a pair differ in texture; in shape they always do.
-      pair_min_visible: least share of its silhouette that the plate of a pair shows.
+      upper_scale: side of the upper / the lower box of a pair, for each axis on its own.
+      torn_share: share of its silhouette that the upper of a pair keeps.
       min_visible: least share of its silhouette that any object shows.
       max_overlap: largest share of a place's box that an earlier place may share with it.
       texture_period: of stripes, checks and dots.
       colour_contrast: least RGB distance (0 to 441) between the two colours of an object.
-      pair_contrast: least RGB distance between the first colours of emblem and plate.
+      pair_contrast: least RGB distance between the first colours of a pair.
       strokes: number of distractor strokes in the background.
       background_noise: standard deviation of the background's noise, grey levels.
       image_noise: standard deviation of the noise over the whole image, grey levels.
@@ -37,13 +37,12 @@ class SceneOptions:
 
     image_size: int = 96
     places: tuple[int, int] = (2, 4)
-    pair_share: float = 0.5
+    pair_share: float = 0.7
     side: tuple[int, int] = (28, 52)
     aspect: tuple[float, float] = (0.75, 1.0)
     angle: tuple[float, float] = (-0.2, 0.2)
-    emblem_scale: tuple[float, float] = (0.85, 1.0)
-    pair_distinct_textures: bool = True
-    pair_min_visible: float = 0.25
+    upper_scale: tuple[float, float] = (0.9, 1.0)
+    torn_share: tuple[float, float] = (0.4, 0.6)
     min_visible: float = 0.2
     max_overlap: float = 0.35
     texture_period: tuple[float, float] = (6.0, 9.0)
@@ -61,11 +60,16 @@ CLASS_NAMES = tuple(f"{adjective} {shape}" for shape in SHAPES for adjective in 
 
 
 def set_a_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sets A and B: a checkerboard over (shape, texture), so that A has every factor value."""
+    """Sets A and B, half of the classes each.
+
+    Every shape is in A with half of the textures and every texture with half of the shapes. Which
+    textures they are moves on from shape to shape, so that every two textures meet in A under some
+    shape; on a checkerboard half of them never would, and T could not learn to tell them apart.
+    """
     halves: tuple[list[str], list[str]] = ([], [])
     for index, name in enumerate(CLASS_NAMES):
         shape, adjective = divmod(index, len(TEXTURE_NAMES))
-        halves[(shape + adjective) % 2].append(name)
+        halves[(adjective - shape) % len(TEXTURE_NAMES) not in (0, 1, 3)].append(name)
     return tuple(halves[0]), tuple(halves[1])
 
 
@@ -76,16 +80,18 @@ class SceneObject:
     Attributes:
       class_id: 1..72, index into CLASS_NAMES plus one.
       box_yxyx: [4] int, exclusive corners, of the whole silhouette.
-      silhouette: bool [h, w] over the box.
-      visible: bool [image_size, image_size], what later objects leave of the silhouette.
-      is_emblem: it lies on the object before it, with nearly the same box.
+      silhouette: bool [h, w] over the box, whole.
+      kept: bool [h, w], the silhouette without what is torn off.
+      visible: bool [image_size, image_size], what later objects leave of what is kept.
+      is_upper: it lies on the object before it, with nearly the same box.
     """
 
     class_id: int
     box_yxyx: tuple[int, int, int, int]
     silhouette: np.ndarray
+    kept: np.ndarray
     visible: np.ndarray
-    is_emblem: bool = False
+    is_upper: bool = False
 
     @property
     def shape(self) -> str:
@@ -133,8 +139,6 @@ def _with_place(
     if any(_shared(box, other.box_yxyx) > options.max_overlap for other in objects):
         return None
     new = _pair(box, rng, options) if is_pair else [_object(box, rng, options)]
-    if new is None:
-        return None
     everything = [dataclasses.replace(item) for item in objects]
     for item in new:
         for lower in everything:
@@ -147,40 +151,48 @@ def _with_place(
 
 def _pair(
     box: tuple[int, int, int, int], rng: np.random.Generator, options: SceneOptions
-) -> list[SceneObject] | None:
-    """[plate, emblem], the emblem inside the plate's box; None if the plate would be hidden."""
+) -> list[SceneObject]:
+    """[lower, upper]: one shape twice in nearly the same box, the upper torn along a line."""
     sides = np.array(box[2:]) - box[:2]
-    scaled = np.round(sides * rng.uniform(*options.emblem_scale, 2)).astype(int)
-    emblem_sides = np.maximum(scaled, 2)
-    y, x = (box[:2] + rng.integers(0, sides - emblem_sides + 1)).tolist()
-    emblem_box = (y, x, y + int(emblem_sides[0]), x + int(emblem_sides[1]))
-    # Alternately the one and the other is fixed first, so that neither role decides the classes.
-    fixed_first = rng.integers(2)
-    fixed = _object((box, emblem_box)[fixed_first], rng, options)
-    for _ in range(options.tries):
-        drawn = _object((emblem_box, box)[fixed_first], rng, options)
-        plate, emblem = (fixed, drawn) if fixed_first == 0 else (drawn, fixed)
-        if plate.shape == emblem.shape:
-            continue
-        if options.pair_distinct_textures and plate.texture == emblem.texture:
-            continue
-        left = (plate.visible & ~emblem.visible).sum() / plate.visible.sum()
-        if left >= options.pair_min_visible:
-            emblem.is_emblem = True
-            return [plate, emblem]
-    return None
+    upper_sides = np.round(sides * rng.uniform(*options.upper_scale, 2)).astype(int)
+    y, x = (box[:2] + rng.integers(0, sides - upper_sides + 1)).tolist()
+    upper_box = (y, x, y + int(upper_sides[0]), x + int(upper_sides[1]))
+    lower = _object(box, rng, options)
+    shape = SHAPES.index(lower.shape)
+    others = [index for index, name in enumerate(TEXTURE_NAMES) if name != lower.texture]
+    class_id = shape * len(TEXTURE_NAMES) + int(rng.choice(others)) + 1
+    upper = _object(upper_box, rng, options, class_id)
+    upper.is_upper = True
+    _tear(upper, rng, options)
+    return [lower, upper]
+
+
+def _tear(item: SceneObject, rng: np.random.Generator, options: SceneOptions) -> None:
+    """Takes away what lies on one side of a random line, so that a share of the silhouette stays."""
+    y, x = np.nonzero(item.kept)
+    angle = rng.uniform(0, 2 * np.pi)
+    along = y * np.sin(angle) + x * np.cos(angle)  # [pixels]
+    gone = along > np.quantile(along, rng.uniform(*options.torn_share))
+    item.kept[y[gone], x[gone]] = False
+    y1, x1, y2, x2 = item.box_yxyx
+    item.visible[y1:y2, x1:x2] &= item.kept
 
 
 def _object(
-    box: tuple[int, int, int, int], rng: np.random.Generator, options: SceneOptions
+    box: tuple[int, int, int, int],
+    rng: np.random.Generator,
+    options: SceneOptions,
+    class_id: int | None = None,
 ) -> SceneObject:
-    class_id = int(rng.integers(len(CLASS_NAMES))) + 1
+    """An object of the class, or of a random one."""
+    if class_id is None:
+        class_id = int(rng.integers(len(CLASS_NAMES))) + 1
     y1, x1, y2, x2 = box
     shape = SHAPES[(class_id - 1) // len(TEXTURE_NAMES)]
     mask = silhouette(shape, y2 - y1, x2 - x1, rng.uniform(*options.angle))
     visible = np.zeros([options.image_size] * 2, bool)
     visible[y1:y2, x1:x2] = mask
-    return SceneObject(class_id, box, mask, visible)
+    return SceneObject(class_id, box, mask, mask.copy(), visible)
 
 
 def _shared(box: tuple[int, ...], other: tuple[int, ...]) -> float:
