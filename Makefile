@@ -9,7 +9,7 @@ PIP := -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 PYTEST := $(PY) -m pytest -q -n 2 --dist loadfile
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 # Sets $python to the first of PYTHON that fits and can make virtual environments.
 FIND_PYTHON = \

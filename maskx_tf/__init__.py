@@ -2,7 +2,8 @@
 
 import os
 
-# TensorFlow's start-up lines tell a user nothing; set the variable to 0 to see them.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# What TensorFlow's C++ side logs tells a user nothing: errors arrive as exceptions too. Set the
+# variable to 0 to see everything.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 __version__ = "0.1.0"

@@ -13,9 +13,8 @@ from absl import app, flags, logging
 from maskx_tf.errors import UserError
 
 # Lines of TensorFlow that are harmless and that no log level silences: one, of a thousand
-# characters, for every crop-and-resize whose number of boxes is not static; one on machines without
-# a GPU (training says itself which devices it uses).
-_NOISE = (b"op_level_cost_estimator.cc", b"failed call to cuInit")
+# characters, for every crop-and-resize whose number of boxes is not static, and its announcement.
+_NOISE = (b"op_level_cost_estimator.cc", b"All log messages before absl::InitializeLog()")
 _STOP = b"\0maskx_tf: end of stderr\0"
 
 

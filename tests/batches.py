@@ -60,7 +60,7 @@ def random_features(seed: int = 0, batch: int = 2) -> dict[str, tf.Tensor]:
 
 
 def random_labels(seed: int = 0, batch: int = 2, present: int = 3) -> dict[str, np.ndarray]:
-    """`labels` as writable NumPy arrays: `present` of 5 objects, every one with a mask, no crowd."""
+    """`labels` as writable NumPy arrays: `present` of 5 objects, all with masks, no crowds."""
     rng = np.random.default_rng(seed)
     most, crop = _OPTIONS["max_objects"], _OPTIONS["mask_crop_size"]
     labels = {

@@ -96,7 +96,8 @@ def test_padding_encodes_to_zero_with_finite_gradient():
 
 
 def test_a_wild_delta_gives_a_bounded_box():
-    decoded = boxes.decode(tf.constant([[0.0, 0, 1e4, 1e4]]), tf.constant([[0.0, 0, 16, 16]]), WEIGHTS)
+    deltas, anchor = tf.constant([[0.0, 0, 1e4, 1e4]]), tf.constant([[0.0, 0, 16, 16]])
+    decoded = boxes.decode(deltas, anchor, WEIGHTS)
     np.testing.assert_allclose(decoded, [[8 - 500, 8 - 500, 8 + 500, 8 + 500]], rtol=1e-4)
 
 

@@ -25,7 +25,7 @@ def plain_detections(logits, boxes, valid, threshold, nms_iou, most):
 
 
 def make_case(num_classes, seed=0):
-    """Logits [P, K + 1] and boxes [P, K + 1, 4]: clusters of overlapping boxes, far in the image."""
+    """Logits [P, K + 1] and boxes [P, K + 1, 4]: clusters of overlapping boxes."""
     rng = np.random.default_rng(seed)
     count = 60
     centres = rng.uniform(100, 400, (8, 2))[rng.integers(0, 8, count)]

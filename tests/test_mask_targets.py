@@ -89,7 +89,8 @@ def test_flipping_box_roi_and_mask_flips_the_target(axis):
 
 
 def test_outside_the_objects_box_is_zero():
-    found = targets(np.ones([1, 8, 8]), [[10, 10, 20, 20]], [[30, 30, 50, 50], [0, 0, 9, 9]], [0, 0], 14)
+    rois = [[30, 30, 50, 50], [0, 0, 9, 9]]
+    found = targets(np.ones([1, 8, 8]), [[10, 10, 20, 20]], rois, [0, 0], 14)
     np.testing.assert_array_equal(found, 0)
 
 

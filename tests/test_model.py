@@ -8,9 +8,7 @@ from maskx_tf.errors import UserError
 from maskx_tf.model import build_model
 from tests import batches, detectron2_fixture
 
-CONFIG = batches.tiny_config(
-    score_threshold=0.05, max_detections=20, pixel_std=(57.0, 57.0, 57.0)
-)
+CONFIG = batches.tiny_config(score_threshold=0.05, max_detections=20, pixel_std=(57.0, 57.0, 57.0))
 
 
 def awake(config, num_classes=batches.NUM_CLASSES):

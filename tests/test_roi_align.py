@@ -45,9 +45,7 @@ def test_gradient_is_the_definition(features, size):
     with tf.GradientTape() as tape:
         watched = tf.constant(features)
         tape.watch(watched)
-        value = tf.reduce_sum(
-            roi_align.roi_align(watched, BOXES, IMAGES, size, STRIDE) * upstream
-        )
+        value = tf.reduce_sum(roi_align.roi_align(watched, BOXES, IMAGES, size, STRIDE) * upstream)
     wanted = oracles.roi_align_gradient(features.shape, upstream, BOXES, IMAGES, size, STRIDE)
     gradient = tape.gradient(value, watched)
     np.testing.assert_allclose(gradient, wanted, atol=1e-4 * np.abs(wanted).max())

@@ -116,7 +116,8 @@ class TestAnchors:
     def test_thresholds(self):
         """Anchors of 10 x 10 whose IoU with the object is x / 10 for a width of x."""
         objects = [[20, 20, 30, 30]]
-        anchors = [[20, 20, 30, 20 + width] for width in (10, 8, 7, 6, 4, 3, 2)] + [[60, 60, 70, 70]]
+        anchors = [[20, 20, 30, 20 + width] for width in (10, 8, 7, 6, 4, 3, 2)]
+        anchors.append([60, 60, 70, 70])
         drawn = draw_anchors(anchors, objects)
         assert positives(drawn) == {0: 0, 1: 0, 2: 0}
         assert negatives(drawn) == {6, 7}  # 0.3 itself is ignored
@@ -251,9 +252,8 @@ class TestRois:
         rng = np.random.default_rng(0)
         proposals = batches.random_boxes(rng, 300, 100)
         objects = proposals[:100]
-        drawn = [
-            draw_rois(proposals, objects, seed=s, size=64, positive_fraction=0.25) for s in (1, 1, 2)
-        ]
+        options = {"size": 64, "positive_fraction": 0.25}
+        drawn = [draw_rois(proposals, objects, seed=seed, **options) for seed in (1, 1, 2)]
         assert len(positives(drawn[0])) == 16
         assert drawn[0] == drawn[1] != drawn[2]
 

@@ -1,0 +1,218 @@
+"""Model directories: round trips, class rows matched by name, and errors that say what to do."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskx_tf import checkpoints
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.errors import UserError
+from maskx_tf.model import build_model
+from tests import batches
+
+NAMES = ("ant", "bee", "cat", "dog", "eel")
+CLASS_VARIABLES = [
+    "box_head/cls_kernel",
+    "box_head/cls_bias",
+    "box_head/box_kernel",
+    "box_head/box_bias",
+]
+IMAGES = tf.cast(tf.random.stateless_uniform([1, 64, 64, 3], (0, 1), 0, 256), tf.uint8)
+SIZES = tf.constant([[64.0, 64.0]])
+
+
+def randomized(config, num_classes, seed):
+    model = build_model(config, num_classes)
+    rng = np.random.default_rng(seed)
+    for variable in model.trainable_variables:
+        variable.assign(rng.normal(0, 0.1, variable.shape))
+    return model
+
+
+def save(directory, names=NAMES, mask_class_ids=(2, 4), step=7, seed=0, **changes):
+    """A model directory with one checkpoint, and the model in it."""
+    config = batches.tiny_config(model_dir=str(directory), **changes)
+    checkpoints.save_run(config, Vocabulary.from_names(names), mask_class_ids)
+    model = randomized(config, len(names), seed)
+    checkpoint = tf.train.Checkpoint(model=model)
+    tf.train.CheckpointManager(checkpoint, str(directory), None).save(step)
+    return model
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(directory, model) of a saved run on NAMES."""
+    directory = tmp_path_factory.mktemp("run")
+    return directory, save(directory)
+
+
+def by_name(model):
+    return {v.name.removeprefix("maskx_rcnn/").removesuffix(":0"): v.numpy() for v in model.weights}
+
+
+def initialized(directory, names, **changes):
+    """(weights before, weights after, the report) of a new model started from `directory`."""
+    model = randomized(batches.tiny_config(**changes), len(names), seed=99)
+    before = by_name(model)
+    report = checkpoints.initialize(model, Vocabulary.from_names(names), str(directory))
+    return before, by_name(model), report
+
+
+class TestRoundTrip:
+    def test_a_loaded_model_gives_the_same_outputs(self, run):
+        directory, model = run
+        loaded = checkpoints.load_model(str(directory))
+        wanted, found = model(IMAGES, SIZES), loaded.model(IMAGES, SIZES)
+        assert int(wanted["num_detections"][0]) > 0
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(found[name], value)
+
+    def test_settings_come_with_it(self, run):
+        directory, _ = run
+        loaded = checkpoints.load_model(str(directory))
+        assert loaded.config == batches.tiny_config(model_dir=str(directory))
+        assert loaded.vocabulary.names == NAMES
+        assert loaded.mask_class_ids == (2, 4)
+        assert (directory / "mask_classes.txt").read_text() == "bee\ndog\n"
+
+    def test_a_run_without_mask_classes_can_be_loaded(self, tmp_path):
+        save(tmp_path, mask_class_ids=())
+        assert checkpoints.load_model(str(tmp_path)).mask_class_ids == ()
+
+    def test_the_latest_checkpoint_or_the_one_that_is_named(self, tmp_path):
+        first, second = save(tmp_path, seed=1, step=3), save(tmp_path, seed=2, step=5)
+        for path, wanted in (
+            (tmp_path, second),
+            (tmp_path / "ckpt-3", first),
+            (tmp_path / "ckpt-5", second),
+        ):
+            found = by_name(checkpoints.load_model(str(path)).model)
+            for name, value in by_name(wanted).items():
+                np.testing.assert_array_equal(found[name], value)
+
+
+class TestErrors:
+    def test_no_checkpoint(self, tmp_path):
+        with pytest.raises(UserError, match=f"{tmp_path} holds no checkpoint"):
+            checkpoints.load_model(str(tmp_path))
+        with pytest.raises(UserError, match="holds no checkpoint"):
+            checkpoints.load_model(str(tmp_path / "absent"))
+
+    def test_no_settings_beside_the_checkpoint(self, tmp_path):
+        tf.train.Checkpoint(x=tf.Variable(1.0)).write(str(tmp_path / "ckpt-1"))
+        with pytest.raises(UserError, match="not a model directory"):
+            checkpoints.load_model(str(tmp_path / "ckpt-1"))
+
+    def test_another_vocabulary_in_the_same_directory(self, run):
+        directory, _ = run
+        config = batches.tiny_config(model_dir=str(directory))
+        before = (directory / "train.flags").read_text()
+        for names in (NAMES[:4], NAMES[::-1], (*NAMES, "fox")):
+            with pytest.raises(UserError, match="another vocabulary"):
+                checkpoints.save_run(config, Vocabulary.from_names(names), ())
+        assert (directory / "train.flags").read_text() == before
+        checkpoints.save_run(config, Vocabulary.from_names(NAMES), (2, 4))  # the same is no error
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"fpn_filters": 8},  # other shapes
+            {"mask_convs": 2},  # variables that the checkpoint lacks
+            {"mask_output": "class_agnostic"},
+            {"backbone": "resnet50"},
+        ],
+    )
+    def test_another_architecture(self, run, changes):
+        directory, _ = run
+        other = build_model(batches.tiny_config(**changes), len(NAMES))
+        path = checkpoints.latest_checkpoint(str(directory))
+        with pytest.raises(UserError, match="does not fit the model") as error:
+            checkpoints.restore(tf.train.Checkpoint(model=other), path)
+        assert "--init_checkpoint" in str(error.value) and "\n" not in str(error.value)
+
+    def test_a_damaged_checkpoint(self, tmp_path):
+        model = save(tmp_path)
+        data = next(tmp_path.glob("ckpt-7.data*"))
+        data.write_bytes(data.read_bytes()[:100])
+        with pytest.raises(UserError, match="ckpt-7 is damaged"):
+            checkpoints.restore(tf.train.Checkpoint(model=model), str(tmp_path / "ckpt-7"))
+
+
+class TestInitialize:
+    @pytest.mark.parametrize(
+        "names",
+        [
+            NAMES,
+            NAMES[::-1],
+            ("bee", "ant"),
+            ("fox", "eel", "gnu", "ant", "bee", "cat", "dog"),
+            ("fox", "gnu"),
+        ],
+    )
+    def test_class_rows_are_matched_by_name(self, run, names):
+        directory, source = run
+        before, after, _ = initialized(directory, names)
+        source = by_name(source)
+        for variable in CLASS_VARIABLES:
+            np.testing.assert_array_equal(after[variable][0], source[variable][0])  # background
+            for row, name in enumerate(names, start=1):
+                wanted = source[variable][NAMES.index(name) + 1] if name in NAMES else None
+                wanted = before[variable][row] if wanted is None else wanted
+                np.testing.assert_array_equal(after[variable][row], wanted)
+
+    def test_everything_else_is_taken_over(self, run):
+        directory, source = run
+        _, after, report = initialized(directory, ("fox", "bee"))
+        for name, value in by_name(source).items():
+            if name not in CLASS_VARIABLES:
+                np.testing.assert_array_equal(after[name], value)
+        assert report == (
+            f"Initialised from {directory}: {len(after)} variables taken over, 0 new.\n"
+            "  new classes (1): fox\n"
+            "  dropped classes (4): ant, cat, dog, eel"
+        )
+
+    def test_parts_of_another_shape_or_name_stay_new(self, run):
+        directory, source = run
+        before, after, report = initialized(
+            directory, NAMES, mask_output="class_agnostic", box_fc_units=24, mask_mlp=False
+        )
+        source = by_name(source)
+        new = {n for n in after if n not in source or after[n].shape != source[n].shape}
+        assert {n.split("/")[0] for n in new} == {"box_head", "mask_weights"}
+        for name, value in after.items():
+            np.testing.assert_array_equal(value, (before if name in new else source)[name])
+        lines = report.splitlines()
+        assert lines[0].endswith(f"{len(after) - len(new)} variables taken over, {len(new)} new.")
+        assert lines[1].startswith(f"  new variables ({len(new)}): ")
+        dropped = {line.split("/")[0] for line in lines[2].split(": ")[1].split(", ")}
+        assert dropped == {"mask_head", "weight_transfer"}
+        assert len(lines) == 3
+
+    def test_class_specific_masks_are_matched_by_name_too(self, tmp_path):
+        source = by_name(save(tmp_path, mask_output="class_specific"))
+        before, after, _ = initialized(tmp_path, ("eel", "fox"), mask_output="class_specific")
+        for name in ("mask_weights/kernel", "mask_weights/bias"):
+            np.testing.assert_array_equal(after[name][1], source[name][5])
+            np.testing.assert_array_equal(after[name][2], before[name][2])
+
+    def test_embeddings_are_those_of_the_new_run(self, tmp_path):
+        """They come from a file in vocabulary order; those of the source are not taken over."""
+        tables = []
+        for index in range(2):
+            tables.append(np.random.default_rng(index).normal(size=(5, 6)).astype(np.float32))
+            np.save(tmp_path / f"{index}.npy", tables[-1])
+
+        def options(index):
+            path = str(tmp_path / f"{index}.npy")
+            return {"transfer_input": "embedding", "transfer_embeddings": path}
+
+        save(tmp_path / "run", **options(0))
+        _, after, _ = initialized(tmp_path / "run", NAMES[::-1], **options(1))
+        np.testing.assert_array_equal(after["embeddings"][1:], tables[1])
+        loaded = checkpoints.load_model(str(tmp_path / "run"))
+        np.testing.assert_array_equal(loaded.model.embeddings[1:], tables[0])
+
+    def test_a_missing_source(self, tmp_path):
+        with pytest.raises(UserError, match="holds no checkpoint"):
+            initialized(tmp_path, NAMES)

@@ -1,0 +1,126 @@
+"""How entry points end: user errors in one line, others with a traceback, noise left out."""
+
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from tests.harness import REPOSITORY
+
+NOISE = "W0000 00:00:17 123 op_level_cost_estimator.cc:699] Error in PredictCost()"
+
+
+def start(body, *arguments):
+    """A process whose `main` has the given body."""
+    script = "import os, subprocess, sys, time\nfrom absl import flags\n"
+    script += "from maskx_tf import cli\nfrom maskx_tf.errors import UserError\n"
+    script += "flags.DEFINE_integer('image_min_side', 800, 'Side.')\n"
+    script += f"def main():\n{textwrap.indent(textwrap.dedent(body), '    ')}\ncli.run(main)\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def run(body, *arguments):
+    """(exit code, stdout, stderr)."""
+    process = start(body, *arguments)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out.decode(), err.decode()
+
+
+def test_success():
+    assert run("print('done', flags.FLAGS.image_min_side)", "--image_min_side=64") == (
+        0,
+        "done 64\n",
+        "",
+    )
+
+
+def test_a_user_error_is_one_line_without_traceback():
+    body = "print('before'); raise UserError('--x=1 must be 2.')"
+    assert run(body) == (2, "before\n", "error: --x=1 must be 2.\n")
+
+
+def test_any_other_error_keeps_its_traceback():
+    code, _, err = run("raise KeyError('surprise')")
+    assert code == 1
+    assert "Traceback" in err and err.endswith("KeyError: 'surprise'\n")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--image_min_sid=3", "unknown flag --image_min_sid. Did you mean --image_min_side? See"),
+        ("--zzzz=3", "unknown flag --zzzz. See --help."),
+        ("image_min_side=3", "unexpected argument 'image_min_side=3'; options are written --name"),
+        ("--image_min_side=x", "image_min_side"),
+        ("--flagfile=absent.flags", "absent.flags"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(argument, message):
+    code, out, err = run("print('started')", argument)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+class TestStderr:
+    def test_noise_is_left_out_and_all_else_kept_in_order(self):
+        """Whether Python, C code or a child process writes it."""
+        body = f"""
+            print("first", file=sys.stderr, flush=True)
+            os.write(2, {NOISE.encode() + b" x" * 9000!r} + b"\\nsecond\\n")
+            subprocess.run(["sh", "-c", "echo '{NOISE}' >&2; echo third >&2"])
+            os.write(2, b"not text: \\xff\\n")
+            os.write(2, b"without an end")
+        """
+        process = start(body)
+        _, err = process.communicate(timeout=60)
+        assert err == b"first\nsecond\nthird\nnot text: \xff\nwithout an end"
+
+    def test_noise_that_arrives_in_pieces(self):
+        body = f"""
+            for piece in ({NOISE[:30]!r}, {NOISE[30:]!r}, "\\nkept\\n"):
+                os.write(2, piece.encode())
+                time.sleep(0.2)
+        """
+        assert run(body)[2] == "kept\n"
+
+    def test_a_line_without_end_is_shown_at_once(self):
+        """As progress bars need it."""
+        process = start("os.write(2, b'\\r 50 %'); sys.stdin.read()")
+        assert process.stderr.read(6) == b"\r 50 %"
+        assert process.poll() is None
+        process.communicate(timeout=60)
+
+    def test_nothing_of_a_large_output_is_lost(self):
+        lines = [f"line {i} {'x' * (i % 97)}" for i in range(5000)]
+        body = """
+            for i in range(5000):
+                os.write(2, f"line {i} {'x' * (i % 97)}\\n".encode())
+        """
+        assert run(body)[2].splitlines() == lines
+
+    def test_the_last_words_before_an_error_are_kept(self):
+        code, _, err = run("os.write(2, b'step 7\\n' * 3); raise UserError('no space.')")
+        assert (code, err) == (2, "step 7\n" * 3 + "error: no space.\n")
+
+    def test_a_child_that_lives_on_does_not_hold_up_the_end(self):
+        began = time.monotonic()
+        process = start("subprocess.Popen(['sleep', '8'], stdout=subprocess.DEVNULL)")
+        process.wait(timeout=60)
+        assert time.monotonic() - began < 6
+
+
+def test_the_entry_point_of_training():
+    """The real command: what is missing is named, in the last line."""
+    command = [sys.executable, "-m", "maskx_tf.train", "--num_gpus=0"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.splitlines()[-1] == "error: training needs --model_dir."
+    assert "Traceback" not in result.stderr
