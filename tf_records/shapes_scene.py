@@ -168,7 +168,7 @@ def _pair(
 
 
 def _tear(item: SceneObject, rng: np.random.Generator, options: SceneOptions) -> None:
-    """Takes away what lies on one side of a random line, so that a share of the silhouette stays."""
+    """Takes away what lies on one side of a random line, so that a share is kept."""
     y, x = np.nonzero(item.kept)
     angle = rng.uniform(0, 2 * np.pi)
     along = y * np.sin(angle) + x * np.cos(angle)  # [pixels]
