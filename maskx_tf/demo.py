@@ -128,6 +128,8 @@ class Plan:
             f"--saved_model={exported}",
             f"--images={self.data / 'val'}/00000?.jpg",
             f"--output_dir={pictures}",
+            # The two of a pair share one box, and so the score between them.
+            "--score_threshold=0.3",
         )
         return [
             Step("Exporting Mask^X R-CNN for TF Serving", export, (evaluation,), (exported,)),

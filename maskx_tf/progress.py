@@ -3,8 +3,6 @@
 import sys
 import time
 
-import numpy as np
-
 
 def format_duration(seconds: float) -> str:
     """`42 s`, `3:07 min` or `5:03 h`."""
@@ -15,6 +13,11 @@ def format_duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}:{seconds:02d} min"
     return f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def _short(value: float) -> str:
+    """Three decimals, or two digits of what would vanish in them."""
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}"
 
 
 class Progress:
@@ -44,7 +47,7 @@ class Progress:
         steps_per_second = (step - last_step) / max(now - last_time, 1e-9)
         self._last = (step, now)
         remaining = format_duration((self._train_steps - step) / max(steps_per_second, 1e-9))
-        losses = "  ".join(f"{name} {np.asarray(value):.3f}" for name, value in outputs.items())
+        losses = "  ".join(f"{name} {_short(value)}" for name, value in outputs.items())
         print(
             f"step {step:>{len(str(self._train_steps))}}/{self._train_steps}  {losses}  "
             f"{steps_per_second:.2f} steps/s  {steps_per_second * self._batch_size:.1f} images/s  "

@@ -90,7 +90,7 @@ class Trainer(orbit.StandardTrainer):
     def train_loop_end(self) -> dict[str, float]:
         """Mean losses and learning rate. Stops the run on a loss that is not finite."""
         outputs = {name: float(metric.result()) for name, metric in self.metrics.items()}
-        bad = [name for name, value in outputs.items() if not math.isfinite(value)]
+        bad = [name for name in self._loss_names() if not math.isfinite(outputs[name])]
         step = int(self.optimizer.iterations.numpy())
         if bad:
             raise UserError(

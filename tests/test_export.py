@@ -46,7 +46,7 @@ def exported(tmp_path_factory):
     config = tiny.config(model_dir=str(run), seed=1)
     checkpoints.save_run(config, tiny.VOCABULARY, tiny.SET_A)
     tf.train.Checkpoint(model=tiny.model(config)).save(str(run / "ckpt"))
-    images = tiny.images(4)
+    images = tiny.images(20)
     from_checkpoint = detector.load_checkpoint(str(run))
     expected = [from_checkpoint.detect(image[None]) for image in images]
     root = tmp_path_factory.mktemp("export")

@@ -41,6 +41,14 @@ def test_lines():
     )
 
 
+def test_small_values_keep_two_digits():
+    stream = io.StringIO()
+    progress = Progress(20, 2, stream=stream, clock=lambda: 1.0)
+    progress.start(0)
+    progress(10, {"rpn_box": 0.0, "learning_rate": 0.000_25})
+    assert "rpn_box 0.000  learning_rate 2.5e-04  " in stream.getvalue()
+
+
 def test_the_last_step_has_nothing_left():
     stream = io.StringIO()
     progress = Progress(20, 2, stream=stream, clock=lambda: 1.0)

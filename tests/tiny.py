@@ -1,5 +1,6 @@
 """A tiny detector with random weights, its vocabulary and a few images of different shapes."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def model(options: Config) -> MaskXRCNN:
 
 
 def images(count: int = 3) -> list[np.ndarray]:
-    """uint8 RGB images [H, W, 3]: landscape, portrait, square, landscape."""
+    """uint8 RGB images [H, W, 3]: landscape, portrait, square, landscape, and so on."""
     rng = np.random.default_rng(0)
-    sizes = [(40, 56), (60, 44), (48, 48), (33, 70)][:count]
+    sizes = list(itertools.islice(itertools.cycle([(40, 56), (60, 44), (48, 48), (33, 70)]), count))
     return [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
