@@ -25,8 +25,8 @@ from tf_records.shapes_scene import SceneOptions
 BOX_PARTS = {"backbone", "fpn", "rpn", "box_head"}
 MASK_PARTS = {"mask_head", "weight_transfer"}
 LINE = re.compile(
-    r"step (\d)/(\d)  loss [\d.]+  (?:(?:rpn_score|rpn_box|class|box|mask) [\d.]+  )+"
-    r"learning_rate [\d.]+  [\d.]+ steps/s  [\d.]+ images/s  ETA \d+ s"
+    r"step (\d)/(\d)  loss [\d.]+  (?:(?:rpn_score|rpn_box|class|box|mask) [\d.e-]+  )+"
+    r"learning_rate \d\.\de-0\d  [\d.]+ steps/s  [\d.]+ images/s  ETA \d+ s"
 )
 
 
