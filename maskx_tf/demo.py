@@ -77,10 +77,15 @@ class Plan:
 
     def steps(self) -> list[Step]:
         """All steps in order; export and prediction only where Mask^X is among the rows."""
-        manifest = self.data / "records" / "train" / "manifest.json"
+        manifests = tuple(
+            self.data / "records" / split / "manifest.json" for split in ("train", "val")
+        )
         shapes = ("tf_records.shapes", f"--output_dir={self.data}", f"--seed={self.seed}")
-        steps = [Step("Making the data set Shapes", (*shapes, "--overwrite"), (), (manifest,))]
-        detector = self._train("stage1_boxes", "the box detector, boxes of all classes", manifest)
+        made = (*manifests, self.data / "set_a.txt")
+        steps = [Step("Making the data set Shapes", (*shapes, "--overwrite"), (), made)]
+        detector = self._train(
+            "stage1_boxes", "the box detector, boxes of all classes", manifests[0]
+        )
         steps.append(detector)
         for row in self.rows:
             init = f"--init_checkpoint={self.run('stage1_boxes')}"
@@ -225,6 +230,8 @@ def main() -> None:
     rows = tuple(row for row in ROWS if row != "oracle" or flags.FLAGS.oracle)
     plans = []
     for seed in flags.FLAGS.seeds:
+        if not seed.isdecimal():
+            raise UserError(f"--seeds: {seed!r} is not a whole number from 0 on.")
         plans.append(Plan(output / f"seed{seed}", int(seed), rows))
         execute(plans[-1].steps())
     text = report(plans)
