@@ -1,0 +1,1 @@
+"""Weights of other programs: Detectron, detectron2, and ImageNet classifiers for the backbone."""
