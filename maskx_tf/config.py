@@ -95,6 +95,12 @@ class Config:
         (1.0, 1.0, 1.0), "What the channels are divided by, in channel_order."
     )
 
+    conventions: str = _option(
+        "aligned",
+        "What boxes, anchors and RoIAlign mean (docs/weights.md); detectron for its weights.",
+        choices=("aligned", "detectron"),
+    )
+
     # Backbone and FPN
     backbone: str = _option("resnet50", "Backbone.", choices=("resnet50", "resnet101", "small"))
     backbone_width: int = _positive(64, "Filters of the stem; later stages are multiples of it.")

@@ -20,6 +20,7 @@ from maskx_tf.layers import (
 )
 from maskx_tf.layers.fpn import FPN
 from maskx_tf.ops import boxes, sampling
+from maskx_tf.ops.conventions import CONVENTIONS
 
 
 class MaskXRCNN(tf_keras.Model):
@@ -41,6 +42,7 @@ class MaskXRCNN(tf_keras.Model):
     def __init__(self, config: Config, num_classes: int, embeddings: np.ndarray | None = None):
         super().__init__(name="maskx_rcnn")
         self.config, self.num_classes = config, num_classes
+        self.conventions = CONVENTIONS[config.conventions]
         self.backbone = backbone.ResNet(
             config.backbone,
             config.backbone_width,
@@ -58,6 +60,7 @@ class MaskXRCNN(tf_keras.Model):
             config.anchor_ratios,
             config.anchor_offset,
             config.rpn_nms_iou,
+            config.conventions,
             name="rpn",
         )
         self.box_head = box_head.BoxHead(num_classes, config.box_fc_units, name="box_head")
@@ -92,6 +95,13 @@ class MaskXRCNN(tf_keras.Model):
             )
         rows = np.pad(embeddings.astype(np.float32), [[1, 0], [0, 0]])
         return tf.Variable(rows, trainable=False, name="embeddings")
+
+    @property
+    def class_embeddings(self) -> np.ndarray | None:
+        """The input of T, [K, D] without background, with `transfer_input="embedding"`."""
+        if self.config.transfer_input != "embedding":
+            return None
+        return self.embeddings.numpy()[1:]
 
     def normalize(self, images: tf.Tensor, image_sizes: tf.Tensor) -> tf.Tensor:
         """RGB 0..255 [B, H, W, 3] -> zero-mean network input; 0 beyond image_sizes [B, 2]."""
@@ -135,6 +145,7 @@ class MaskXRCNN(tf_keras.Model):
             image_indices,
             size,
             self.config.roi_canonical_size,
+            half_pixel=self.conventions.half_pixel,
         )
         return tf.ensure_shape(features, [None, size, size, self.config.fpn_filters])
 
@@ -189,6 +200,7 @@ class MaskXRCNN(tf_keras.Model):
         image_sizes: tf.Tensor,
         boxes_yxyx: tf.Tensor,
         classes: tf.Tensor,
+        image_scales: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Masks of given boxes.
 
@@ -197,16 +209,26 @@ class MaskXRCNN(tf_keras.Model):
           image_sizes: float32 [B, 2] (height, width) of the valid part.
           boxes_yxyx: float32 [B, N, 4] in network-input pixels.
           classes: int32 [B, N].
+          image_scales: see `call`.
 
         Returns:
           Mask probabilities float32 [B, N, m, m], over each box.
         """
-        return self.masks(self.pyramid(images, image_sizes), boxes_yxyx, classes)
+        pyramid = self.pyramid(images, image_sizes)
+        return self.masks(pyramid, boxes_yxyx, classes, image_scales)
 
     def masks(
-        self, pyramid: dict[int, tf.Tensor], boxes_yxyx: tf.Tensor, classes: tf.Tensor
+        self,
+        pyramid: dict[int, tf.Tensor],
+        boxes_yxyx: tf.Tensor,
+        classes: tf.Tensor,
+        image_scales: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """`segment` on a given pyramid; zeros where the class is 0."""
+        if self.conventions.decode_in_original and image_scales is not None:
+            # The last pixel of the original image is scaled; RoIAlign takes one of its input.
+            shrink = 1.0 - image_scales[:, None]  # [B, 1, 2]
+            boxes_yxyx += tf.concat([tf.zeros_like(shrink), shrink], axis=-1)
         places, real = sampling.where_or_first(classes > 0)  # [n, 2], [n]
         logits = self.mask_logits(
             pyramid,
@@ -221,13 +243,19 @@ class MaskXRCNN(tf_keras.Model):
         return tf.ensure_shape(masks, [None, None, size, size])
 
     def call(
-        self, images: tf.Tensor, image_sizes: tf.Tensor, training: bool = False
+        self,
+        images: tf.Tensor,
+        image_sizes: tf.Tensor,
+        image_scales: tf.Tensor | None = None,
+        training: bool = False,
     ) -> dict[str, tf.Tensor]:
         """Detections with masks. Masks are made only for the final boxes, on the same features.
 
         Args:
           images: [B, H, W, 3] RGB 0..255, padded to the canvas; H and W multiples of 32.
           image_sizes: float32 [B, 2] (height, width) of the valid part.
+          image_scales: float32 [B, 2] (y, x), network-input pixels per original pixel; 1 if absent.
+            Only Detectron's conventions depend on it.
           training: must be False; training goes through `objective.training_losses`.
 
         Returns:
@@ -235,26 +263,39 @@ class MaskXRCNN(tf_keras.Model):
           clipped to the image), detection_scores [B, D], detection_classes int32 [B, D] (0 in the
           padding) and detection_masks float32 [B, D, m, m] (probabilities over the box).
         """
-        return self.detect(self.pyramid(images, image_sizes), image_sizes)
+        return self.detect(self.pyramid(images, image_sizes), image_sizes, image_scales)
 
-    def detect(self, pyramid: dict[int, tf.Tensor], image_sizes: tf.Tensor) -> dict[str, tf.Tensor]:
+    def detect(
+        self,
+        pyramid: dict[int, tf.Tensor],
+        image_sizes: tf.Tensor,
+        image_scales: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
         """`call` on a given pyramid."""
         config = self.config
         proposals, scores = self.rpn.propose(
-            self.rpn(pyramid), image_sizes, config.rpn_pre_nms_test, config.rpn_post_nms_test
+            self.rpn(pyramid),
+            self.conventions.proposal_limits(image_sizes),
+            config.rpn_pre_nms_test,
+            config.rpn_post_nms_test,
         )
-        detected = self._boxes(pyramid, proposals, scores > float("-inf"), image_sizes)
+        valid = scores > float("-inf")
+        detected = self._boxes(pyramid, proposals, valid, image_sizes, image_scales)
         detected["detection_masks"] = self.masks(
-            pyramid, detected["detection_boxes"], detected["detection_classes"]
+            pyramid, detected["detection_boxes"], detected["detection_classes"], image_scales
         )
         return detected
 
-    def _boxes(self, pyramid, proposals, valid, image_sizes):
+    def _boxes(self, pyramid, proposals, valid, image_sizes, image_scales):
         """Box head and NMS over proposals [B, P, 4]; the result of `detect` but for its masks."""
         config = self.config
         count = proposals.shape[1]
         features = self.box_head(self.roi_features(pyramid, proposals, config.box_roi_size))
         logits = self.box_head.class_logits(features)
+        in_original = self.conventions.decode_in_original and image_scales is not None
+        if in_original:
+            proposals = boxes.to_original(proposals, image_scales)
+            image_sizes = tf.round(image_sizes / image_scales)
 
         def detect_image(inputs):
             image_features, image_logits, image_proposals, image_valid, image_size = inputs
@@ -276,10 +317,11 @@ class MaskXRCNN(tf_keras.Model):
                 nms_iou=config.nms_iou,
                 candidates=config.nms_candidates,
                 max_detections=config.max_detections,
+                conventions=self.conventions,
             )
 
         most = config.max_detections
-        return tf.map_fn(
+        detected = tf.map_fn(
             detect_image,
             (
                 tf.reshape(features, [-1, count, config.box_fc_units]),
@@ -295,12 +337,22 @@ class MaskXRCNN(tf_keras.Model):
                 "detection_classes": tf.TensorSpec([most], tf.int32),
             },
         )
+        if in_original:
+            detected["detection_boxes"] *= tf.tile(image_scales, [1, 2])[:, None]
+        return detected
 
 
-def build_model(config: Config, num_classes: int) -> MaskXRCNN:
-    """The model with all its weights created; the same seed gives the same weights."""
-    embeddings = None
-    if config.transfer_input == "embedding":
+def build_model(
+    config: Config, num_classes: int, embeddings: np.ndarray | None = None
+) -> MaskXRCNN:
+    """The model with all its weights created; the same seed gives the same weights.
+
+    Args:
+      config: its options.
+      num_classes: K, without background.
+      embeddings: [K, D] in place of the file config.transfer_embeddings.
+    """
+    if config.transfer_input == "embedding" and embeddings is None:
         try:
             embeddings = np.load(config.transfer_embeddings)
         except (OSError, ValueError) as error:

@@ -164,7 +164,7 @@ def _mask_loss(model, pyramid, sample: RoiSample, labels) -> losses.Loss:
     targets = mask_targets(
         tf.reshape(masks, [batch * most, *masks.shape[2:]]),
         tf.reshape(labels["boxes_yxyx"], [-1, 4]),
-        rois,
+        model.conventions.mask_regions(rois),
         image_indices * most + object_indices,
         model.config.mask_size,
     )

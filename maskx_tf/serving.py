@@ -38,7 +38,7 @@ class DetectionModule(tf.Module):
         """Takes a `MaskXRCNN`, its options, its class names, and the classes of set A."""
         super().__init__(name="maskx_detector")
         # Not an attribute: a saved Keras model would bring every layer's own graphs along.
-        self._run_model = lambda image, size: model(image, size, training=False)
+        self._run_model = lambda image, size, scale: model(image, size, scale, training=False)
         self._sides = config.image_min_side, config.image_max_side
         count = vocabulary.num_classes
         self._names = tf.constant(("background", *vocabulary.names))  # [K + 1]
@@ -72,7 +72,7 @@ class DetectionModule(tf.Module):
     def _detect(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detections of one image, uint8 [H, W, 3]."""
         resized, size, scale = preprocessing.resize_and_pad(image, *self._sides)
-        found = self._run_model(resized[None], size[None])
+        found = self._run_model(resized[None], size[None], scale[None])
         found = {key: value[0] for key, value in found.items()}
         image_size = tf.shape(image)[:2]
         limit = tf.cast(tf.tile(image_size, [2]), tf.float32)  # [4]

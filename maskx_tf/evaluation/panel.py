@@ -26,6 +26,6 @@ def validation_panel(
     )
     rows = []
     for features, labels in dataset.take(config.panel_images):
-        detections = model(features["image"], features["image_size"])
+        detections = model(features["image"], features["image_size"], features["image_scale"])
         rows.append(visualize.panel(features, labels, detections, vocabulary.names, mask_class_ids))
     return visualize.grid(rows, columns=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco
 from maskx_tf.ops import masks as mask_ops
+from maskx_tf.ops.conventions import CONVENTIONS
 
 
 def evaluate_model(
@@ -77,10 +79,10 @@ class ModelEvaluator:
 
         @tf.function
         def predict(features, labels):
-            sizes = features["image_size"]
+            sizes, scales = features["image_size"], features["image_scale"]
             pyramid = model.pyramid(features["image"], sizes)
-            given = model.masks(pyramid, labels["boxes_yxyx"], labels["classes"])
-            return model.detect(pyramid, sizes), given
+            given = model.masks(pyramid, labels["boxes_yxyx"], labels["classes"], scales)
+            return model.detect(pyramid, sizes, scales), given
 
         self._predict = predict
 
@@ -98,12 +100,14 @@ class ModelEvaluator:
             seed=self._config.seed,
         )
         total = len(self._ground_truth["images"])
+        whole_pixels = CONVENTIONS[self._config.conventions].paste_whole_pixels
         with tqdm.tqdm(total=total, unit="image", disable=not progress) as bar:
             for features, labels in dataset:
                 detections, given_masks = self._predict(features, labels)
                 batch = _to_numpy({**features, **labels, **detections, "given_masks": given_masks})
                 for i in range(len(batch["image_id"])):
-                    add_image(evaluator, {key: value[i] for key, value in batch.items()})
+                    image = {key: value[i] for key, value in batch.items()}
+                    add_image(evaluator, image, whole_pixels)
                 bar.update(len(batch["image_id"]))
         return evaluator.evaluate(per_class)
 
@@ -112,19 +116,24 @@ def _to_numpy(tensors: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
     return {key: tensor.numpy() for key, tensor in tensors.items()}
 
 
-def add_image(evaluator: coco.CocoEvaluator, image: dict[str, np.ndarray]) -> None:
+def add_image(
+    evaluator: coco.CocoEvaluator, image: dict[str, np.ndarray], whole_pixels: bool = False
+) -> None:
     """Adds the detections and the masks for given boxes of one image, in original pixels.
 
     Args:
       evaluator: what they are added to.
       image: features, labels and detections without their batch dimension, and "given_masks"
         float [M, m, m].
+      whole_pixels: how masks are pasted, see `ops.masks.paste_region`.
     """
+    paste = functools.partial(mask_ops.paste_to_rle, whole_pixels=whole_pixels)
+
     height, width = (int(side) for side in image["original_size"])
     image_id = int(image["image_id"])
     count = int(image["num_detections"])
     boxes = to_original(image["detection_boxes"][:count], image["image_scale"], height, width)
-    rles = mask_ops.paste_to_rle(image["detection_masks"][:count], boxes, height, width)
+    rles = paste(image["detection_masks"][:count], boxes, height, width)
     evaluator.add(
         image_id,
         boxes,
@@ -134,7 +143,7 @@ def add_image(evaluator: coco.CocoEvaluator, image: dict[str, np.ndarray]) -> No
     )
     given = (image["classes"] > 0) & ~image["is_crowd"]
     boxes = to_original(image["boxes_yxyx"][given], image["image_scale"], height, width)
-    rles = mask_ops.paste_to_rle(image["given_masks"][given], boxes, height, width)
+    rles = paste(image["given_masks"][given], boxes, height, width)
     evaluator.add_given_boxes(image_id, boxes, image["classes"][given], rles)
 
 

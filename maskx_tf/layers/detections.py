@@ -5,6 +5,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from maskx_tf.ops import boxes
+from maskx_tf.ops.conventions import CONVENTIONS, Conventions
 
 # Classes are laid out on a grid of this many columns when boxes of different classes are moved
 # apart for NMS. A single row would need offsets of millions of pixels at 3,000 classes, where
@@ -30,6 +31,7 @@ def select_detections(
     nms_iou: float,
     candidates: int,
     max_detections: int,
+    conventions: Conventions = CONVENTIONS["aligned"],
 ) -> dict[str, tf.Tensor]:
     """Final boxes of one image.
 
@@ -46,6 +48,7 @@ def select_detections(
       nms_iou: NMS threshold within a class.
       candidates: pairs that reach the NMS at most.
       max_detections: D.
+      conventions: of clipping and NMS.
 
     Returns:
       num_detections int32 [], detection_boxes [D, 4], detection_scores [D], detection_classes
@@ -57,14 +60,15 @@ def select_detections(
     best = tf.math.top_k(flat, tf.minimum(candidates, tf.size(flat)))
     proposal_indices = best.indices // num_classes
     classes = best.indices % num_classes + 1
-    decoded = boxes.clip(decode(proposal_indices, classes), image_size)
+    decoded = decode(proposal_indices, classes)
+    decoded = boxes.clip(decoded, image_size, conventions.keep_border_pixel)
     candidate_scores = tf.where(boxes.area(decoded) > 0, best.values, -1.0)
     spacing = tf.reduce_max(image_size) + 1.0
     keep, count = tf.raw_ops.NonMaxSuppressionV4(
         boxes=decoded + class_grid_offsets(classes, spacing),
         scores=candidate_scores,
         max_output_size=max_detections,
-        iou_threshold=nms_iou,
+        iou_threshold=conventions.nms_threshold(nms_iou),
         score_threshold=score_threshold,
         pad_to_max_output_size=True,
     )

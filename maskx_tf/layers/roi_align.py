@@ -26,10 +26,11 @@ def roi_align(
     output_size: int,
     stride: int,
     samples: int = 2,
+    half_pixel: bool = True,
 ) -> tf.Tensor:
-    """RoIAlign on one feature map: half-pixel aligned, `samples`² bilinear samples a bin, averaged.
+    """RoIAlign on one feature map: `samples`² bilinear samples a bin, averaged.
 
-    Samples up to half a cell outside the map (boxes at the image's border) take the value of the
+    Samples up to a cell outside the map (boxes at the image's border) take the value of the
     border, as in the definition; `tf.image.crop_and_resize` would give 0 there, hence the padding.
 
     Args:
@@ -39,6 +40,8 @@ def roi_align(
       output_size: side S of the output.
       stride: network-input pixels per cell.
       samples: samples per bin and axis.
+      half_pixel: the centre of cell i is at i + 0.5, as everywhere here. Without, as in Detectron:
+        it is at i, a RoI reaches from its first pixel to its last, and over at least one cell.
 
     Returns:
       [N, S, S, C] in the dtype of `features`.
@@ -46,10 +49,14 @@ def roi_align(
     size = tf.cast(tf.shape(features)[1:3], tf.float32) + 2.0  # of the padded map
     padded = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
     grid = output_size * samples
-    top_left, bottom_right = boxes_yxyx[:, :2] / stride, boxes_yxyx[:, 2:] / stride
+    if half_pixel:
+        top_left, bottom_right = boxes_yxyx[:, :2] / stride - 0.5, boxes_yxyx[:, 2:] / stride - 0.5
+    else:
+        top_left, bottom_right = boxes_yxyx[:, :2] / stride, (boxes_yxyx[:, 2:] - 1.0) / stride
+        bottom_right = tf.maximum(bottom_right, top_left + 1.0)
     half_step = 0.5 * (bottom_right - top_left) / grid
-    # Cell centres lie at integers, hence -0.5; the padding moves them by +1.
-    first, last = top_left + half_step + 0.5, bottom_right - half_step + 0.5
+    # In cells of the padded map, whose centres lie at 1, 2, …
+    first, last = top_left + half_step + 1.0, bottom_right - half_step + 1.0
     sampled = tf.image.crop_and_resize(
         padded,
         tf.concat([first / (size - 1.0), last / (size - 1.0)], axis=-1),
@@ -68,6 +75,7 @@ def multilevel_roi_align(
     output_size: int,
     canonical_size: float = 224.0,
     samples: int = 2,
+    half_pixel: bool = True,
 ) -> tf.Tensor:
     """RoIAlign of each RoI on its own level of the pyramid, once.
 
@@ -78,6 +86,7 @@ def multilevel_roi_align(
       output_size: side S of the output.
       canonical_size: see `assign_levels`.
       samples: see `roi_align`.
+      half_pixel: see `roi_align`.
 
     Returns:
       [N, S, S, C], in the order of the boxes.
@@ -94,6 +103,7 @@ def multilevel_roi_align(
                 output_size,
                 2**level,
                 samples,
+                half_pixel,
             )
         )
         order.append(tf.cast(members, tf.int32))

@@ -5,6 +5,7 @@ import tf_keras
 
 from maskx_tf.layers import initializers
 from maskx_tf.ops import anchors, boxes
+from maskx_tf.ops.conventions import CONVENTIONS
 
 DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
@@ -18,6 +19,7 @@ class RPN(tf_keras.layers.Layer):
       anchor_ratios: height / width of each anchor.
       anchor_offset: see `anchors.level_anchors`.
       nms_iou: NMS threshold, within a level.
+      conventions: a key of `CONVENTIONS`.
     """
 
     def __init__(
@@ -27,11 +29,14 @@ class RPN(tf_keras.layers.Layer):
         anchor_ratios: tuple[float, ...],
         anchor_offset: float,
         nms_iou: float,
+        conventions: str = "aligned",
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.anchor_size, self.anchor_ratios = anchor_size, anchor_ratios
-        self.anchor_offset, self.nms_iou = anchor_offset, nms_iou
+        self.anchor_offset = anchor_offset
+        self.conventions = CONVENTIONS[conventions]
+        self.nms_threshold = self.conventions.nms_threshold(nms_iou)
 
         def conv(channels: int, size: int, name: str, activation: str | None = None):
             return tf_keras.layers.Conv2D(
@@ -63,17 +68,17 @@ class RPN(tf_keras.layers.Layer):
         batch, height, width = tf.unstack(tf.shape(features)[:3])
         hidden = self.conv(features)
         logits, deltas = self.objectness(hidden), self.deltas(hidden)
-        stride = 2**level
         return {
             "logits": tf.cast(tf.reshape(logits, [batch, -1]), tf.float32),
             "deltas": tf.cast(tf.reshape(deltas, [batch, -1, 4]), tf.float32),
             "anchors_yxyx": anchors.level_anchors(
                 height,
                 width,
-                stride,
-                self.anchor_size * stride,
+                2**level,
+                self.anchor_size,
                 self.anchor_ratios,
                 self.anchor_offset,
+                self.conventions.round_anchors,
             ),
         }
 
@@ -97,7 +102,8 @@ class RPN(tf_keras.layers.Layer):
           padding.
         """
         levels = [
-            self._candidates(output, image_sizes, pre_nms) for output in outputs.values()
+            self._candidates(level, output, image_sizes, pre_nms)
+            for level, output in outputs.items()
         ]  # boxes [B, n_l, 4], logits [B, n_l]
 
         def suppress(image_levels):
@@ -117,17 +123,24 @@ class RPN(tf_keras.layers.Layer):
             scores, [None, post_nms]
         )
 
-    def _candidates(self, output, image_sizes, pre_nms):
+    def _candidates(self, level, output, image_sizes, pre_nms):
         """The best boxes of a level, clipped [B, n, 4], with their logits [B, n], n <= pre_nms."""
         logits, deltas = tf.stop_gradient(output["logits"]), tf.stop_gradient(output["deltas"])
+        if self.conventions.keep_border_pixel:
+            # Clipping would leave a pixel of every box of the padding beyond: drop its cells.
+            corners = output["anchors_yxyx"]
+            cells = (corners[:, :2] + corners[:, 2:]) / 2 - self.anchor_offset * 2**level  # [N, 2]
+            inside = tf.reduce_all(cells < image_sizes[:, None], axis=-1)  # [B, N]
+            logits = tf.where(inside, logits, float("-inf"))
         best = tf.math.top_k(logits, tf.minimum(pre_nms, tf.shape(logits)[1]))
         candidates = boxes.decode(
             tf.gather(deltas, best.indices, batch_dims=1),
             tf.gather(output["anchors_yxyx"], best.indices),
             DELTA_WEIGHTS,
         )
-        candidates = boxes.clip(candidates, image_sizes)
-        return candidates, tf.where(boxes.area(candidates) > 0, best.values, float("-inf"))
+        candidates = boxes.clip(candidates, image_sizes, self.conventions.keep_border_pixel)
+        scores = tf.where(boxes.area(candidates) > 0, best.values, float("-inf"))
+        return candidates, scores
 
     def _suppress(self, candidates, scores):
         """NMS among the boxes [n, 4] of one level of one image: scores [n], -inf if removed."""
@@ -135,7 +148,7 @@ class RPN(tf_keras.layers.Layer):
             boxes=candidates,
             scores=scores,
             max_output_size=tf.size(scores),
-            iou_threshold=self.nms_iou,
+            iou_threshold=self.nms_threshold,
             score_threshold=float("-inf"),
         )
         keep = keep[:count]

@@ -4,30 +4,49 @@ import numpy as np
 import tensorflow as tf
 
 
-def cell_anchors(size: float, ratios: tuple[float, ...]) -> np.ndarray:
-    """Anchors of area size**2 around the origin. float32 [A, 4] yxyx; ratio = height / width."""
+def cell_anchors(
+    stride: int, scale: float, ratios: tuple[float, ...], rounded: bool = False
+) -> np.ndarray:
+    """Anchors around the origin, each of the area (stride * scale)**2.
+
+    Args:
+      stride: pixels per cell.
+      scale: side in strides of the square anchor.
+      ratios: height / width of each anchor.
+      rounded: round the sides for a scale of 1 to whole pixels, as Detectron does: the width first,
+        then the height that belongs to the rounded width; areas are then not exact.
+
+    Returns:
+      float32 [A, 4] boxes_yxyx.
+    """
     roots = np.sqrt(np.asarray(ratios, np.float64))
-    heights, widths = size * roots, size / roots
-    return (np.stack([-heights, -widths, heights, widths], axis=-1) / 2).astype(np.float32)
+    heights, widths = stride * roots, stride / roots
+    if rounded:
+        widths = np.round(widths)
+        heights = np.round(widths * np.asarray(ratios, np.float64))
+    half = scale * np.stack([heights, widths], axis=-1) / 2  # [A, 2]
+    return np.concatenate([-half, half], axis=-1).astype(np.float32)
 
 
 def level_anchors(
     height: tf.Tensor | int,
     width: tf.Tensor | int,
     stride: int,
-    size: float,
+    scale: float,
     ratios: tuple[float, ...],
     offset: float = 0.5,
+    rounded: bool = False,
 ) -> tf.Tensor:
     """Anchors of a feature map in network-input pixels.
 
     Args:
       height, width: of the feature map; may be tensors.
-      stride: pixels per cell.
-      size: side in pixels of the square anchor.
-      ratios: height / width of each anchor.
+      stride: see `cell_anchors`.
+      scale: see `cell_anchors`.
+      ratios: see `cell_anchors`.
       offset: place of the centre inside its cell, as a fraction of the stride: 0.5 is the cell's
         centre, 0 its corner as in detectron2.
+      rounded: see `cell_anchors`.
 
     Returns:
       float32 [height * width * A, 4] boxes_yxyx in row, column, ratio order.
@@ -36,5 +55,5 @@ def level_anchors(
     x = (tf.range(width, dtype=tf.float32) + offset) * stride  # [W]
     y, x = tf.meshgrid(y, x, indexing="ij")
     centres = tf.stack([y, x, y, x], axis=-1)  # [H, W, 4]
-    anchors = centres[:, :, None, :] + cell_anchors(size, ratios)  # [H, W, A, 4]
-    return tf.reshape(anchors, [-1, 4])
+    anchors = centres[:, :, None, :] + cell_anchors(stride, scale, ratios, rounded)
+    return tf.reshape(anchors, [-1, 4])  # from [H, W, A, 4]

@@ -68,7 +68,32 @@ def decode(deltas: tf.Tensor, anchors_yxyx: tf.Tensor, weights: tuple[float, ...
     return tf.concat([centre - half, centre + half], axis=-1)
 
 
-def clip(boxes_yxyx: tf.Tensor, image_sizes: tf.Tensor) -> tf.Tensor:
-    """Clips boxes [..., N, 4] to images of (height, width) [..., 2] pixels."""
+def clip(
+    boxes_yxyx: tf.Tensor, image_sizes: tf.Tensor, keep_border_pixel: bool = False
+) -> tf.Tensor:
+    """Clips boxes to their image.
+
+    Args:
+      boxes_yxyx: [..., N, 4].
+      image_sizes: [..., 2] (height, width) in pixels.
+      keep_border_pixel: leaves a box at least the first or last pixel, as Detectron does; otherwise
+        a box outside the image becomes empty.
+    """
     limits = tf.concat([image_sizes, image_sizes], axis=-1)[..., None, :]
-    return tf.clip_by_value(boxes_yxyx, 0.0, limits)
+    pixel = [0.0, 0.0, 1.0, 1.0] if keep_border_pixel else [0.0] * 4
+    return tf.clip_by_value(boxes_yxyx, pixel, limits - pixel[::-1])
+
+
+def to_original(boxes_yxyx: tf.Tensor, image_scales: tf.Tensor) -> tf.Tensor:
+    """Boxes of network-input pixels as boxes of original pixels, as Detectron rescales them.
+
+    The first and the last pixel are scaled, and the box reaches to the end of the last: it is
+    larger than a box scaled as a whole by a part of a pixel.
+
+    Args:
+      boxes_yxyx: float32 [B, N, 4].
+      image_scales: float32 [B, 2] (y, x), network-input pixels per original pixel.
+    """
+    scales = tf.tile(image_scales, [1, 2])[:, None]  # [B, 1, 4]
+    pixel = [0.0, 0.0, 1.0, 1.0]
+    return (boxes_yxyx - pixel) / scales + pixel

@@ -13,7 +13,12 @@ Rle = dict  # {"size": [height, width], "counts": str}, COCO's compressed form
 
 
 def paste_region(
-    mask: np.ndarray, box_yxyx: Sequence[float], height: int, width: int, threshold: float = 0.5
+    mask: np.ndarray,
+    box_yxyx: Sequence[float],
+    height: int,
+    width: int,
+    threshold: float = 0.5,
+    whole_pixels: bool = False,
 ) -> tuple[np.ndarray, int, int]:
     """Resamples a mask to the pixels of its box that lie inside the image.
 
@@ -28,16 +33,21 @@ def paste_region(
       height: image height in pixels.
       width: image width in pixels.
       threshold: smallest value of a set pixel, above 0.
+      whole_pixels: do as Detectron does: the box that the mask covers with a ring of one cell
+        around it, from its first to its last pixel, is cut to whole pixels; pixels above the
+        threshold are set.
 
     Returns:
       (region uint8 {0, 1} [h, w], top, left): the set pixels, and where the region starts in the
       image; h or w is 0 where the box has no area inside the image.
     """
     y1, x1, y2, x2 = (float(v) for v in box_yxyx)
-    top, rows = _weights(y1, y2, mask.shape[0], height)
-    left, columns = _weights(x1, x2, mask.shape[1], width)
+    weights = _whole_pixel_weights if whole_pixels else _weights
+    top, rows = weights(y1, y2, mask.shape[0], height)
+    left, columns = weights(x1, x2, mask.shape[1], width)
     values = columns @ np.asarray(mask, np.float32).T @ rows.T  # [w, h], the order of COCO's runs
-    return (values >= threshold).view(np.uint8).T, top, left
+    is_set = values > threshold if whole_pixels else values >= threshold
+    return is_set.view(np.uint8).T, top, left
 
 
 def _weights(low: float, high: float, cells: int, limit: int) -> tuple[int, np.ndarray]:
@@ -47,8 +57,25 @@ def _weights(low: float, high: float, cells: int, limit: int) -> tuple[int, np.n
     first = int(np.clip(np.floor(low), 0, limit))
     last = int(np.clip(np.ceil(high), first, limit))
     position = (np.arange(first, last) + 0.5 - low) / (high - low) * cells - 0.5
-    distance = np.abs(position[:, None] - np.arange(cells))
-    return first, np.maximum(0, 1 - distance).astype(np.float32)
+    return first, _bilinear(position, cells)
+
+
+def _whole_pixel_weights(low: float, high: float, cells: int, limit: int) -> tuple[int, np.ndarray]:
+    """As `_weights`, by Detectron's rule."""
+    if not high > low:
+        return 0, np.zeros((0, cells), np.float32)
+    centre, half = (low + high - 1) / 2, (high - 1 - low) / 2 * (cells + 2) / cells
+    start, end = int(centre - half), int(centre + half)  # the last pixel; towards zero, as there
+    pixels = max(end - start + 1, 1)
+    first = int(np.clip(start, 0, limit))
+    last = int(np.clip(end + 1, first, limit))
+    position = (np.arange(first, last) + 0.5 - start) / pixels * (cells + 2) - 0.5
+    return first, _bilinear(np.clip(position, 0, cells + 1) - 1, cells)
+
+
+def _bilinear(position: np.ndarray, cells: int) -> np.ndarray:
+    """Weights float32 [pixels, cells] at positions in cells, the centres of cells being 0, 1, 2."""
+    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells))).astype(np.float32)
 
 
 def paste_mask(
@@ -62,7 +89,12 @@ def paste_mask(
 
 
 def paste_to_rle(
-    masks: np.ndarray, boxes_yxyx: np.ndarray, height: int, width: int, threshold: float = 0.5
+    masks: np.ndarray,
+    boxes_yxyx: np.ndarray,
+    height: int,
+    width: int,
+    threshold: float = 0.5,
+    whole_pixels: bool = False,
 ) -> list[Rle]:
     """Pastes and encodes masks without making an image of each.
 
@@ -72,14 +104,16 @@ def paste_to_rle(
       height: image height in pixels.
       width: image width in pixels.
       threshold: smallest value of a set pixel.
+      whole_pixels: see `paste_region`.
 
     Returns:
       N COCO run-length codes of size [height, width].
     """
-    return [
-        _encode_region(*paste_region(mask, box, height, width, threshold), height, width)
+    regions = (
+        paste_region(mask, box, height, width, threshold, whole_pixels)
         for mask, box in zip(masks, boxes_yxyx, strict=True)
-    ]
+    )
+    return [_encode_region(*region, height, width) for region in regions]
 
 
 def _encode_region(region: np.ndarray, top: int, left: int, height: int, width: int) -> Rle:
