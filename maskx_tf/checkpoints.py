@@ -85,9 +85,16 @@ def load_model(path: str) -> LoadedModel:
     config = config_lib.load(str(directory))
     vocabulary = Vocabulary.load(str(directory / VOCABULARY))
     mask_class_ids = load_mask_classes(str(directory / MASK_CLASSES), vocabulary)
-    model = build_model(config, vocabulary.num_classes)
+    model = build_model(config, vocabulary.num_classes, _embedding_shape(checkpoint))
     restore(tf.train.Checkpoint(model=model), checkpoint).expect_partial()
     return LoadedModel(model, config, vocabulary, mask_class_ids)
+
+
+def _embedding_shape(checkpoint: str) -> np.ndarray | None:
+    """Zeros [K, D] in place of the class embeddings of a checkpoint; None if it has none."""
+    shapes = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+    shape = shapes.get(f"model/{EMBEDDINGS}/.ATTRIBUTES/VARIABLE_VALUE")
+    return np.zeros([shape[0] - 1, shape[1]]) if shape else None
 
 
 def restore(checkpoint: tf.train.Checkpoint, path: str):
@@ -120,11 +127,11 @@ def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
     target_names = ("", *vocabulary.names)
     known = np.array([c for c, name in enumerate(target_names) if name in source_rows])
     rows = np.array([source_rows[target_names[c]] for c in known])
-    values = {_key(v): v for v in source.model.weights if _key(v) != EMBEDDINGS}
+    values = {variable_key(v): v for v in source.model.weights if variable_key(v) != EMBEDDINGS}
     outputs = {source.config.mask_output, model.config.mask_output}
     matched, new = [], []
-    for variable in (v for v in model.weights if _key(v) != EMBEDDINGS):
-        other = values.pop(_key(variable), None)
+    for variable in (v for v in model.weights if variable_key(v) != EMBEDDINGS):
+        other = values.pop(variable_key(variable), None)
         if other is not None and _same_class_rows(variable, other, outputs == {"class_specific"}):
             value = variable.numpy()
             value[known] = other.numpy()[rows]
@@ -132,9 +139,9 @@ def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
         elif other is not None and other.shape == variable.shape:
             variable.assign(other)
         else:
-            new.append(_key(variable))
+            new.append(variable_key(variable))
             continue
-        matched.append(_key(variable))
+        matched.append(variable_key(variable))
     new_classes = [name for name in vocabulary.names if name not in source_rows]
     dropped_classes = [n for n in source.vocabulary.names if n not in vocabulary.names]
     lines = [
@@ -147,13 +154,14 @@ def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _key(variable: tf.Variable) -> str:
+def variable_key(variable: tf.Variable) -> str:
+    """The variable's name without the model's, such as `fpn/lateral2/kernel`."""
     return variable.name.split(":")[0].removeprefix("maskx_rcnn/")
 
 
 def _same_class_rows(variable: tf.Variable, other: tf.Variable, class_specific: bool) -> bool:
     rows = CLASS_ROWS + MASK_ROWS if class_specific else CLASS_ROWS
-    return _key(variable) in rows and other.shape[1:] == variable.shape[1:]
+    return variable_key(variable) in rows and other.shape[1:] == variable.shape[1:]
 
 
 def _listing(title: str, items: list[str], most: int = 8) -> str:

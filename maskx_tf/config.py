@@ -95,6 +95,7 @@ class Config:
         (1.0, 1.0, 1.0), "What the channels are divided by, in channel_order."
     )
 
+    # Geometry
     conventions: str = _option(
         "aligned",
         "What boxes, anchors and RoIAlign mean (docs/weights.md); detectron for its weights.",
@@ -108,6 +109,18 @@ class Config:
         "1x1",
         "Which convolution of a bottleneck has the stride: the first 1x1 (MSRA) or the 3x3.",
         choices=("1x1", "3x3"),
+    )
+    backbone_padding: str = _option(
+        "symmetric",
+        "Padding where the backbone has a stride: the same on all sides (Detectron, Keras), or "
+        "TensorFlow's own, more at the bottom and right of even sides (Model Garden).",
+        choices=("symmetric", "same"),
+    )
+    backbone_weights: str = _option(
+        "",
+        "ImageNet weights a new run starts from: `keras` (downloads), a .h5 of "
+        "tf_keras.applications, a Model Garden checkpoint or a Detectron .pkl; each needs its "
+        "flagfile of configs/backbones. Empty: random.",
     )
     normalization: str = _option(
         "frozen_batch_norm",

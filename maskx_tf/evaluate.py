@@ -78,7 +78,7 @@ def main() -> None:
     config = evaluation_config(trained)
     if any(getattr(config, name) != getattr(trained, name) for name in TEST_OPTIONS):
         weights = model.get_weights()
-        model = build_model(config, vocabulary.num_classes)
+        model = build_model(config, vocabulary.num_classes, model.class_embeddings)
         model.set_weights(weights)
     if config.mask_classes != trained.mask_classes:
         mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)

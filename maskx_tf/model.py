@@ -49,6 +49,7 @@ class MaskXRCNN(tf_keras.Model):
             config.normalization,
             config.stride_on,
             config.frozen_stages,
+            config.backbone_padding,
             name="backbone",
         )
         levels = tuple(x for x in self.backbone.levels if x >= config.min_level)

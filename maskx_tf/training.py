@@ -19,6 +19,7 @@ from maskx_tf.model import build_model
 from maskx_tf.optimizer import build_optimizer
 from maskx_tf.progress import Progress
 from maskx_tf.trainer import Evaluator, Trainer
+from maskx_tf.weights import imagenet
 
 
 def train(config: Config) -> dict:
@@ -101,12 +102,14 @@ def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
 
 
 def _restore_or_initialize(loaded: LoadedModel, manager: tf.train.CheckpointManager) -> int:
-    """Resumes from the run's own last checkpoint, or takes over init_checkpoint; the step."""
+    """Resumes from the run's own last checkpoint, or takes over other weights; the step."""
     if manager.latest_checkpoint:
         checkpoints.restore(manager.checkpoint, manager.latest_checkpoint)
         step = int(manager.checkpoint.optimizer.iterations.numpy())
         print(f"Resuming {manager.latest_checkpoint} at step {step}.", file=sys.stderr)
         return step
+    if loaded.config.backbone_weights:
+        print(imagenet.load_backbone(loaded.model, loaded.config), file=sys.stderr)
     path = loaded.config.init_checkpoint
     if path:
         print(checkpoints.initialize(loaded.model, loaded.vocabulary, path), file=sys.stderr)

@@ -1,11 +1,10 @@
-"""Backbones: shapes, what is frozen, normalisation, and detectron2's features from its weights."""
+"""Backbones: shapes, what is frozen, and normalisation."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from maskx_tf.layers.backbone import ConvNorm, ResNet, normalization_layer
-from tests import detectron2_fixture
 
 
 def kernels(backbone):
@@ -49,6 +48,43 @@ def test_stride_2_pads_both_sides_alike(size, side):
         for y in range(0, side, 2)
     ]
     np.testing.assert_allclose(out, np.array(wanted) / np.sqrt(1 + 1e-5), atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "side"), [(1, 8), (3, 8), (3, 9), (7, 16), (7, 17)])
+def test_same_padding_is_tensorflows(size, side):
+    """Even sides: the odd row and column of zeros is at the bottom and the right."""
+    layer = ConvNorm(1, size, 2, "batch_norm", relu=False, padding="same")
+    image = np.random.default_rng(0).normal(size=(1, side, side, 1)).astype(np.float32)
+    out = layer(tf.constant(image))[0, ..., 0].numpy()
+    total = max(0, (-(-side // 2) - 1) * 2 + size - side)
+    padded = np.pad(image[0, ..., 0], [[total // 2, total - total // 2]] * 2)
+    kernel = layer.conv.get_weights()[0][..., 0, 0]
+    wanted = [
+        [np.sum(padded[y : y + size, x : x + size] * kernel) for x in range(0, side, 2)]
+        for y in range(0, side, 2)
+    ]
+    np.testing.assert_allclose(out, np.array(wanted) / np.sqrt(1 + 1e-5), atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["resnet50", "small"])
+def test_same_padding_shifts_features_of_even_sides_only(variant):
+    """With sides 2^n + 1 every stride-2 input is odd, and both paddings are the same."""
+    found = {}
+    for padding in ("symmetric", "same"):
+        backbone = ResNet(variant, 4, stride_on="3x3", padding=padding)
+        for side in (64, 65):
+            backbone(tf.zeros([1, side, side, 3]))
+            for index, variable in enumerate(backbone.weights):
+                if "kernel" in variable.name:
+                    value = tf.random.stateless_normal(variable.shape, (0, index))
+                    variable.assign(value / tf.sqrt(float(np.prod(variable.shape[:-1]))))
+            image = tf.random.stateless_normal([1, side, side, 3], (1, 1))
+            found[padding, side] = backbone(image)
+    for level, odd in found["same", 65].items():
+        np.testing.assert_allclose(odd, found["symmetric", 65][level], rtol=1e-4, atol=1e-6)
+        even, other = found["same", 64][level], found["symmetric", 64][level]
+        assert even.shape == other.shape
+        assert np.max(np.abs(even - other)) > 0.1 * np.max(np.abs(other))
 
 
 @pytest.mark.parametrize(
@@ -104,16 +140,3 @@ def test_group_norm_has_16_channels_a_group(channels, groups):
     mean = grouped.mean(axis=(1, 3), keepdims=True)
     wanted = (grouped - mean) / np.sqrt(grouped.var(axis=(1, 3), keepdims=True) + 1e-3)
     np.testing.assert_allclose(out, wanted.reshape(x.shape), atol=1e-3)
-
-
-@pytest.mark.parametrize("stride", detectron2_fixture.STRIDES)
-def test_equals_detectron2(stride):
-    fixture = detectron2_fixture.load(stride)
-    backbone = ResNet("resnet50", 16, stride_on=stride, name="backbone")
-    images = tf.constant(detectron2_fixture.nhwc(fixture["input"]))
-    backbone(images[:, :64, :64])
-    detectron2_fixture.load_backbone(backbone, fixture)
-    features = backbone(images)
-    for level in (2, 3, 4, 5):
-        theirs = detectron2_fixture.nhwc(fixture[f"C{level}"])
-        assert detectron2_fixture.relative_error(features[level], theirs) < 1e-3

@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from maskx_tf.layers.box_head import DELTA_WEIGHTS, BoxHead
 from maskx_tf.ops import boxes
-from tests import detectron2_fixture
 
 K, D, N = 5, 6, 9
 
@@ -87,26 +86,3 @@ def test_initial_weights():
         assert 0.98 * limit < np.max(layer.kernel) <= limit
         assert np.std(layer.kernel) == pytest.approx(limit / np.sqrt(3), rel=0.05)
     assert not any(np.any(v) for v in head.weights if "bias" in v.name)
-
-
-@pytest.mark.parametrize("stride", detectron2_fixture.STRIDES)
-def test_equals_detectron2(stride):
-    fixture = detectron2_fixture.load(stride)
-    head = BoxHead(20, 128)
-    roi_features = tf.constant(detectron2_fixture.nhwc(fixture["roi7"]))
-    head(roi_features)
-    detectron2_fixture.load_box_head(head, fixture)
-    features = head(roi_features)
-    assert detectron2_fixture.relative_error(features, fixture["box_fc2"]) < 1e-3
-    theirs = fixture["box_logits"][:, detectron2_fixture.CLASSES_FIRST]
-    assert detectron2_fixture.relative_error(head.class_logits(features), theirs) < 1e-3
-    given = fixture["given_boxes"][:, detectron2_fixture.YXYX]
-    their_deltas = fixture["box_deltas"].reshape(64, 20, 4)[..., detectron2_fixture.YXYX]
-    their_boxes = fixture["box_decoded"].reshape(64, 20, 4)[..., detectron2_fixture.YXYX]
-    for class_id in (1, 2, 20):
-        deltas = head.class_deltas(features, tf.fill([64], class_id))
-        theirs = their_deltas[:, class_id - 1]
-        assert detectron2_fixture.relative_error(deltas, theirs) < 1e-3
-        decoded = boxes.decode(deltas, given, DELTA_WEIGHTS)
-        theirs = their_boxes[:, class_id - 1]
-        assert detectron2_fixture.relative_error(decoded, theirs) < 1e-3

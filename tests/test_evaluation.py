@@ -352,7 +352,7 @@ class FakeModel:
         assert images.dtype == tf.uint8
         return images
 
-    def detect(self, pyramid, image_sizes):
+    def detect(self, pyramid, image_sizes, image_scales):
         batch = tf.shape(pyramid)[0]
         boxes = tf.constant([[self.box, (0, 0, 0, 0)]])
         return {
@@ -363,7 +363,7 @@ class FakeModel:
             "detection_masks": tf.tile(self.left_half(), [batch, 2, 1, 1]),
         }
 
-    def masks(self, pyramid, boxes_yxyx, classes):
+    def masks(self, pyramid, boxes_yxyx, classes, image_scales):
         return tf.tile(self.left_half(), [*tf.unstack(tf.shape(classes)), 1, 1])
 
     def left_half(self):

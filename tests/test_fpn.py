@@ -1,11 +1,10 @@
-"""The feature pyramid against NumPy and detectron2."""
+"""The feature pyramid against NumPy."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from maskx_tf.layers.fpn import FPN
-from tests import detectron2_fixture
 
 
 def test_shapes_up_to_the_coarsest_level():
@@ -41,19 +40,3 @@ def test_levels_above_the_backbone_subsample():
     pyramid = FPN((2,), 4, 3)({2: tf.random.stateless_normal([1, 8, 8, 5], (0, 1))})
     np.testing.assert_array_equal(pyramid[3], pyramid[2][:, ::2, ::2])
     np.testing.assert_array_equal(pyramid[4], pyramid[2][:, ::4, ::4])
-
-
-@pytest.mark.parametrize("stride", detectron2_fixture.STRIDES)
-def test_equals_detectron2(stride):
-    fixture = detectron2_fixture.load(stride)
-    features = {
-        level: tf.constant(detectron2_fixture.nhwc(fixture[f"C{level}"])) for level in (2, 3, 4, 5)
-    }
-    fpn = FPN((2, 3, 4, 5), 6, 64)
-    fpn(features)
-    detectron2_fixture.load_fpn(fpn, fixture)
-    pyramid = fpn(features)
-    assert list(pyramid) == [2, 3, 4, 5, 6]
-    for level, value in pyramid.items():
-        theirs = detectron2_fixture.nhwc(fixture[f"P{level}"])
-        assert detectron2_fixture.relative_error(value, theirs) < 1e-3

@@ -5,7 +5,6 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf.layers.mask_head import MaskHead
-from tests import detectron2_fixture
 
 N, K, C = 5, 4, 6
 
@@ -86,21 +85,3 @@ def test_initial_weights():
     assert conv == pytest.approx(np.sqrt(2 / (32 * 9)), rel=0.05)
     assert deconv == pytest.approx(np.sqrt(2 / (32 * 4)), rel=0.05)
     assert mlp == pytest.approx(0.001, rel=0.05)
-
-
-@pytest.mark.parametrize("stride", detectron2_fixture.STRIDES)
-def test_equals_detectron2(stride):
-    fixture = detectron2_fixture.load(stride)
-    head = MaskHead(filters=64, convs=4, mlp=False)
-    roi_features = tf.constant(detectron2_fixture.nhwc(fixture["roi14"]))
-    kernels = fixture["w/roi_heads.mask_head.predictor.weight"][:, :, 0, 0]
-    biases = fixture["w/roi_heads.mask_head.predictor.bias"]
-    head(roi_features, tf.zeros([24, 64]))
-    detectron2_fixture.load_mask_head(head, fixture)
-    trunk = head.trunk(roi_features)
-    theirs = detectron2_fixture.nhwc(fixture["mask_deconv"])
-    assert detectron2_fixture.relative_error(trunk[:8], theirs) < 1e-3
-    for c in (0, 7, 19):
-        rows = np.full(24, c)
-        logits = head(roi_features, tf.constant(kernels[rows]), tf.constant(biases[rows]))
-        assert detectron2_fixture.relative_error(logits, fixture["mask_logits"][:, c]) < 1e-3

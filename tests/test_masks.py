@@ -1,4 +1,4 @@
-"""Pasting against a per-pixel oracle and detectron2's results; run-length codes against COCO's."""
+"""Pasting against a per-pixel oracle; run-length codes against COCO's."""
 
 import json
 
@@ -7,7 +7,6 @@ import pytest
 from pycocotools import mask as mask_api
 
 from maskx_tf.ops import masks
-from tests.harness import shared_data
 
 
 def oracle_paste(mask, box_yxyx, height, width, threshold=0.5):

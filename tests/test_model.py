@@ -1,4 +1,4 @@
-"""The assembled model: valid detections, masks of given boxes, batches, padding, detectron2."""
+"""The assembled model: valid detections, masks of given boxes, batches, padding."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from maskx_tf.errors import UserError
 from maskx_tf.model import build_model
-from tests import batches, detectron2_fixture
+from tests import batches
 
 CONFIG = batches.tiny_config(score_threshold=0.05, max_detections=20, pixel_std=(57.0, 57.0, 57.0))
 
@@ -197,60 +197,3 @@ def test_learned_masks(images, mask_output):
     boxes = tf.constant([[[5.0, 5, 40, 40], [5, 5, 40, 40]]] * 2)
     masks = model.segment(*images, boxes, tf.constant([[1, 2]] * 2)).numpy()
     assert np.allclose(masks[:, 0], masks[:, 1]) == (mask_output == "class_agnostic")
-
-
-def detectron2_model(stride):
-    """The fixture's network as ours, and the fixture."""
-    fixture = detectron2_fixture.load(stride)
-    config = CONFIG.replace(
-        backbone="resnet50",
-        normalization="frozen_batch_norm",
-        stride_on=stride,
-        max_level=6,
-        fpn_filters=64,
-        rpn_filters=64,
-        anchor_size=4.0,
-        anchor_offset=0.0,
-        rpn_pre_nms_test=400,
-        rpn_post_nms_test=200,
-        roi_canonical_size=224.0,
-        box_fc_units=128,
-        mask_output="class_specific",
-        mask_filters=64,
-        mask_convs=4,
-        mask_mlp=False,
-        pixel_mean=tuple(fixture["meta"]["pixel_mean_bgr"]),
-        pixel_std=(1.0, 1.0, 1.0),
-        score_threshold=fixture["meta"]["box"]["score_thresh"],
-        nms_candidates=4000,
-        max_detections=50,
-    )
-    model = build_model(config, 20)
-    detectron2_fixture.load_backbone(model.backbone, fixture)
-    detectron2_fixture.load_fpn(model.fpn, fixture)
-    detectron2_fixture.load_rpn(model.rpn, fixture)
-    detectron2_fixture.load_box_head(model.box_head, fixture)
-    detectron2_fixture.load_mask_head(model.mask_head, fixture)
-    kernel = fixture["w/roi_heads.mask_head.predictor.weight"][:, :, 0, 0]
-    bias = fixture["w/roi_heads.mask_head.predictor.bias"]
-    model.mask_weights.kernel.assign(np.pad(kernel, [[1, 0], [0, 0]]))
-    model.mask_weights.bias.assign(np.pad(bias, [1, 0]))
-    return model, fixture
-
-
-@pytest.mark.parametrize("stride", detectron2_fixture.STRIDES)
-def test_from_image_to_masks_as_detectron2(stride):
-    model, fixture = detectron2_model(stride)
-    images = tf.constant(fixture["image_bgr_uint8"][None, ..., ::-1])
-    found = {k: v.numpy()[0] for k, v in model(images, tf.constant([[256.0, 320.0]])).items()}
-    assert found["num_detections"] == 50
-    boxes = fixture["det_boxes"][:, detectron2_fixture.YXYX]
-    gaps = np.abs(boxes[:, None] - found["detection_boxes"][None]).max(axis=-1)
-    gaps += 1e3 * (fixture["det_classes"][:, None] + 1 != found["detection_classes"][None])
-    nearest = gaps.argmin(axis=1)
-    same = gaps.min(axis=1) < 0.1
-    assert same.sum() >= 49 and len(set(nearest[same])) == same.sum()
-    scores = found["detection_scores"][nearest]
-    np.testing.assert_allclose(scores[same], fixture["det_scores"][same], atol=2e-3)
-    masks = found["detection_masks"][nearest]
-    np.testing.assert_allclose(masks[same], fixture["det_masks28"][same], atol=2e-2)

@@ -1,11 +1,11 @@
-"""RoIAlign against its definition in NumPy (forward and gradient) and against detectron2."""
+"""RoIAlign against its definition in NumPy (forward and gradient)."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from maskx_tf.layers import roi_align
-from tests import detectron2_fixture, oracles
+from tests import oracles
 
 HEIGHT, WIDTH = 64, 96  # pixels of the images
 STRIDE = 4
@@ -95,20 +95,3 @@ def test_without_boxes_the_result_is_empty():
         pyramid, tf.zeros([0, 4]), tf.zeros([0], tf.int32), 7, 224.0
     )
     assert crops.shape == (0, 7, 7, 3)
-
-
-@pytest.mark.parametrize("stride", detectron2_fixture.STRIDES)
-@pytest.mark.parametrize("size", [7, 14])
-def test_equals_detectron2(stride, size):
-    fixture = detectron2_fixture.load(stride)
-    pyramid = {
-        level: tf.constant(detectron2_fixture.nhwc(fixture[f"P{level}"])) for level in (2, 3, 4, 5)
-    }
-    given = fixture["given_boxes"][:, detectron2_fixture.YXYX]  # some of them leave the image
-    levels = roi_align.assign_levels(given, 2, 5, 224.0)
-    np.testing.assert_array_equal(levels, fixture["given_level"])
-    given = given if size == 7 else given[fixture["few"]]
-    images = tf.zeros([len(given)], tf.int32)
-    ours = roi_align.multilevel_roi_align(pyramid, given, images, size, 224.0)
-    theirs = detectron2_fixture.nhwc(fixture[f"roi{size}"])
-    assert detectron2_fixture.relative_error(ours, theirs) < 1e-4

@@ -173,14 +173,14 @@ class TestAnchors:
         assert len(positives(drawn[0])) == 32 and len(drawn[0]) == 64
         assert drawn[0] == drawn[1] != drawn[2]
 
-    @pytest.mark.parametrize("stride", detectron2_fixture.STRIDES)
-    def test_labels_equal_detectron2(self, stride):
-        fixture = detectron2_fixture.load(stride)
+    @pytest.mark.parametrize("name", detectron2_fixture.NAMES)
+    def test_labels_equal_detectron2(self, name):
+        fixture = detectron2_fixture.load(name)
         anchors = np.concatenate([fixture[f"anchors_p{level}"] for level in range(2, 7)])
         drawn = draw_anchors(
             anchors[:, detectron2_fixture.YXYX],
             fixture["gt_boxes"][:, detectron2_fixture.YXYX],
-            image_size=tf.constant([256.0, 320.0]),
+            image_size=tf.constant(fixture["meta"]["size"], tf.float32),
             size=3 * len(anchors),
             straddle_threshold=-1.0,
         )
@@ -285,13 +285,13 @@ class TestRois:
         drawn = draw_rois(proposals, self.OBJECTS, crowds=[[0, 0, 100, 100]])
         assert positives(drawn) == {0: 0, 1: 1, 2: 0}
 
-    @pytest.mark.parametrize("stride", detectron2_fixture.STRIDES)
-    def test_labels_equal_detectron2(self, stride):
-        fixture = detectron2_fixture.load(stride)
+    @pytest.mark.parametrize("name", detectron2_fixture.NAMES)
+    def test_labels_equal_detectron2(self, name):
+        fixture = detectron2_fixture.load(name)
         objects = fixture["gt_boxes"][:, detectron2_fixture.YXYX]
         rois = fixture["train_rois"][:, detectron2_fixture.YXYX]
         drawn = draw_rois(rois, objects, size=200)
-        classes, background = fixture["train_roi_classes"], 20
+        classes, background = fixture["train_roi_classes"], fixture["meta"]["num_classes"]
         for index in range(len(rois)):
             positive, match = drawn[len(objects) + index]
             assert positive == (classes[index] != background)

@@ -38,17 +38,25 @@ class _GroupNorm(tf_keras.layers.GroupNormalization):
 
 
 class ConvNorm(tf_keras.layers.Layer):
-    """Convolution without bias, symmetric padding, normalisation, optional ReLU.
+    """Convolution without bias, normalisation, optional ReLU.
 
-    Stride 2 with Keras' "same" would pad even inputs on one side only, which shifts the features
-    against the published weights; the padding here is explicit.
+    With stride 2, Keras' "same" pads even inputs more at the bottom and the right, which shifts the
+    features. Model Garden's weights are trained with it; the published ones and Keras' are trained
+    with the same padding on all sides. See `padding` of `ResNet`.
     """
 
     def __init__(
-        self, filters: int, size: int, stride: int, norm: str, relu: bool = True, **kwargs
+        self,
+        filters: int,
+        size: int,
+        stride: int,
+        norm: str,
+        relu: bool = True,
+        padding: str = "symmetric",
+        **kwargs,
     ):
         super().__init__(**kwargs)
-        self.pad = (size - 1) // 2 if stride > 1 else 0
+        self.pad = (size - 1) // 2 if stride > 1 and padding == "symmetric" else 0
         self.conv = tf_keras.layers.Conv2D(
             filters,
             size,
@@ -81,6 +89,7 @@ class ResidualBlock(tf_keras.layers.Layer):
         bottleneck: bool,
         project: bool,
         stride_on: str = "1x1",
+        padding: str = "symmetric",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -89,12 +98,12 @@ class ResidualBlock(tf_keras.layers.Layer):
             strides = (stride, 1) if stride_on == "1x1" else (1, stride)
             self.convs = [
                 ConvNorm(filters, 1, strides[0], norm, name="conv1"),
-                ConvNorm(filters, 3, strides[1], norm, name="conv2"),
+                ConvNorm(filters, 3, strides[1], norm, padding=padding, name="conv2"),
                 ConvNorm(outer, 1, 1, norm, relu=False, name="conv3"),
             ]
         else:
             self.convs = [
-                ConvNorm(filters, 3, stride, norm, name="conv1"),
+                ConvNorm(filters, 3, stride, norm, padding=padding, name="conv1"),
                 ConvNorm(outer, 3, 1, norm, relu=False, name="conv2"),
             ]
         self.shortcut = (
@@ -119,6 +128,7 @@ class ResNet(tf_keras.layers.Layer):
       norm: see `normalization_layer`.
       stride_on: `1x1` or `3x3`, the convolution of a bottleneck that has the stride.
       frozen_stages: 0: none, 1: the stem, 2: stem and stage 2, …; no gradient enters these.
+      padding: `symmetric` or `same`, how convolutions and pooling with stride 2 pad.
     """
 
     def __init__(
@@ -128,17 +138,19 @@ class ResNet(tf_keras.layers.Layer):
         norm: str = "frozen_batch_norm",
         stride_on: str = "1x1",
         frozen_stages: int = 2,
+        padding: str = "symmetric",
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.frozen_stages = frozen_stages
+        self.padding = padding
         bottleneck = variant != "small"
         if bottleneck:
-            self.stem = [ConvNorm(width, 7, 2, norm, name="stem")]
+            self.stem = [ConvNorm(width, 7, 2, norm, padding=padding, name="stem")]
         else:
             self.stem = [
-                ConvNorm(width // 2, 3, 2, norm, name="stem1"),
-                ConvNorm(width, 3, 2, norm, name="stem2"),
+                ConvNorm(width // 2, 3, 2, norm, padding=padding, name="stem1"),
+                ConvNorm(width, 3, 2, norm, padding=padding, name="stem2"),
             ]
         self.pool = bottleneck
         self.stages: dict[str, list[ResidualBlock]] = {}
@@ -151,6 +163,7 @@ class ResNet(tf_keras.layers.Layer):
                     bottleneck=bottleneck,
                     project=index == 0 and (bottleneck or stage > 2),
                     stride_on=stride_on,
+                    padding=padding,
                     name=f"res{stage}_{index}",
                 )
                 for index in range(count)
@@ -170,9 +183,11 @@ class ResNet(tf_keras.layers.Layer):
         x = images
         for conv in self.stem:
             x = conv(x, training=training)
-        if self.pool:
-            # Symmetric padding; 0 stands in for -inf because the input has passed a ReLU.
+        if self.pool and self.padding == "symmetric":
+            # 0 stands in for -inf because the input has passed a ReLU.
             x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
+        elif self.pool:
+            x = tf.nn.max_pool2d(x, 3, 2, "SAME")
         if self.frozen_stages == 1:
             x = tf.stop_gradient(x)
         features = {}

@@ -1,0 +1,166 @@
+"""Reads the ImageNet ResNets of tf_keras.applications and of Detectron."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import tf_keras
+
+from maskx_tf.errors import UserError
+from maskx_tf.layers.backbone import EPSILON, STAGES
+from maskx_tf.weights import caffe2, pickles
+from maskx_tf.weights.blobs import Blobs, Rule
+
+KERAS_EPSILON = 1.001e-5
+_KERAS_URL = "https://storage.googleapis.com/tensorflow/keras-applications/resnet"
+
+
+class ImageNetResNet(NamedTuple):
+    """What a file holds of a bottleneck ResNet.
+
+    Attributes:
+      blobs: its arrays.
+      blocks: how many blocks it has in each of the stages 2 to 5.
+      rules: for all variables of our backbone; where the depths differ they name absent blobs.
+    """
+
+    blobs: Blobs
+    blocks: tuple[int, ...]
+    rules: caffe2.Rules
+
+
+def read_keras(path: str, backbone: str) -> ImageNetResNet:
+    """Reads a weights file (.h5) of tf_keras.applications, with or without the top.
+
+    Args:
+      path: the file.
+      backbone: `resnet50` or `resnet101`, ours.
+
+    Raises:
+      UserError: the file is damaged or holds something else.
+    """
+    return _keras_resnet(path, _hdf5_arrays(path), backbone)
+
+
+def download_keras(path: str, backbone: str) -> ImageNetResNet:
+    """As `read_keras`, of what tf_keras downloads; UserError if it cannot. `path` is for errors."""
+    build = {
+        "resnet50": tf_keras.applications.ResNet50,
+        "resnet101": tf_keras.applications.ResNet101,
+    }
+    try:
+        network = build[backbone](weights="imagenet", include_top=False)
+    except Exception as error:  # tf_keras raises a bare Exception where the download fails
+        name = f"{backbone}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+        raise UserError(
+            f"--backbone_weights={path}: {' '.join(str(error).split())}; fetch "
+            f"{_KERAS_URL}/{name} elsewhere and give the file as --backbone_weights={name}."
+        ) from None
+    arrays = {
+        f"{layer.name}/{_last(variable.name)}": variable.numpy()
+        for layer in network.layers
+        for variable in layer.weights
+    }
+    return _keras_resnet(path, arrays, backbone)
+
+
+def read_detectron(path: str, backbone: str) -> ImageNetResNet:
+    """Reads a pickle of Caffe2 blobs, flat or under `model`: Detectron's R-50.pkl and R-101.pkl.
+
+    The convolution biases that such a file has are left over from Caffe: Detectron has none.
+
+    Args:
+      path: the file.
+      backbone: `resnet50` or `resnet101`, ours.
+
+    Raises:
+      UserError: the file is damaged or holds something else.
+    """
+    content = pickles.load(path)
+    if "blobs" in content:
+        raise UserError(
+            f"--backbone_weights={path} holds a whole detector; convert it with "
+            "`python -m maskx_tf.weights.detectron` and give that as --init_checkpoint."
+        )
+    content = content.get("model", content)
+    blobs = Blobs(content if isinstance(content, dict) else {}, f"--backbone_weights={path}")
+    blocks = _count_blocks(blobs, r"res(\d)_(\d+)_branch2a_w", "conv1_w")
+    return ImageNetResNet(blobs, blocks, caffe2.backbone_rules(backbone))
+
+
+def places(backbone: str) -> Iterator[tuple[int, int, str]]:
+    """(stage, block, part) of every convolution but the stem; part is `conv1`, …, `shortcut`."""
+    for stage, count in enumerate(STAGES[backbone], start=2):
+        for block in range(count):
+            for part in ("conv1", "conv2", "conv3", "shortcut")[: 4 if block == 0 else 3]:
+                yield stage, block, part
+
+
+def keras_rules(ours: str, conv: str, norm: str, blobs: Blobs, epsilon: float) -> caffe2.Rules:
+    """Rules for a convolution and its batch normalisation, stored as Keras layers.
+
+    A bias, which our convolutions have not, goes into the moving mean; the difference between
+    `epsilon` and ours goes into the moving variance.
+    """
+    mean = Rule((f"{norm}/moving_mean",), np.asarray)
+    if f"{conv}/bias" in blobs:
+        mean = Rule((f"{norm}/moving_mean", f"{conv}/bias"), np.subtract)
+    return {
+        f"backbone/{ours}/conv/kernel": Rule((f"{conv}/kernel",), np.asarray),
+        f"backbone/{ours}/norm/gamma": Rule((f"{norm}/gamma",), np.asarray),
+        f"backbone/{ours}/norm/beta": Rule((f"{norm}/beta",), np.asarray),
+        f"backbone/{ours}/norm/moving_mean": mean,
+        f"backbone/{ours}/norm/moving_variance": Rule(
+            (f"{norm}/moving_variance",), lambda variance: variance + (epsilon - EPSILON)
+        ),
+    }
+
+
+def _keras_resnet(path: str, arrays: dict[str, np.ndarray], backbone: str) -> ImageNetResNet:
+    blobs = Blobs(arrays, f"--backbone_weights={path}")
+    blocks = _count_blocks(blobs, r"conv(\d)_block(\d+)_1_conv/kernel", "conv1_conv/kernel")
+    rules = keras_rules("stem", "conv1_conv", "conv1_bn", blobs, KERAS_EPSILON)
+    for stage, block, part in places(backbone):
+        number = 0 if part == "shortcut" else part[-1]
+        name = f"conv{stage}_block{block + 1}_{number}"
+        ours = f"res{stage}_{block}/{part}"
+        rules |= keras_rules(ours, f"{name}_conv", f"{name}_bn", blobs, KERAS_EPSILON)
+    return ImageNetResNet(blobs, blocks, rules)
+
+
+def _hdf5_arrays(path: str) -> dict[str, np.ndarray]:
+    """{layer/weight: array} of a weights file, or of a whole model in one."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def collect(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[f"{name.split('/')[0]}/{_last(name)}"] = item[()]
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.get("model_weights", file).visititems(collect)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"--backbone_weights={path} cannot be read as HDF5 ({error}); download it again."
+        ) from None
+    return arrays
+
+
+def _last(name: str) -> str:
+    """`conv1_conv/kernel:0` -> `kernel`."""
+    return name.split("/")[-1].split(":")[0]
+
+
+def _count_blocks(blobs: Blobs, pattern: str, stem: str) -> tuple[int, ...]:
+    """Blocks of each of the stages 2 to 5; `pattern` has the stage as its first group."""
+    found = (re.fullmatch(pattern, name) for name in blobs.arrays)
+    counts = Counter(int(match[1]) for match in found if match)
+    if not counts:
+        raise UserError(
+            f"{blobs.source} has no resnet50 or resnet101 under the expected names ({stem}, …); it "
+            f"has {', '.join(sorted(blobs.arrays)[:4]) or 'no arrays'}."
+        )
+    return tuple(counts[stage] for stage in (2, 3, 4, 5))
