@@ -221,6 +221,12 @@ class TestBlobs:
         old = detectron.load(write(tmp_path / "a.pkl", blobs, settings="MODEL: {}\n"), PROPOSALS)
         compare(old, blobs, box_weights=(1, 1, 1, 1))
 
+    def test_but_none_that_t_reads(self, tmp_path):
+        blobs = blobs_of()
+        imported = detectron.load(write(tmp_path / "a.pkl", blobs, settings="MODEL: {}\n"))
+        ours = imported.loaded.model.box_head.box_kernel.numpy()[:, [1, 0, 3, 2]]
+        np.testing.assert_array_equal(ours.reshape(-1, 32), blobs["bbox_pred_w"])
+
 
 class TestSettings:
     """The training configuration that a file carries, a yaml text that is never interpreted."""
@@ -353,6 +359,7 @@ def test_command(tmp_path):
     assert done.stdout.splitlines() == [
         "Mask^X R-CNN R-50-FPN (T: cls+box, 2 layers, leaky_relu; MLP branch), 80 classes, "
         "conventions: detectron",
+        "Set A, the classes with mask training: 20 of 80 (--mask_classes).",
         f"{count} blobs used, {momentum} ignored on purpose, 0 unexpected, none missing.",
         f"  ignored: {momentum} of the optimizer (*_momentum)",
         f"written: {tmp_path}/run; every blob is listed in {tmp_path}/run/{importing.TABLE}",

@@ -58,7 +58,8 @@ def load(
     settings = settings if isinstance(settings, str) else ""
     if restore_classes:
         _restore_classes(blobs)
-    if settings and "BBOX_REG_WEIGHTS" not in settings:
+    is_old = "MODEL:" in settings and "BBOX_REG_WEIGHTS" not in settings
+    if is_old and "mask_fcn_logits_w_flat_w" not in blobs:  # T is younger than these weights
         _weigh_deltas(blobs)
     options = OPTIONS | _options_of(settings)
     return importing.build(blobs, options, overrides or {}, embedding=embedding, stale=_stale)

@@ -141,9 +141,11 @@ def save(imported: Imported, output_dir: str) -> str:
     checkpoint = tf.train.Checkpoint(model=imported.loaded.model)
     manager = tf.train.CheckpointManager(checkpoint, output_dir, max_to_keep=1)
     manager.save(checkpoint_number=0)
+    seen, classes = imported.loaded.mask_class_ids, imported.loaded.vocabulary.num_classes
     return "\n".join(
         (
             imported.title,
+            f"Set A, the classes with mask training: {len(seen)} of {classes} (--mask_classes).",
             imported.blobs.summary(),
             f"written: {output_dir}; every blob is listed in {directory / TABLE}",
         )
