@@ -1,7 +1,6 @@
 """Anchors against NumPy loops, Model Garden and detectron2."""
 
 import numpy as np
-import pytest
 from official.vision.ops import anchor as model_garden
 
 from maskx_tf.ops import anchors

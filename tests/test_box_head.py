@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf.layers.box_head import DELTA_WEIGHTS, BoxHead
-from maskx_tf.ops import boxes
+from maskx_tf.layers.box_head import BoxHead
 
 K, D, N = 5, 6, 9
 

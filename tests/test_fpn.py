@@ -1,7 +1,6 @@
 """The feature pyramid against NumPy."""
 
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from maskx_tf.layers.fpn import FPN

@@ -123,7 +123,9 @@ def test_agree_with_detectron2(name):
         points = (polygon.reshape(-1, 2) - box[[1, 0]]) / (box[[3, 2]] - box[[1, 0]]) * 112 - 0.5
         cv2.fillPoly(mask, [np.round(points * 256).astype(np.int32)], 1, shift=8)
     rois = fixture["train_mask_rois"][:, detectron2_fixture.YXYX]
-    matched = fixture["train_roi_matched"][fixture["train_roi_classes"] != fixture["meta"]["num_classes"]]
+    matched = fixture["train_roi_matched"][
+        fixture["train_roi_classes"] != fixture["meta"]["num_classes"]
+    ]
     found = targets(masks, boxes, rois, matched, 28) > 0.5
     theirs = fixture["train_mask_targets"]
     assert np.mean(found == theirs) > 0.98
