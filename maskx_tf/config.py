@@ -70,9 +70,13 @@ class Config:
     # Data
     train_records: tuple[str, ...] = _option((), "Record directories (or shard globs) to train on.")
     eval_records: tuple[str, ...] = _option((), "Record directories (or shard globs) to evaluate.")
-    vocabulary: str = _option("", "Class list (.json or .txt); empty: that of the train records.")
+    vocabulary: str = _option(
+        "", "Class list (.json, .txt, or `coco`); empty: that of the records."
+    )
     mask_classes: str = _option(
-        "all", "Set A, the classes whose masks may be used: all, none, voc, nonvoc or a .txt file."
+        "all",
+        "Set A, the classes whose masks may be used: all, none, coco, voc, nonvoc, a random split "
+        "of the paper (E1_A20B60 to E5_A60B20), or a .txt file.",
     )
     batch_size: int = _positive(16, "Images per step, over all devices.")
     image_min_side: int = _positive(800, "Length in pixels that the short side is resized to.")

@@ -13,6 +13,8 @@ from typing import Any
 from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
 
+COCO = "coco"  # names the vocabulary, and the set of classes, that come with this package
+_COCO_FILE = pathlib.Path(__file__).parent / "coco.json"
 _SPLITS = pathlib.Path(__file__).parent / "splits"
 
 
@@ -59,8 +61,16 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Vocabulary:
-        """Reads a .txt (one name a line), what `save` wrote, or the categories of a COCO json."""
-        path = pathlib.Path(path)
+        """Reads a class list.
+
+        Args:
+          path: a .txt with one name a line, what `save` wrote, a COCO json for its categories, or
+            `coco` for the 80 classes of COCO.
+
+        Raises:
+          UserError: there is no such file, or it holds no class list.
+        """
+        path = _COCO_FILE if str(path) == COCO else pathlib.Path(path)
         if path.suffix == ".txt":
             names = read_names(path)
             if not names:
@@ -115,8 +125,8 @@ def load_mask_classes(spec: str, vocabulary: Vocabulary) -> tuple[int, ...]:
     """Set A as ascending class ids.
 
     Args:
-      spec: `all`, `none`, `voc` or `nonvoc` (the 20 / 60 classes of COCO that PASCAL VOC has /
-        has not), or the path of a .txt file with one class name a line.
+      spec: `all`, `none`, a named set (see `named_classes`), or the path of a .txt file with one
+        class name a line.
       vocabulary: the classes to find the names in.
 
     Raises:
@@ -126,18 +136,43 @@ def load_mask_classes(spec: str, vocabulary: Vocabulary) -> tuple[int, ...]:
         return tuple(range(1, vocabulary.num_classes + 1))
     if spec == "none":
         return ()
-    path = _SPLITS / f"{spec}.txt" if spec in ("voc", "nonvoc") else pathlib.Path(spec)
-    if path.suffix != ".txt":
+    path = pathlib.Path(spec)
+    if spec in _known_sets():
+        names = named_classes(spec)
+    elif path.suffix == ".txt":
+        names = read_names(path)
+    else:
         raise UserError(
-            f"--mask_classes={spec} is none of all, none, voc, nonvoc, nor the path of a .txt file."
+            f"--mask_classes={spec} is none of all, none, coco, voc, nonvoc, E1_A20B60 to "
+            "E5_A60B20 (A20B60, A30B50, A40B40, A50B30, A60B20 each), nor the path of a .txt file."
         )
-    names = read_names(path)
     if twice := _duplicates(names):
         raise UserError(f"{path} names a class twice: {_listed(twice)}.")
     try:
         return tuple(sorted(vocabulary.ids_of(names)))
     except UserError as error:
         raise UserError(f"--mask_classes={spec}: {error}") from None
+
+
+def named_classes(name: str) -> list[str]:
+    """The class names of a set that comes with this package.
+
+    They are `coco` (all 80 classes), `voc` and `nonvoc` (the 20 / 60 of them that PASCAL VOC has /
+    has not), and the random splits of the paper's figure 3, `E1_A20B60` to `E5_A60B20`: trial 1
+    to 5, number of classes in A and B.
+
+    Raises:
+      UserError: there is no such set.
+    """
+    if name == COCO:
+        return list(Vocabulary.load(COCO).names)
+    if name not in _known_sets():
+        raise UserError(f"There is no set of classes {name!r}; there are {', '.join(_known_sets())}.")
+    return read_names(_SPLITS / f"{name}.txt")
+
+
+def _known_sets() -> list[str]:
+    return [COCO, *sorted(path.stem for path in _SPLITS.glob("*.txt"))]
 
 
 def read_names(path: str | os.PathLike[str]) -> list[str]:

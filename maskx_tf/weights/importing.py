@@ -17,13 +17,12 @@ from maskx_tf import config as config_lib
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.config import Config
 from maskx_tf.data import files
-from maskx_tf.data.classes import Vocabulary, load_mask_classes
+from maskx_tf.data.classes import COCO, Vocabulary, load_mask_classes
 from maskx_tf.errors import UserError
 from maskx_tf.model import build_model
 from maskx_tf.weights import architecture, caffe2
 from maskx_tf.weights.blobs import Blobs, assign
 
-COCO = pathlib.Path(__file__).parents[1] / "data" / "coco.json"
 TABLE = "imported_blobs.txt"
 EMBEDDINGS = "embeddings.npy"
 

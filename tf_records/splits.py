@@ -1,0 +1,53 @@
+"""Random sets A, as files for --mask_classes: `python -m tf_records.splits --help`."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from maskx_tf import cli
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.files import write_atomically
+from maskx_tf.errors import UserError
+
+
+def random_names(names: Sequence[str], size: int, random: np.random.RandomState) -> list[str]:
+    """`size` of the names, in their order.
+
+    NumPy's legacy generator never changes, so that a seed means the same set for good; the
+    published splits of COCO (figure 3 of the paper) were drawn with it as well.
+    """
+    if not 0 < size <= len(names):
+        raise UserError(f"--size={size} must be between 1 and the {len(names)} classes.")
+    chosen = random.choice(len(names), size, replace=False)
+    return [names[index] for index in sorted(chosen)]
+
+
+def main() -> None:
+    """Reads the flags and writes the file."""
+    options = flags.FLAGS
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed={options.seed} must be between 0 and 4294967295.")
+    path = pathlib.Path(options.output)
+    if path.suffix != ".txt":
+        raise UserError(f"--output={path} must end in .txt, as --mask_classes wants it.")
+    names = Vocabulary.load(options.vocabulary).names
+    chosen = random_names(names, options.size, np.random.RandomState(options.seed))
+    head = f"# {options.size} of {len(names)} classes, drawn with seed {options.seed}."
+    write_atomically(path, "\n".join([head, *chosen]) + "\n")
+    print(f"{path}: {options.size} of the {len(names)} classes of {options.vocabulary}.")
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("vocabulary", None, "`coco`, or a class list (.json, .txt).", required=True)
+    flags.DEFINE_integer("size", None, "Number of classes in set A.", required=True)
+    flags.DEFINE_integer("seed", 0, "Another set for each.")
+    flags.DEFINE_string("output", None, "The .txt file to write.", required=True)
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(main)
