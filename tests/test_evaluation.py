@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import types
 
 import numpy as np
 import pytest
@@ -400,6 +401,21 @@ def test_model_evaluator_repeats_and_takes_other_ground_truth(tmp_path):
     truth["images"].append({"id": 50, "height": 10, "width": 10})
     results = runner.evaluate_model(FakeModel(), config, VOCABULARY, SET_A, ground_truth=truth)
     assert results["box"]["A"]["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("conventions", ["aligned", "detectron"])
+def test_masks_are_pasted_as_the_conventions_have_it(tmp_path, monkeypatch, conventions):
+    pasted = []
+
+    def paste(*arguments, whole_pixels=False):
+        pasted.append(whole_pixels)
+        return masks.paste_to_rle(*arguments, whole_pixels=whole_pixels)
+
+    config = runner_setup(tmp_path).replace(conventions=conventions)
+    truth = coco.ground_truth_from_records(config.eval_records, VOCABULARY)
+    monkeypatch.setattr(runner, "mask_ops", types.SimpleNamespace(paste_to_rle=paste))
+    runner.evaluate_model(FakeModel(), config, VOCABULARY, SET_A, ground_truth=truth)
+    assert set(pasted) == {conventions == "detectron"} and len(pasted) == 6
 
 
 def test_evaluation_needs_records():
