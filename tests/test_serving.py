@@ -57,6 +57,20 @@ def test_shapes_and_types(module):
         assert outputs[key].shape == (2, *shape) and outputs[key].dtype == dtype, key
 
 
+def test_the_scale_reaches_a_model_of_detectrons_conventions():
+    config = tiny.config(conventions="detectron")
+    model = tiny.model(config)
+    image = tiny.images()[0]
+    module = DetectionModule(model, config, tiny.VOCABULARY, tiny.SET_A)
+    found = module.detect_images(image[None])
+    resized, size, scale = preprocessing.resize_and_pad(image, 64, 96)
+    assert np.all(scale > 1.5)
+    boxes = model(resized[None], size[None], scale[None])["detection_boxes"]
+    np.testing.assert_allclose(found["detection_boxes"], boxes / np.tile(scale, 2), atol=1e-4)
+    without = model(resized[None], size[None])["detection_boxes"]
+    assert np.abs(boxes - without).max() > 1e-2
+
+
 def test_results_are_the_models_in_original_pixels(module):
     config = tiny.config()
     for image in tiny.images():
