@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maskx_tf import objective
 from maskx_tf.layers import detections, roi_align
 from maskx_tf.layers.rpn import RPN
 from maskx_tf.model import build_model
-from maskx_tf.objective import training_losses
 from maskx_tf.ops import anchors, boxes, masks
 from maskx_tf.ops.conventions import CONVENTIONS
+from maskx_tf.ops.mask_targets import mask_targets
 from tests import batches, detectron_reference
 
 ALIGNED, DETECTRON = CONVENTIONS["aligned"], CONVENTIONS["detectron"]
@@ -157,7 +158,29 @@ def test_training_in_their_conventions():
     for name in CONVENTIONS:
         model = build_model(batches.tiny_config(conventions=name), batches.NUM_CLASSES)
         labels = batches.to_tensors(batches.random_labels())
-        found = training_losses(model, batches.random_features(), labels, tf.constant([1, 2]))
+        found = objective.training_losses(
+            model, batches.random_features(), labels, tf.constant([1, 2])
+        )
         losses[name] = {key: float(value) for key, (value, _) in found.items()}
     assert all(np.isfinite(list(values.values())).all() for values in losses.values())
     assert losses["aligned"] != losses["detectron"]
+
+
+def test_mask_targets_are_those_of_the_part_that_a_mask_reaches_over(monkeypatch):
+    seen = {}
+
+    def targets(masks, mask_boxes, rois, *rest):
+        seen["targets"] = rois
+        return mask_targets(masks, mask_boxes, rois, *rest)
+
+    def logits(pyramid, rois, *rest):
+        seen["logits"] = rois
+        return type(model).mask_logits(model, pyramid, rois, *rest)
+
+    model = build_model(batches.tiny_config(conventions="detectron"), batches.NUM_CLASSES)
+    monkeypatch.setattr(objective, "mask_targets", targets)
+    monkeypatch.setattr(model, "mask_logits", logits)
+    labels = batches.to_tensors(batches.random_labels())
+    objective.training_losses(model, batches.random_features(), labels, tf.constant([1, 2]))
+    assert len(seen["logits"]) > 3
+    np.testing.assert_array_equal(seen["targets"], DETECTRON.mask_regions(seen["logits"]))
