@@ -110,6 +110,9 @@ def test_box_beyond_the_image_is_clipped(tmp_path):
         ({"size": [4, 6], "counts": [24]}, "mask_invalid"),
         ({"size": [40, 60], "counts": "\u00ff~ zz"}, "mask_invalid"),
         ({"size": [40, 60], "counts": "o" * 90}, "mask_invalid"),
+        ({"size": [40, 60], "counts": "\ud800"}, "mask_invalid"),
+        ({"size": [40, 60], "counts": [10**400]}, "mask_invalid"),
+        ([[-550, -380, 550, 380] * 2000], "mask_invalid"),
         ({"size": [40, 60], "counts": ""}, "mask_empty"),
         ({"size": [40, 60], "counts": [2400]}, "mask_empty"),
         (polygon_of(40, 30, 5, 5), "mask_empty"),
@@ -439,3 +442,39 @@ def test_command_line(tmp_path):
     assert (again.returncode, again.stdout) == (2, "")
     (line,) = again.stderr.splitlines()
     assert line.startswith(f"error: {directory} holds finished records; add --reuse")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": [{"id": 1, "file_name": "\ud800.jpg"}]}, r"file_name '\\ud800.jpg' of image 1"),
+        ({"images": [{"id": 1, "file_name": "a\0b"}]}, r"file_name 'a\\x00b' of image 1"),
+        ({"categories": [{"id": 1, "name": "\ud800"}]}, r"category .*'\\ud800'.* valid characters"),
+        ({"categories": [{"id": 2**63, "name": "x"}]}, "category .* 64 bits"),
+        ({"images": [{"id": 1, "file_name": "x" * 300}]}, "1 of 1 image files are missing"),
+        ({"images": [{"id": 1, "file_name": "a\nb"}]}, r"'.*a\\nb' \(image 1\)"),
+    ],
+)
+def test_names_that_no_file_or_class_can_have(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        converted(tmp_path, [], changes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [{"height": -40}, {"width": 60.5}, {"height": "40"}, {"width": 0}])
+def test_sizes_that_are_none_are_listed(tmp_path, size):
+    image = {"id": 1, "file_name": "1.jpg", "height": 40, "width": 60} | size
+    manifest, (record,) = converted(tmp_path, [annotation(1, BOX)], {"images": [image]})
+    assert (record.height, record.width) == (40, 60)
+    assert record.objects[0].mask.all()
+    assert "image_size_invalid" in reasons(manifest)
+
+
+def test_new_ids_fit_64_bits(tmp_path):
+    items = [
+        annotation(1, BOX, id=2**63 - 1),
+        annotation(1, BOX, id=None),
+        annotation(1, BOX, id=1),
+    ]
+    _, (record,) = converted(tmp_path, items)
+    assert [item.annotation_id for item in record.objects] == [2**63 - 1, 2, 1]

@@ -85,10 +85,11 @@ def test_description_of_a_run(tmp_path):
     assert "Nothing was dropped or repaired." in writer.describe(write(tmp_path / "y"), "y")
 
 
-def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path):
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path, workers):
     write(tmp_path / "one", count=40, num_shards=3)
-    write(tmp_path / "two", count=40, num_shards=3, workers=2)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    write(tmp_path / "more", count=40, num_shards=3, workers=workers)
+    assert contents(tmp_path / "one") == contents(tmp_path / "more")
     assert not multiprocessing.active_children()
 
 
@@ -96,11 +97,99 @@ def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path):
 def test_an_error_leaves_no_manifest_and_nothing_temporary(tmp_path, workers):
     with pytest.raises(UserError, match="item 7 is bad"):
         write(tmp_path, functools.partial(make, fail_at=7), num_shards=2, workers=workers)
-    assert sorted(contents(tmp_path)) == ["x-00000-of-00002.tfrecord"]
-    with pytest.raises(UserError, match="records without a manifest, of an interrupted run"):
+    assert sorted(contents(tmp_path)) == ["x-00000-of-00002.done.json", "x-00000-of-00002.tfrecord"]
+    assert not multiprocessing.active_children()
+
+
+class Counted:
+    """`make` that lists the items it was called for."""
+
+    def __init__(self, **options):
+        self.options, self.calls = options, []
+
+    def __call__(self, item):
+        self.calls.append(item)
+        return make(item, **self.options)
+
+
+def interrupted(directory, **options):
+    """A run that stops in its last shard of three."""
+    with pytest.raises(UserError, match="item 7 is bad"):
+        write(directory, functools.partial(make, fail_at=7, drop_at=1), num_shards=3, **options)
+
+
+def test_a_repeated_run_goes_on_where_it_stopped(tmp_path, capsys):
+    whole = write(tmp_path / "whole", functools.partial(make, drop_at=1), num_shards=3)
+    interrupted(tmp_path / "x")
+    first = (tmp_path / "x" / "x-00000-of-00003.tfrecord").stat()
+    function = Counted(drop_at=1)
+    assert write(tmp_path / "x", function, num_shards=3) == whole
+    assert function.calls == [6, 7, 8, 9]
+    assert (tmp_path / "x" / "x-00000-of-00003.tfrecord").stat() == first
+    assert contents(tmp_path / "x") == contents(tmp_path / "whole")
+    assert "2 of 3 shards are finished already" in capsys.readouterr().err
+
+
+def test_unfinished_records_of_another_source_are_refused(tmp_path):
+    interrupted(tmp_path)
+    before = contents(tmp_path)
+    for changes in ({"source": {"made": "otherwise"}}, {"num_shards": 2}, {"count": 11}):
+        with pytest.raises(UserError, match="unfinished run of another source .* --overwrite"):
+            write(tmp_path, **({"num_shards": 3} | changes))
+        assert contents(tmp_path) == before
+    function = Counted()
+    write(tmp_path, function, num_shards=2, overwrite=True)
+    assert function.calls == list(range(10))
+    assert len(contents(tmp_path)) == 3
+
+
+def test_other_names_do_not_pass_for_finished_shards(tmp_path):
+    interrupted(tmp_path)
+    write(tmp_path, name="y", num_shards=3, overwrite=True)
+    assert all(name == "manifest.json" or name.startswith("y-") for name in contents(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damaged_shards_are_written_again(tmp_path, damage):
+    whole = write(tmp_path / "whole", functools.partial(make, drop_at=1), num_shards=3)
+    interrupted(tmp_path / "x")
+    path = tmp_path / "x" / "x-00001-of-00003.tfrecord"
+    data = bytearray(path.read_bytes())
+    data[20] ^= 1
+    path.write_bytes({"flip": data, "cut": data[:-1], "remove": b""}[damage])
+    if damage == "remove":
+        path.unlink()
+    function = Counted(drop_at=1)
+    assert write(tmp_path / "x", function, num_shards=3) == whole
+    assert function.calls == [3, 4, 5, 6, 7, 8, 9]
+    assert contents(tmp_path / "x") == contents(tmp_path / "whole")
+
+
+def test_records_without_manifest_and_sidecar_are_refused(tmp_path):
+    (tmp_path / "z-00000-of-00001.tfrecord").write_bytes(b"")
+    with pytest.raises(UserError, match="records without a manifest, of another program"):
         write(tmp_path)
     write(tmp_path, overwrite=True)
     assert sorted(contents(tmp_path)) == ["manifest.json", "x-00000-of-00001.tfrecord"]
+
+
+def test_only_one_process_may_write(tmp_path):
+    directory = tmp_path / "x"
+    with Output(str(directory), "x").locked():
+        before = contents(directory)
+        for options in ({}, {"overwrite": True}, {"reuse": True}):
+            with pytest.raises(UserError, match="Another process is writing to"):
+                write(directory, **options)
+        assert contents(directory) == before
+    (directory / "writing.lock").write_bytes(b"")  # as a killed process leaves it
+    write(directory)
+    assert sorted(contents(directory)) == ["manifest.json", "x-00000-of-00001.tfrecord"]
+
+
+def test_a_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--output_dir=.* cannot be written: Not a directory"):
+        write(tmp_path / "file" / "x")
 
 
 def test_leftovers_of_a_killed_run_are_swept(tmp_path):
@@ -155,7 +244,10 @@ def test_no_more_shards_than_items(tmp_path):
 
 
 def test_bad_settings(tmp_path):
-    for options in ({"name": ""}, {"name": "a/b"}, {"num_shards": -1}, {"workers": -1}):
+    for options in (
+        {"name": ""}, {"name": "a/b"}, {"num_shards": -1}, {"workers": -1}, {"runner": "spark"},
+        {"beam_options": "--x"},
+    ):  # fmt: skip
         with pytest.raises(UserError, match=rf"--{next(iter(options))}"):
             write(tmp_path / "x", **options)
     (tmp_path / "file").write_text("")

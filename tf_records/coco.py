@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -12,7 +13,9 @@ from maskx_tf import cli
 from maskx_tf.data.manifest import Manifest
 from maskx_tf.errors import UserError
 from tf_records import coco_json, writer
+from tf_records import output as output_lib
 from tf_records.coco_objects import Settings, encode_image
+from tf_records.images import printable
 from tf_records.output import Output
 
 DEFAULT_MASK_SIZE = 112
@@ -74,12 +77,13 @@ def convert(
 
 def _check_files(items: Sequence[coco_json.ImageItem], images: str) -> None:
     """Finds missing files before hours of work, not after."""
-    missing = [item for item in items if not (pathlib.Path(images) / item.file_name).is_file()]
+    missing = [item for item in items if not os.path.isfile(os.path.join(images, item.file_name))]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(items)} image files are missing, the first is "
-            f"{pathlib.Path(images) / missing[0].file_name} (image {missing[0].image_id}). Check "
-            "--images, or add --skip_bad_images to drop and list such images."
+            f"{printable(os.path.join(images, missing[0].file_name))} (image "
+            f"{missing[0].image_id}). Check --images, or add --skip_bad_images to drop and list "
+            "such images."
         )
 
 
@@ -88,27 +92,18 @@ def _define_flags() -> None:
     flags.DEFINE_string("images", None, "Directory of the image files.", required=True)
     flags.DEFINE_string("output_dir", None, "Directory to write records to.", required=True)
     flags.DEFINE_string("name", None, "Start of the shards' names; default: the json's name.")
-    flags.DEFINE_integer("num_shards", 0, "Number of files; 0: one per 1000 images.")
-    flags.DEFINE_integer("workers", 0, "Processes; 0: one per core. The records are the same.")
     flags.DEFINE_integer(
         "mask_size", DEFAULT_MASK_SIZE, "Largest side of a stored mask, pixels; 0: full resolution."
     )
     flags.DEFINE_bool("skip_bad_images", False, "Drop and list missing or corrupt images.")
-    flags.DEFINE_bool("reuse", False, "Keep finished records of the same json and settings.")
-    flags.DEFINE_bool("overwrite", False, "Replace records that are there.")
+    output_lib.define_flags()
 
 
 def main() -> None:
     """Reads the flags and writes the records."""
     options = flags.FLAGS
-    output = Output(
-        options.output_dir,
-        options.name or pathlib.Path(options.annotations).stem,
-        options.num_shards,
-        options.workers,
-        options.reuse,
-        options.overwrite,
-    )
+    name = options.name or pathlib.Path(options.annotations).stem
+    output = output_lib.from_flags(options.output_dir, name)
     manifest = convert(
         options.annotations,
         options.images,

@@ -1,27 +1,35 @@
-"""Reads a COCO-format json and checks its structure: images with their raw annotations."""
+"""Reads a COCO-format json and checks its structure: images with their annotations as json text."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pathlib
 from typing import Any, NamedTuple
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
+from tf_records.coco_annotations import AnnotationIds, Annotations, is_id
 from tf_records.issues import Issue
+from tf_records.json_stream import Entry, JsonStream
 
-_INT64 = 2**63
+_LISTS = ("images", "annotations", "categories")
 
 
 class ImageItem(NamedTuple):
-    """One image of the json; sizes are None where it gives none. Annotations are unchecked."""
+    """One image of the json.
+
+    Attributes:
+      image_id: as in the json.
+      file_name: under the directory of images.
+      height: pixels, None where the json gives no usable one.
+      width: pixels, None where the json gives no usable one.
+      annotations: (unique id, json text of the annotation, unchecked but for its image and class).
+    """
 
     image_id: int
     file_name: str
     height: int | None
     width: int | None
-    annotations: list[dict[str, Any]]
+    annotations: list[tuple[int, bytes]]
 
 
 class CocoJson(NamedTuple):
@@ -36,119 +44,133 @@ class CocoJson(NamedTuple):
 def read(path: str) -> CocoJson:
     """Reads the file; annotations that belong to no image are dropped and listed.
 
+    The file is streamed: what stays in memory is about the text of its annotations.
+
     Raises:
       UserError: the file is not a COCO json, or an annotation's category is not in it.
     """
-    content, sha256 = _load(path)
-    vocabulary = Vocabulary.from_categories(content["categories"], path)
-    items = _images(content["images"], path)
+    images, annotations, categories, sha256 = _load(path)
+    vocabulary = _vocabulary(categories, path)
     issues: list[Issue] = []
+    items = _images(images, path, issues)
     by_id = {item.image_id: item for item in items}
     known = set(vocabulary.external_ids)
-    ids = _AnnotationIds(content["annotations"])
-    for index, annotation in enumerate(content["annotations"]):
-        image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
-        if not _is_id(image_id):
-            issues.append(Issue("annotation_malformed", None, _id_or_none(annotation)))
+    ids = AnnotationIds(annotations)
+    for index in range(len(annotations)):
+        number, image_id = annotations.number(index), annotations.image_id(index)
+        if image_id is None:
+            issues.append(Issue("annotation_malformed", None, number))
             continue
-        _check_category(annotation, index, known, path)
+        if annotations.category_id(index) not in known:
+            raise _unknown_category(annotations.value(index), index, path)
         if image_id not in by_id:
-            issues.append(Issue("annotation_of_unknown_image", image_id, _id_or_none(annotation)))
+            issues.append(Issue("annotation_of_unknown_image", image_id, number))
             continue
-        number = _id_or_none(annotation)
-        reason = ids.assign(annotation)
+        unique, reason = ids.assign(index, number)
         if reason:
             issues.append(Issue(reason, image_id, number))
         if reason != "annotation_repeated":
-            by_id[image_id].annotations.append(annotation)
+            by_id[image_id].annotations.append((unique, annotations.texts[index]))
     return CocoJson(items, vocabulary, issues, sha256)
 
 
-def _load(path: str) -> tuple[dict[str, Any], str]:
+def _load(path: str) -> tuple[list[Any], Annotations, list[Any], str]:
+    found: dict[str, Any] = {}
     try:
-        data = pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"--annotations={path} cannot be read: {error.strerror}.") from None
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not json: {error}.") from None
-    if not isinstance(content, dict):
+        with open(path, "rb") as file:
+            stream = JsonStream(file, path, pathlib.Path(path).stat().st_size)
+            is_object = stream.is_object()
+            for entry in stream.entries():
+                _collect(found, entry)
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--annotations={path} cannot be read: {reason}.") from None
+    if not is_object:
         raise UserError(f"{path} is no COCO json: it holds no object at the top.")
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
+    for key in _LISTS:
+        if found.get(key) is None:
             raise UserError(f"{path} is no COCO json of instances: it has no list {key!r}.")
-    return content, hashlib.sha256(data).hexdigest()
+    return found["images"], found["annotations"], found["categories"], stream.sha256
 
 
-def _images(entries: list[Any], path: str) -> list[ImageItem]:
+def _collect(found: dict[str, Any], entry: Entry) -> None:
+    """Keeps what an entry of the lists is needed for; of a key given twice the last counts."""
+    if entry.key not in _LISTS:
+        return
+    if entry.index is None:
+        made: Any = Annotations() if entry.key == "annotations" else []
+        found[entry.key] = made if isinstance(entry.value, list) else None
+    elif entry.key == "annotations":
+        found["annotations"].append(entry)
+    elif entry.key == "images" and isinstance(entry.value, dict) and is_id(entry.value.get("id")):
+        kept = ("id", "file_name", "height", "width")
+        found["images"].append({key: entry.value.get(key) for key in kept})
+    else:
+        found[entry.key].append(entry.value)
+
+
+def _vocabulary(categories: list[Any], path: str) -> Vocabulary:
+    try:
+        vocabulary = Vocabulary.from_categories(categories, path)
+    except RecursionError:
+        raise UserError(f"{path}: a category is nested too deep to be one.") from None
+    for number, name in zip(vocabulary.external_ids, vocabulary.names, strict=True):
+        if not is_id(number) or not _is_text(name):
+            raise UserError(
+                f"{path}: category {short({'id': number, 'name': name})} needs an id of at most 64 "
+                "bits and a name of valid characters."
+            )
+    return vocabulary
+
+
+def _images(entries: list[Any], path: str, issues: list[Issue]) -> list[ImageItem]:
     items = []
     seen = set()
     for index, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not _is_id(entry.get("id")):
-            raise UserError(f"{path}: images[{index}] has no integer id: {_short(entry)}.")
+        if not isinstance(entry, dict) or not is_id(entry.get("id")):
+            raise UserError(f"{path}: images[{index}] has no integer id: {short(entry)}.")
         image_id, file_name = entry["id"], entry.get("file_name")
         if not isinstance(file_name, str) or not file_name:
             raise UserError(f"{path}: image {image_id} has no file_name.")
+        if not _is_text(file_name) or "\0" in file_name:
+            raise UserError(
+                f"{path}: the file_name {short(file_name)} of image {image_id} has characters that "
+                "no file can have."
+            )
         if image_id in seen:
             raise UserError(f"{path}: two images have the id {image_id}; make ids unique.")
         seen.add(image_id)
-        sides = (entry.get("height"), entry.get("width"))
-        height, width = (side if _is_id(side) else None for side in sides)
+        sides = [entry.get("height"), entry.get("width")]
+        height, width = (side if is_id(side) and side > 0 else None for side in sides)
+        if [height, width] != sides:
+            issues.append(Issue("image_size_invalid", image_id))
         items.append(ImageItem(image_id, file_name, height, width, []))
     if not items:
         raise UserError(f"{path} has no images.")
     return items
 
 
-def _check_category(annotation: dict[str, Any], index: int, known: set[int], path: str) -> None:
-    category = annotation.get("category_id")
-    if not _is_id(category) or category not in known:
-        raise UserError(
-            f"{path}: annotation {annotation.get('id', f'number {index}')!r} has category_id "
-            f"{category!r}, which is not in 'categories'; add the category or remove the "
-            "annotation."
-        )
+def _unknown_category(annotation: dict[str, Any], index: int, path: str) -> UserError:
+    return UserError(
+        f"{path}: annotation {short(annotation.get('id', f'number {index}'))} has category_id "
+        f"{short(annotation.get('category_id'))}, which is not in 'categories'; add the category "
+        "or remove the annotation."
+    )
 
 
-class _AnnotationIds:
-    """Makes annotation ids unique integers."""
-
-    def __init__(self, annotations: list[Any]) -> None:
-        present = (_id_or_none(annotation) for annotation in annotations)
-        self._next = max((number for number in present if number is not None), default=0) + 1
-        self._first: dict[int, dict[str, Any]] = {}
-
-    def assign(self, annotation: dict[str, Any]) -> str | None:
-        """Gives the annotation an id if need be; the reason (of `issues`) if something is wrong."""
-        number = _id_or_none(annotation)
-        if number is not None and number not in self._first:
-            self._first[number] = annotation
-            return None
-        if number is None:
-            reason = "annotation_id_missing"
-        elif _same(annotation, self._first[number]):
-            return "annotation_repeated"  # is dropped, and needs no id
-        else:
-            reason = "annotation_id_duplicate"
-        annotation["id"] = self._next
-        self._next += 1
-        return reason
+def _is_text(value: str) -> bool:
+    """Whether UTF-8 can hold it: half a surrogate pair, which json allows, cannot be."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(one.get(key) == other.get(key) for key in ("image_id", "category_id", "bbox"))
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64
-
-
-def _id_or_none(annotation: Any) -> int | None:
-    number = annotation.get("id") if isinstance(annotation, dict) else None
-    return number if _is_id(number) else None
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
+def short(value: Any) -> str:
+    """A value of the json for a message: one line, not too long."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} of too many levels"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -9,6 +9,8 @@ import numpy as np
 from pycocotools import mask as mask_lib
 
 _FAR = 10  # image sides beyond which a polygon's coordinate cannot be meant
+_LONGEST_OUTLINE = 1e6  # mask pixels; rasterising takes memory in proportion to it
+_MAX_PIXELS = 1 << 28  # of an RLE; more than any image that can be opened has
 
 
 class MaskError(ValueError):
@@ -52,9 +54,17 @@ def crop_mask(
     if not polygons:
         raise MaskError("no valid polygon")
     scale = np.array(size) / (box_yxyx[2:] - box_yxyx[:2])  # (y, x)
-    moved = [((points - box_yxyx[1::-1]) * scale[::-1]).ravel().tolist() for points in polygons]
-    mask = mask_lib.decode(mask_lib.merge(mask_lib.frPyObjects(moved, *size)))
-    return mask, len(polygons) < len(segmentation)
+    moved = [(points - box_yxyx[1::-1]) * scale[::-1] for points in polygons]
+    drawable = [points.ravel().tolist() for points in moved if _outline(points) <= _LONGEST_OUTLINE]
+    if not drawable:
+        raise MaskError("the polygons are too large for their box")
+    mask = mask_lib.decode(mask_lib.merge(mask_lib.frPyObjects(drawable, *size)))
+    return mask, len(drawable) < len(segmentation)
+
+
+def _outline(points: np.ndarray) -> float:
+    """Pixels on the outline of a polygon [n, 2]."""
+    return float(np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum())
 
 
 def _polygon(part: Any, limit: float) -> np.ndarray | None:
@@ -76,15 +86,16 @@ def decode_rle(rle: dict[str, Any], image_size: tuple[int, int]) -> np.ndarray:
     pycocotools is not asked: it returns uninitialised memory for an RLE that is too short.
     """
     counts = rle.get("counts")
-    if rle.get("size") != list(image_size):
-        raise MaskError(f"RLE of size {rle.get('size')} for an image of {list(image_size)}")
+    height, width = image_size
+    if rle.get("size") != list(image_size) or height * width > _MAX_PIXELS:
+        raise MaskError(f"the RLE is not of the size {list(image_size)} of the image")
     if isinstance(counts, (str, bytes)):
-        counts = _decompress(counts.encode() if isinstance(counts, str) else counts)
+        text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
+        counts = _decompress(text)
     if not isinstance(counts, list) or not all(type(count) is int for count in counts):
         raise MaskError("the RLE has no counts")
-    height, width = image_size
     if any(count < 0 for count in counts) or sum(counts) != height * width:
-        raise MaskError(f"the RLE covers {sum(counts)} pixels of {height * width}")
+        raise MaskError(f"the RLE does not cover the {height * width} pixels of the image")
     values = np.arange(len(counts), dtype=np.uint8) & 1
     return np.repeat(values, counts).reshape(width, height).T
 
@@ -116,17 +127,26 @@ def sample(mask: np.ndarray, box_yxyx: np.ndarray, size: tuple[int, int]) -> np.
     Where a cell of the result is one pixel large this is bilinear interpolation at its centre.
     """
     y1, x1, y2, x2 = map(float, box_yxyx)
-    rows, row_weights = _cells(y1, y2, size[0], mask.shape[0])
-    columns, column_weights = _cells(x1, x2, size[1], mask.shape[1])
-    part = mask[rows, columns].astype(np.float32)
-    return (row_weights @ part @ column_weights.T >= 0.5).astype(np.uint8)
+    rows, columns = _touched(y1, y2, mask.shape[0]), _touched(x1, x2, mask.shape[1])
+    part = mask[rows, columns]
+    sums = _sums(part, np.linspace(y1, y2, size[0] + 1) - rows.start)  # [h, columns]
+    sums = _sums(sums.T, np.linspace(x1, x2, size[1] + 1) - columns.start).T  # [h, w]
+    return (sums >= 0.5 * (y2 - y1) / size[0] * (x2 - x1) / size[1]).astype(np.uint8)
 
 
-def _cells(start: float, end: float, count: int, limit: int) -> tuple[slice, np.ndarray]:
-    """The pixels that [start, end] touches, and the share of each in `count` equal cells."""
-    first, last = max(math.floor(start), 0), min(math.ceil(end), limit)
-    edges = np.linspace(start, end, count + 1)
-    pixels = np.arange(first, last)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    weights = np.clip(overlap, 0, None) * (count / (end - start))  # [count, pixels]
-    return slice(first, last), weights.astype(np.float32)
+def _touched(start: float, end: float, limit: int) -> slice:
+    """The pixels that [start, end] touches."""
+    return slice(max(math.floor(start), 0), min(math.ceil(end), limit))
+
+
+def _sums(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Integrals over axis 0 of `values` [n, m], zero outside, between edges [k + 1]: [k, m]."""
+    count = len(values)
+    running = np.zeros([count + 2, values.shape[1]])
+    np.cumsum(values, axis=0, out=running[1:-1])
+    running[-1] = running[-2]
+    edges = np.clip(edges, 0, count)
+    whole = edges.astype(np.int64)
+    share = (edges - whole)[:, None]
+    at_edges = running[whole] * (1 - share) + running[whole + 1] * share
+    return np.diff(at_edges, axis=0)

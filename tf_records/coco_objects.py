@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from tf_records.coco_json import ImageItem
 from tf_records.coco_masks import MaskError, crop_mask
 from tf_records.images import BadImageError, EncodedImage, read_image
 from tf_records.issues import Issue
-from tf_records.writer import Encoded, encode
+from tf_records.shards import Encoded
+from tf_records.writer import encode
 
 _MIN_SIDE = 0.01  # pixels; what is thinner is as good as empty
 _MAX_AREA = 1e30  # fits float32
@@ -55,9 +57,9 @@ def encode_image(item: ImageItem, settings: Settings) -> Encoded:
     if (item.height, item.width) not in ((image.height, image.width), (None, None)):
         issues.append(Issue("image_size_differs", item.image_id))
     objects = []
-    for annotation in item.annotations:
-        made, reasons = make_object(annotation, item, image, settings)
-        issues += [Issue(reason, item.image_id, annotation["id"]) for reason in reasons]
+    for annotation_id, text in item.annotations:
+        made, reasons = _decode_object(annotation_id, text, item, image, settings)
+        issues += [Issue(reason, item.image_id, annotation_id) for reason in reasons]
         if made is not None:
             objects.append(made)
     record = ImageRecord(
@@ -68,10 +70,20 @@ def encode_image(item: ImageItem, settings: Settings) -> Encoded:
 
 def _dropped(item: ImageItem, reason: str) -> tuple[Issue, ...]:
     lost = [
-        Issue("annotation_of_dropped_image", item.image_id, annotation["id"])
-        for annotation in item.annotations
+        Issue("annotation_of_dropped_image", item.image_id, annotation_id)
+        for annotation_id, _ in item.annotations
     ]
     return (Issue(reason, item.image_id), *lost)
+
+
+def _decode_object(
+    annotation_id: int, text: bytes, item: ImageItem, image: EncodedImage, settings: Settings
+) -> tuple[ObjectRecord | None, list[str]]:
+    try:
+        annotation = json.loads(text) | {"id": annotation_id}
+    except RecursionError:  # just as deep as the reader could go
+        return None, ["annotation_malformed"]
+    return make_object(annotation, item, image, settings)
 
 
 def make_object(
@@ -97,7 +109,7 @@ def make_object(
     if area is None or not 0 <= area <= _MAX_AREA:
         reasons += ["area_invalid"] if annotation.get("area") is not None else []
         share = 1.0 if mask is None else float(mask.mean())
-        area = share * float(np.prod(box[2:] - box[:2]))
+        area = share * float((box[2] - box[0]) * (box[3] - box[1]))
     class_id, class_name = settings.classes[annotation["category_id"]]
     is_crowd = annotation.get("iscrowd") in (1, True)
     made = ObjectRecord(box, class_id, class_name, area, is_crowd, annotation["id"], mask)
@@ -127,12 +139,13 @@ def clean_box(bbox: Any, height: int, width: int) -> tuple[np.ndarray | None, li
     x, y, box_width, box_height = values
     if box_width < _MIN_SIDE or box_height < _MIN_SIDE:
         return None, ["box_empty"]
-    box = np.array([y, x, y + box_height, x + box_width], np.float64)
-    clipped = np.clip(box, 0, [height, width, height, width])
-    if np.any(clipped[2:] - clipped[:2] < _MIN_SIDE):
+    corners = (y, x, y + box_height, x + box_width)
+    limits = (height, width, height, width)
+    box = [min(max(value, 0.0), limit) for value, limit in zip(corners, limits, strict=True)]
+    if box[2] - box[0] < _MIN_SIDE or box[3] - box[1] < _MIN_SIDE:
         return None, ["box_outside_image"]
-    changed = bool(np.any(np.abs(clipped - box) > _MIN_SIDE))
-    return clipped, ["box_clipped"] if changed else []
+    changed = any(abs(a - b) > _MIN_SIDE for a, b in zip(box, corners, strict=True))
+    return np.array(box, np.float64), ["box_clipped"] if changed else []
 
 
 def _number(value: Any) -> float | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -43,15 +45,24 @@ def read_image(path: pathlib.Path, expected: tuple[int | None, int | None]) -> E
     Raises:
       BadImageError: missing, truncated or not an image.
     """
+    name = printable(str(path))
     try:
+        if not os.path.isfile(path):  # a device would be read for ever
+            raise FileNotFoundError(errno.ENOENT, "there is no such file")
         data = path.read_bytes()
     except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}"
+        message = f"{name} cannot be read: {error.strerror}"
         raise BadImageError("image_missing", message) from None
     try:
         return _decode(data, expected)
     except Exception as error:  # Pillow raises a dozen types on damaged files
-        raise BadImageError("image_corrupt", f"{path} cannot be decoded: {error}") from None
+        message = f"{name} cannot be decoded: {' '.join(str(error).split())}"
+        raise BadImageError("image_corrupt", message) from None
+
+
+def printable(path: str) -> str:
+    """A path for a message: in quotes and escaped where it would not stay on one line."""
+    return path if path.isprintable() else repr(path)
 
 
 def _decode(data: bytes, expected: tuple[int | None, int | None]) -> EncodedImage:

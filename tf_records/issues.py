@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 DROPPED, REPAIRED, MASK_DROPPED = "dropped", "repaired", "mask dropped"
+KEPT = "kept"  # as it is: to be known
 
 # reason -> (effect, explanation)
 REASONS = {
@@ -17,19 +18,34 @@ REASONS = {
     "annotation_of_unknown_image": (DROPPED, "no such image in the json"),
     "area_invalid": (REPAIRED, "the area is not a finite number: computed from mask or box"),
     "box_clipped": (REPAIRED, "the box was clipped to the image"),
+    "box_duplicate": (KEPT, "same class and box as an earlier object of the image"),
+    "box_duplicate_dropped": (DROPPED, "same class and box as an earlier object of the image"),
     "box_empty": (DROPPED, "the box has no area"),
     "box_missing": (DROPPED, "there is no bbox"),
     "box_not_finite": (DROPPED, "the box has a NaN or infinity"),
     "box_not_numeric": (DROPPED, "the box is not four numbers"),
     "box_outside_image": (DROPPED, "nothing of the box lies in the image"),
+    "coco_id_invalid": (REPAIRED, "the coco_id is no whole number from 0: taken as none"),
+    "flickr_id_invalid": (REPAIRED, "the flickr_id is no whole number from 0: taken as none"),
     "image_corrupt": (DROPPED, "the image cannot be decoded"),
+    "image_entry_malformed": (DROPPED, "its entry in image_data.json has no image id or no url"),
+    "image_entry_repeated": (DROPPED, "an earlier entry of image_data.json has its id"),
+    "image_grey": (KEPT, "the image has no colours: stored as it is, read as RGB"),
     "image_missing": (DROPPED, "there is no image file"),
     "image_reencoded": (REPAIRED, "neither RGB nor grey JPEG or PNG: stored as RGB PNG"),
     "image_rotated": (REPAIRED, "turned as its EXIF says, since the json's size is the turned one"),
     "image_size_differs": (REPAIRED, "the json has another size: the file's was taken"),
+    "image_size_invalid": (REPAIRED, "the json's size is no whole number: the file's was taken"),
     "mask_empty": (MASK_DROPPED, "the mask has no pixel in its box"),
     "mask_invalid": (MASK_DROPPED, "the segmentation cannot be decoded"),
     "mask_part_invalid": (REPAIRED, "some polygons cannot be decoded: the others were taken"),
+    "objects_entry_malformed": (DROPPED, "an entry of objects.json has no image id or no objects"),
+    "objects_entry_missing": (KEPT, "objects.json has no entry for the image: it has no objects"),
+    "objects_entry_repeated": (REPAIRED, "a second entry for the image: its objects were added"),
+    "synset_ambiguous": (DROPPED, "the object has two synsets or more"),
+    "synset_malformed": (DROPPED, "a synset is not spelled like bag.n.01"),
+    "synset_missing": (DROPPED, "the object has no synset"),
+    "synset_rare": (DROPPED, "its synset is none of the classes"),
 }
 
 

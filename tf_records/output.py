@@ -1,23 +1,33 @@
-"""Where records go, and what happens to records that are there already."""
+"""Where records go, who writes them, and what happens to what is there already."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from absl import flags
 
 from maskx_tf.data import manifest as manifest_lib
 from maskx_tf.data.manifest import Manifest
 from maskx_tf.errors import UserError
+from tf_records import beam
+from tf_records.locks import open_locked
+from tf_records.shards import SIDECAR, STEM, TEMPORARY, sidecar_of
 
-TEMPORARY = ".tfrecord.tmp"
-_SHARDS = "*-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9].tfrecord"
+RUNNERS = ("local", "beam")
+_LOCK = "writing.lock"
+_SHARDS = f"{STEM}.tfrecord"
+_LEFTOVERS = (
+    f"{STEM}{SIDECAR}", f"{STEM}.*{TEMPORARY}", f"{manifest_lib.FILE_NAME}{TEMPORARY}"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Where records go.
+    """Where records go and who writes them.
 
     Attributes:
       directory: made if absent.
@@ -26,6 +36,8 @@ class Output:
       workers: processes; 0: one per core.
       reuse: keep finished records whose manifest tells the same source, instead of an error.
       overwrite: replace records that are there, instead of an error.
+      runner: "local" (processes of this machine) or "beam" (Apache Beam).
+      beam_options: Beam's own options as on a command line.
     """
 
     directory: str
@@ -34,15 +46,25 @@ class Output:
     workers: int = 0
     reuse: bool = False
     overwrite: bool = False
+    runner: str = "local"
+    beam_options: str = ""
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise UserError(f"--name={self.name!r} cannot start a file name; give another.")
         if self.num_shards < 0:
             raise UserError(f"--num_shards={self.num_shards} must not be negative.")
+        if self.runner not in RUNNERS:
+            raise UserError(f"--runner={self.runner} must be one of {', '.join(RUNNERS)}.")
+        if self.beam_options and self.runner != "beam":
+            raise UserError(f"--beam_options={self.beam_options} needs --runner=beam.")
+        if self.runner == "beam":
+            beam.arguments_of(self.beam_options, self.workers)  # now, not after hours of reading
 
     def reusable(self, source: Mapping[str, Any]) -> Manifest | None:
         """The finished records if they may be kept; None if they are to be written.
+
+        They may be kept if `reuse` says so, or if a run was killed just after its manifest.
 
         Raises:
           UserError: records are there and neither `overwrite` nor `reuse` allows to go on.
@@ -50,15 +72,12 @@ class Output:
         directory = pathlib.Path(self.directory)
         if directory.exists() and not directory.is_dir():
             raise UserError(f"--output_dir={self.directory} is a file; name a directory.")
-        has_manifest = (directory / manifest_lib.FILE_NAME).exists()
-        if self.overwrite or not (has_manifest or any(directory.glob(_SHARDS))):
+        if self.overwrite:
             return None
-        if not has_manifest:
-            raise UserError(
-                f"{directory} holds records without a manifest, of an interrupted run or another "
-                "program; add --overwrite to replace them or name another directory."
-            )
-        if not self.reuse:
+        if not (directory / manifest_lib.FILE_NAME).exists():
+            self._refuse_unknown_shards()
+            return None
+        if not self.reuse and not self.leftovers():
             raise UserError(
                 f"{directory} holds finished records; add --reuse to keep them, --overwrite to "
                 "replace them, or name another directory."
@@ -73,10 +92,90 @@ class Output:
             )
         return found
 
+    def _refuse_unknown_shards(self) -> None:
+        for path in pathlib.Path(self.directory).glob(_SHARDS):
+            if not sidecar_of(path).exists():
+                raise UserError(
+                    f"{self.directory} holds records without a manifest, of another program or an "
+                    f"older version ({path.name}); add --overwrite to replace them or name "
+                    "another directory."
+                )
+
+    def leftovers(self) -> list[pathlib.Path]:
+        """What a run that has not ended has there besides shards and manifest."""
+        directory = pathlib.Path(self.directory)
+        found = [path for pattern in _LEFTOVERS for path in directory.glob(pattern)]
+        return found + [path for path in [directory / _LOCK] if path.exists()]
+
     def remove_old(self) -> None:
-        """Removes records to be replaced, the manifest first, and leftovers of a killed run."""
+        """Removes records to be replaced, the manifest first."""
         directory = pathlib.Path(self.directory)
         (directory / manifest_lib.FILE_NAME).unlink(missing_ok=True)
-        for pattern in (_SHARDS, f"*{TEMPORARY}", f"{manifest_lib.FILE_NAME}.tmp"):
+        for pattern in (_SHARDS, *_LEFTOVERS):
             for path in directory.glob(pattern):
-                path.unlink()
+                path.unlink(missing_ok=True)
+
+    def sweep(self, *, finished: bool) -> None:
+        """Removes temporary files, and once the manifest is there (`finished`) the sidecars."""
+        for pattern in _LEFTOVERS[not finished :]:
+            for path in pathlib.Path(self.directory).glob(pattern):
+                path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the directory and keeps other processes from writing to it.
+
+        The lock goes with the process, however it ends; the file of a killed one does no harm.
+
+        Raises:
+          UserError: another process is writing there, or nobody can.
+        """
+        directory = pathlib.Path(self.directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            file = open_locked(directory / _LOCK)
+        except BlockingIOError:
+            raise UserError(
+                f"Another process is writing to {directory}; wait for its end or name another "
+                "directory."
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"--output_dir={self.directory} cannot be written: {error.strerror}."
+            ) from None
+        try:
+            yield
+        finally:
+            (directory / _LOCK).unlink(missing_ok=True)
+            file.close()
+
+
+def define_flags() -> None:
+    """The flags of an `Output`, but for its directory and name."""
+    flags.DEFINE_integer("num_shards", 0, "Number of files; 0: one per 1000 images.")
+    flags.DEFINE_integer("workers", 0, "Processes; 0: one per core. The records are the same.")
+    flags.DEFINE_bool("reuse", False, "Keep finished records of the same source and settings.")
+    flags.DEFINE_bool(
+        "overwrite", False, "Replace records that are there, also those of an unfinished run."
+    )
+    flags.DEFINE_enum(
+        "runner", "local", RUNNERS, "local: processes of this machine; beam: Apache Beam."
+    )
+    flags.DEFINE_string(
+        "beam_options", "", 'Beam\'s own options, like "--runner=FlinkRunner --flink_master=…".'
+    )
+
+
+def from_flags(directory: str, name: str) -> Output:
+    """The `Output` that the flags of `define_flags` describe."""
+    values = flags.FLAGS
+    return Output(
+        directory,
+        name,
+        num_shards=values.num_shards,
+        workers=values.workers,
+        reuse=values.reuse,
+        overwrite=values.overwrite,
+        runner=values.runner,
+        beam_options=values.beam_options,
+    )

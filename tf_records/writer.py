@@ -1,51 +1,30 @@
-"""Writes record shards from any sequence of work items, with several processes.
+"""Writes record shards from any sequence of work items, with several processes or machines.
 
-A shard is written under a temporary name, synced and renamed; manifest.json comes last, so a
-directory with a manifest is complete. The bytes do not depend on the number of processes.
+Shards appear whole, manifest.json comes last, so a directory with a manifest is complete; a killed
+run goes on where it was when it is repeated. The bytes do not depend on who writes them.
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
-import dataclasses
-import hashlib
-import importlib
-import os
-import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import tqdm
 
 from maskx_tf.data import manifest as manifest_lib
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.files import sync_directory
-from maskx_tf.data.manifest import Manifest, Shard
+from maskx_tf.data.manifest import Manifest
 from maskx_tf.data.records import ImageRecord, serialize_record
+from tf_records import beam, pool
 from tf_records import issues as issues_lib
-from tf_records import pool
 from tf_records.issues import Issue
-from tf_records.output import TEMPORARY, Output
+from tf_records.output import Output
+from tf_records.plan import Plan
+from tf_records.shards import Encoded, Part, load_parts, write_shard
 
 Item = TypeVar("Item")
-
-_IMAGES_PER_SHARD = 1_000  # when the number of shards is left open
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """What a worker returns for an item.
-
-    Attributes:
-      example: the serialised record; None if the item was dropped.
-      classes: (class name, has mask) of each object.
-      issues: what was dropped or repaired.
-    """
-
-    example: bytes | None
-    classes: tuple[tuple[str, bool], ...] = ()
-    issues: tuple[Issue, ...] = ()
 
 
 def encode(record: ImageRecord, issues: Sequence[Issue] = ()) -> Encoded:
@@ -66,48 +45,115 @@ def write(
 ) -> Manifest:
     """Writes `function(item)` for all items, in order, and the manifest.
 
+    Finished shards of a killed run with the same source and settings are kept.
+
     Args:
       function: picklable; depends on its item only. A UserError of it ends the run.
       items: picklable work items, one for each image.
-      output: where to; see there for what happens to records that are there.
+      output: where to and by whom; see there for what happens to records that are there.
       vocabulary: classes of the records.
       source: json-like description of the input and settings, kept in the manifest.
       issues: what was found wrong before encoding.
       set_a: class names kept in the manifest.
     """
     kept = output.reusable(source)
-    if kept is not None:
+    if kept is not None and not output.leftovers():
         return kept
-    directory = pathlib.Path(output.directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    output.remove_old()
-    importlib.import_module("tensorflow")  # takes seconds that the progress bar should not show
-    tally = _Tally(list(issues))
-    num_shards = output.num_shards or -(-len(items) // _IMAGES_PER_SHARD)
-    num_shards = min(max(num_shards, 1), max(len(items), 1))
-    bounds = [len(items) * index // num_shards for index in range(num_shards + 1)]
-    workers = pool.num_workers(output.workers, len(items))
-    shards = []
-    with pool.mapper(function, workers) as run, _progress(len(items), output.name) as bar:
-        results = run(items)
-        for index in range(num_shards):
-            path = directory / f"{output.name}-{index:05d}-of-{num_shards:05d}.tfrecord"
-            results_of_shard = (next(results) for _ in range(bounds[index + 1] - bounds[index]))
-            shards.append(_write_shard(path, tally.examples(results_of_shard, bar)))
-    sync_directory(directory)
-    counts = {name: tally.classes[name] for name in vocabulary.names if name in tally.classes}
-    manifest = Manifest(
-        name=output.name,
-        shards=tuple(shards),
+    with output.locked():
+        kept = output.reusable(source)
+        if kept is None:
+            parts = _write_parts(function, items, output, [vocabulary.categories(), dict(source)])
+            kept = _manifest(output.name, parts, vocabulary, source, issues, set_a)
+            kept.save(output.directory)
+        output.sweep(finished=True)
+    return kept
+
+
+def _write_parts(
+    function: Callable[[Item], Encoded], items: Sequence[Item], output: Output, source: Any
+) -> list[Part]:
+    """Writes the shards that are not there yet; what all of them hold, in order."""
+    plan = Plan.make(output.directory, output.name, len(items), output.num_shards, source)
+    if output.overwrite:
+        output.remove_old()
+    output.sweep(finished=False)
+    parts = load_parts(plan)
+    missing = [index for index in range(plan.num_shards) if index not in parts]
+    if parts:
+        print(
+            f"{output.directory}: {len(parts)} of {plan.num_shards} shards are finished already.",
+            file=sys.stderr,
+        )
+    if missing:
+        done = len(items) - sum(map(plan.size, missing))
+        with tqdm.tqdm(
+            total=len(items), initial=done, desc=output.name, unit=" images", dynamic_ncols=True
+        ) as bar:
+            if output.runner == "beam":
+                parts |= beam.write_shards(function, items, plan, missing, output, bar)
+            else:
+                parts |= _write_shards(function, items, plan, missing, output.workers, bar)
+    return [parts[index] for index in range(plan.num_shards)]
+
+
+def _write_shards(
+    function: Callable[[Item], Encoded],
+    items: Sequence[Item],
+    plan: Plan,
+    missing: Sequence[int],
+    wanted_workers: int,
+    bar: tqdm.tqdm,
+) -> dict[int, Part]:
+    workers = pool.num_workers(wanted_workers, sum(map(plan.size, missing)))
+    with pool.mapper(function, workers) as run:
+        results = run(plan.items(items, missing))
+        return {
+            index: write_shard(
+                plan.path(index), _take(results, plan.size(index), bar), plan.fingerprint
+            )
+            for index in missing
+        }
+
+
+def _take(results: Iterator[Encoded], count: int, bar: tqdm.tqdm) -> Iterator[Encoded]:
+    for _ in range(count):
+        yield next(results)
+        bar.update()
+
+
+def _manifest(
+    name: str,
+    parts: Sequence[Part],
+    vocabulary: Vocabulary,
+    source: Mapping[str, Any],
+    issues: Sequence[Issue],
+    set_a: Sequence[str] | None,
+) -> Manifest:
+    counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    for part in parts:
+        for class_name, (objects, masks) in part.classes.items():
+            counts[class_name][0] += objects
+            counts[class_name][1] += masks
+    return Manifest(
+        name=name,
+        shards=tuple(part.shard for part in parts),
         vocabulary=vocabulary,
-        class_counts={name: (pair[0], pair[1]) for name, pair in counts.items()},
-        max_objects_per_image=tally.max_objects,
+        class_counts={
+            class_name: (counts[class_name][0], counts[class_name][1])
+            for class_name in vocabulary.names
+            if class_name in counts
+        },
+        max_objects_per_image=max((part.max_objects for part in parts), default=0),
         set_a=None if set_a is None else tuple(set_a),
-        issues=issues_lib.tabulate(tally.issues),
+        issues=issues_lib.tabulate(_all_issues(issues, parts)),
         source=dict(source),
     )
-    manifest.save(directory)
-    return manifest
+
+
+def _all_issues(issues: Sequence[Issue], parts: Iterable[Part]) -> Iterator[Issue]:
+    yield from issues
+    for part in parts:
+        yield from part.issues
 
 
 def describe(manifest: Manifest, directory: str) -> str:
@@ -121,50 +167,3 @@ def describe(manifest: Manifest, directory: str) -> str:
     if not found:
         return f"{head}\nNothing was dropped or repaired."
     return f"{head}\nDropped or repaired (all ids: {manifest_lib.FILE_NAME}):\n{found}"
-
-
-@dataclasses.dataclass
-class _Tally:
-    """Counts over all results, in order."""
-
-    issues: list[Issue]
-    max_objects: int = 0
-    classes: dict[str, list[int]] = dataclasses.field(
-        default_factory=lambda: collections.defaultdict(lambda: [0, 0])
-    )
-
-    def examples(self, results: Iterator[Encoded], bar: tqdm.tqdm) -> Iterator[bytes]:
-        for result in results:
-            self.issues += result.issues
-            self.max_objects = max(self.max_objects, len(result.classes))
-            for name, has_mask in result.classes:
-                self.classes[name][0] += 1
-                self.classes[name][1] += has_mask
-            if result.example is not None:
-                yield result.example
-            bar.update()
-
-
-def _write_shard(path: pathlib.Path, examples: Iterator[bytes]) -> Shard:
-    import tensorflow as tf  # here, since the worker processes import this module as well
-
-    temporary = path.with_suffix(TEMPORARY)
-    count = 0
-    try:
-        with tf.io.TFRecordWriter(str(temporary)) as writer:
-            for count, example in enumerate(examples, start=1):  # noqa: B007
-                writer.write(example)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return Shard(path.name, count, path.stat().st_size, digest)
-
-
-@contextlib.contextmanager
-def _progress(total: int, name: str) -> Iterator[tqdm.tqdm]:
-    with tqdm.tqdm(total=total, desc=name, unit=" images", dynamic_ncols=True) as bar:
-        yield bar
