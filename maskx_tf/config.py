@@ -86,7 +86,9 @@ class Config:
     scale_jitter_max: float = _positive(1.0, "Largest random factor on the training image scale.")
     max_objects: int = _positive(100, "Ground-truth objects kept per image, the largest first.")
     mask_crop_size: int = _positive(112, "Side of the ground-truth mask crops in a batch.")
-    shuffle_buffer: int = _positive(2_048, "Records held for shuffling.")
+    skip_corrupt_records: bool = _option(
+        False, "Read all records first, warn of corrupt ones and train without them."
+    )
 
     # Network input
     channel_order: str = _option(

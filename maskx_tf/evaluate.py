@@ -11,6 +11,7 @@ from maskx_tf import checkpoints, cli
 from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 from maskx_tf.data import classes
+from maskx_tf.data.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco, report, runner
 from maskx_tf.model import build_model
@@ -83,16 +84,18 @@ def main() -> None:
     if config.mask_classes != trained.mask_classes:
         mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
     annotations = flags.FLAGS.annotations
-    results = runner.evaluate_model(
-        model,
-        config,
-        vocabulary,
-        mask_class_ids,
-        ground_truth=coco.ground_truth_from_json(annotations, vocabulary) if annotations else None,
-        engine=flags.FLAGS.engine,
-        per_class=flags.FLAGS.per_class,
-        progress=True,
-    )
+    ground_truth = coco.ground_truth_from_json(annotations, vocabulary) if annotations else None
+    with reading_errors():
+        results = runner.evaluate_model(
+            model,
+            config,
+            vocabulary,
+            mask_class_ids,
+            ground_truth=ground_truth,
+            engine=flags.FLAGS.engine,
+            per_class=flags.FLAGS.per_class,
+            progress=True,
+        )
     names = {vocabulary.names[class_id - 1] for class_id in mask_class_ids}
     rest = vocabulary.num_classes - len(names)
     print(f"{checkpoint}; A: {len(names)} classes with masks, B: {rest} without")

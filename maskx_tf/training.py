@@ -14,6 +14,7 @@ from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
 from maskx_tf.data.manifest import vocabulary_of
 from maskx_tf.data.pipeline import make_dataset
+from maskx_tf.data.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.model import build_model
 from maskx_tf.optimizer import build_optimizer
@@ -65,12 +66,14 @@ def train(config: Config) -> dict:
         vocabulary,
         mask_class_ids,
         training=True,
-        seed=config.seed + start,
+        seed=config.seed,
+        start_step=start,
     )
     distributed = strategy.experimental_distribute_dataset(dataset)
     trainer = Trainer(model, optimizer, distributed, strategy)
     evaluator = Evaluator(loaded) if config.eval_records else None
-    _run(config, trainer, evaluator, manager)
+    with reading_errors():
+        _run(config, trainer, evaluator, manager)
     print(f"Checkpoints and TensorBoard logs are in {config.model_dir}", file=sys.stderr)
     return evaluator.results if evaluator else {}
 

@@ -35,7 +35,6 @@ _OPTIONS = {
     "max_objects": 5,
     "mask_crop_size": 28,
     "batch_size": 2,
-    "shuffle_buffer": 8,
 }
 
 

@@ -1,6 +1,9 @@
 """From records to batches: geometry, classes, masks, order, errors."""
 
 import collections
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,9 +12,12 @@ import tensorflow as tf
 from maskx_tf.config import Config
 from maskx_tf.data import augmentation, manifest
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.order import TrainingOrder
 from maskx_tf.data.pipeline import make_dataset
+from maskx_tf.data.reader import reading_errors
+from maskx_tf.data.records import ImageRecord, ObjectRecord, serialize_record
 from maskx_tf.errors import UserError
-from tests import harness
+from tests import corruption, harness
 from tf_records import coco
 from tf_records.output import Output
 
@@ -292,7 +298,7 @@ def test_absent_records(tmp_path):
 @pytest.mark.parametrize(
     ("encoded", "message"),
     [
-        (b"GIF89a", r"neither JPEG nor PNG(.|\n)*image(.|\n)*1\.jpg(.|\n)*pets-00000"),
+        (b"GIF89a", r"neither JPEG nor PNG(.|\n)*1\.jpg(.|\n)*image(.|\n)*pets-00000"),
         (harness.encode_image(harness.random_image(9, 9)), r"image size(.|\n)*1\.jpg"),
     ],
 )
@@ -316,3 +322,178 @@ def test_too_many_objects_are_announced_once(tmp_path, caplog):
     assert (
         line == "Records 'pets' have images of up to 6 objects; --max_objects=4 keeps the largest."
     )
+
+
+def plain_order(groups, batch_size, seed, steps):
+    """Batches by walking through the epochs' permutations, one example after the other."""
+    whole = TrainingOrder(np.zeros(len(groups), int), 1, seed)
+    waiting, batches = collections.defaultdict(list), []
+    for epoch in range(10_000):
+        for example in whole.batches(tf.constant(epoch, tf.int64)).numpy()[:, 0].tolist():
+            group = waiting[groups[example[0]]]
+            group.append(example)
+            if len(group) == batch_size:
+                batches.append(list(group))
+                group.clear()
+                if len(batches) == steps:
+                    return batches
+    raise AssertionError("too few batches")
+
+
+@pytest.mark.parametrize(
+    ("groups", "batch_size"),
+    [([0] * 7, 1), ([0] * 6, 3), ([0, 1, 0, 0, 1, 0, 0], 2), ([0, 1, 0, 0], 5), ([1], 3)],
+)
+def test_order_is_that_of_a_walk_through_the_epochs(groups, batch_size):
+    order = TrainingOrder(np.array(groups), batch_size, seed=3)
+    expected = plain_order(groups, batch_size, 3, steps=40)
+    found = []
+    for epoch in range(200):
+        found += order.batches(tf.constant(epoch, tf.int64)).numpy().tolist()
+    assert found[:40] == expected
+    for step in range(40):
+        epoch, place = order.find(step)
+        assert order.batches(tf.constant(epoch, tf.int64)).numpy()[place].tolist() == expected[step]
+    numbers = [number for batch in expected for _, number in batch]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_an_epoch_has_every_record_once_and_looks_random():
+    order = TrainingOrder(np.zeros(1000, int), 10, seed=-1)
+    epochs = [order.batches(tf.constant(e, tf.int64)).numpy()[..., 0].ravel() for e in (0, 1)]
+    for records in epochs:
+        assert sorted(records) == list(range(1000))
+        assert abs(np.corrcoef(records, np.arange(1000))[0, 1]) < 0.1
+    assert abs(np.corrcoef(*epochs)[0, 1]) < 0.1
+    other = TrainingOrder(np.zeros(1000, int), 10, seed=0).batches(tf.constant(0, tf.int64))
+    assert abs(np.corrcoef(epochs[0], other.numpy()[..., 0].ravel())[0, 1]) < 0.1
+
+
+def test_order_is_found_at_once_deep_in_a_run():
+    groups = np.random.default_rng(0).random(118_287) < 0.25
+    order = TrainingOrder(groups, 16, seed=0)
+    epoch, place = order.find(1_000_000)
+    batches = order.batches(tf.constant(epoch, tf.int64)).numpy()
+    before = sum(epoch * count // 16 for count in (groups.sum(), (~groups).sum()))
+    assert before + place == 1_000_000 and place < len(batches)
+    assert len(set(groups[batches[place, :, 0]])) == 1
+
+
+@pytest.mark.parametrize("start", [1, 7, 23])
+def test_a_restart_goes_on_with_the_same_batches(tmp_path, start):
+    sizes = [(40, 60), (60, 40), (40, 60), (40, 60), (60, 40), (40, 60), (40, 60)]
+    annotations = [harness.annotation(i, [3, 4, 20, 10]) for i in range(1, 8)]
+    records = make_records(tmp_path, annotations, sizes=sizes, num_shards=3)
+    config = CONFIG.replace(scale_jitter_min=0.6, scale_jitter_max=1.5)
+
+    def batches(start_step, count):
+        dataset = make_dataset(
+            records, config, PETS, (1,), training=True, seed=5, start_step=start_step
+        )
+        return list(dataset.take(count).as_numpy_iterator())
+
+    undisturbed = batches(0, start + 4)[start:]
+    for one, other in zip(undisturbed, batches(start, 4), strict=True):
+        tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+
+
+def damaged_records(tmp_path, kind):
+    """12 images in 2 shards, of which the first is damaged from its third record on."""
+    annotations = [harness.annotation(i, [0, 0, 9, 9]) for i in range(1, 13)]
+    records = make_records(tmp_path, annotations, sizes=[(40, 60)] * 12, num_shards=2)
+    shard = tmp_path / "pets_records" / "pets-00000-of-00002.tfrecord"
+    corruption.damage(shard, kind, 2)
+    return records, shard
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", corruption.KINDS)
+def test_corruption_stops_with_its_name(tmp_path, kind, training):
+    records, shard = damaged_records(tmp_path, kind)
+    named = pytest.raises(UserError, match=rf"{shard.name}.*tf_records.verify")
+    with named as error, reading_errors():
+        dataset = make_dataset(records, CONFIG, PETS, (1,), training=training, seed=0)
+        for _ in dataset.take(12):
+            pass
+    if kind == "payload bit":
+        assert "record 2 at byte" in str(error.value)
+        assert "(image 3): the payload does not fit its checksum" in str(error.value)
+    if kind == "length byte":
+        assert "5 of the 6 records of its manifest" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", corruption.KINDS)
+def test_corrupt_records_are_left_out_and_counted_when_told(tmp_path, kind, caplog):
+    records, shard = damaged_records(tmp_path, kind)
+    config = CONFIG.replace(skip_corrupt_records=True, batch_size=1)
+    dataset = make_dataset(records, config, PETS, (1,), training=True, seed=0)
+    warnings = [entry.getMessage() for entry in caplog.records]
+    assert len(warnings) == 2
+    kept = re.search(rf"{shard.name}: (\d) of the 6 records of its manifest are whole", warnings[0])
+    whole = int(kept[1])
+    assert whole == (2 if kind.startswith("cut") else 5) or kind == "4 kB of zeros"
+    ids = [int(f["image_id"][0]) for f, _ in dataset.take(2 * (6 + whole)).as_numpy_iterator()]
+    epoch = set(range(1, 13)) - set(ids)
+    assert warnings[1] == f"1 files are damaged; {6 + whole} whole records are used."
+    assert 3 in epoch and len(epoch) == 6 - whole
+    assert sorted(ids[: 6 + whole]) == sorted(ids[6 + whole :])
+    with pytest.raises(UserError, match=shard.name), reading_errors():  # evaluation never skips
+        for _ in make_dataset(records, config, PETS, (1,), training=False, seed=0):
+            pass
+
+
+def test_missing_shard_is_never_skipped(tmp_path):
+    records, shard = damaged_records(tmp_path, "payload bit")
+    shard.unlink()
+    config = CONFIG.replace(skip_corrupt_records=True)
+    with pytest.raises(UserError, match=rf"{shard.name} is missing"):
+        make_dataset(records, config, PETS, (1,), training=True, seed=0)
+
+
+def test_a_record_that_cannot_be_used_is_one_line(tmp_path):
+    path = make_records(tmp_path, [harness.annotation(1, [0, 0, 9, 9], category_id=3)])[0]
+    (tmp_path / "pets_records" / "manifest.json").unlink()
+    vocabulary = Vocabulary.from_names(("dog",))
+    named = pytest.raises(UserError, match=r"vocabulary lacks.*bird.*record 0 at byte 0")
+    with named as error, reading_errors():
+        next(elements((f"{path}/*.tfrecord",), vocabulary=vocabulary, mask_class_ids=()))
+    assert "\n" not in str(error.value)
+
+
+MEMORY = """
+import os, re, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # so that one record is read at a time
+import tensorflow as tf
+from maskx_tf.config import Config
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.pipeline import make_dataset
+training = sys.argv[2] == "training"
+jitter = dict(scale_jitter_min=0.8, scale_jitter_max=2.0) if training else {}
+config = Config(batch_size=1, max_objects=1000, **jitter)
+vocabulary = Vocabulary.from_names(("cat",))
+tf.constant(1) + 1
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+before = peak()
+dataset = make_dataset((sys.argv[1],), config, vocabulary, (1,), training=training, seed=0)
+_, labels = next(iter(dataset))
+assert int(tf.reduce_sum(tf.cast(labels["has_mask"], tf.int32))) >= (5 if training else 1000)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("use", ["evaluation", pytest.param("training", marks=pytest.mark.slow)])
+def test_a_thousand_objects_of_a_large_image_take_little_memory(tmp_path, use):
+    """In MB over the imports; masks at full resolution, a few of them as large as the image."""
+    objects = []
+    for k in range(1000):
+        h, w = (3000 - k, 4000 - k) if k < 5 else (90 + k % 50, 90 + k % 31)
+        box, mask = np.array([0, 0, h, w], float), np.ones([h, w], np.uint8)
+        objects.append(ObjectRecord(box, 1, "cat", 1.0, False, k, mask))
+    encoded = harness.encode_image(harness.random_image(3000, 4000))
+    path = tmp_path / "large.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(serialize_record(ImageRecord(1, "1.jpg", encoded, 3000, 4000, objects)))
+    command = [sys.executable, "-c", MEMORY, str(path), use]
+    done = subprocess.run(command, cwd=harness.REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) / 1024 < 300

@@ -136,7 +136,7 @@ def test_malformed_examples_name_the_image():
         records.from_example(example.SerializeToString())
 
 
-def test_damaged_file_is_named_with_the_number_of_good_records(tmp_path):
+def test_damaged_record_is_named(tmp_path):
     path = tmp_path / "x.tfrecord"
     rng = np.random.default_rng(0)
     with tf.io.TFRecordWriter(str(path)) as writer:
@@ -146,7 +146,7 @@ def test_damaged_file_is_named_with_the_number_of_good_records(tmp_path):
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"x\.tfrecord is damaged after 2 records"):
+    with pytest.raises(UserError, match=r"x\.tfrecord, record 2 at byte \d+: the payload .*verify"):
         list(records.read_records([path]))
-    with pytest.raises(UserError, match=r"y\.tfrecord is damaged after 0 records"):
+    with pytest.raises(UserError, match=r"y\.tfrecord cannot be read: No such file"):
         list(records.read_records([tmp_path / "y.tfrecord"]))

@@ -95,7 +95,7 @@ class Manifest:
         except OSError:
             raise UserError(
                 f"{directory} holds no finished records (no {FILE_NAME}); make them with "
-                "python -m tf_records.coco or tf_records.shapes."
+                "python -m tf_records.coco, visual_genome or shapes."
             ) from None
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}); write the records again.") from None
@@ -131,12 +131,12 @@ def _dump(value: Any) -> str:
     return json.dumps(value)
 
 
-def find_shards(records: Sequence[str]) -> list[pathlib.Path]:
+def find_shards(records: Sequence[str], check_sizes: bool = True) -> list[pathlib.Path]:
     """The record files of directories (with manifest.json) and glob patterns, in order.
 
     Raises:
-      UserError: nothing matches, a directory is unfinished, or a shard is absent or has another
-        size than its manifest says.
+      UserError: nothing matches, a directory is unfinished, or a shard is absent or, unless told
+        otherwise, has another size than its manifest says.
     """
     if not records:
         raise UserError("No records are given; name them with --train_records or --eval_records.")
@@ -151,13 +151,22 @@ def find_shards(records: Sequence[str]) -> list[pathlib.Path]:
         if not found:
             raise UserError(f"No records match {entry!r}: no such directory or files.")
         paths += found
-    _check_sizes(paths)
+    _check_files(paths, check_sizes)
     return paths
 
 
-def find_manifests(records: Sequence[str]) -> list[Manifest]:
+def find_manifests(records: Sequence[str], check_sizes: bool = True) -> list[Manifest]:
     """The manifests beside the files that `find_shards` finds; files without one are fine."""
-    return list(_manifests(find_shards(records)).values())
+    return list(_manifests(find_shards(records, check_sizes)).values())
+
+
+def shards_by_path(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, Shard]:
+    """What the manifests beside these files say of all their shards."""
+    return {
+        directory / shard.file: shard
+        for directory, manifest in _manifests(paths).items()
+        for shard in manifest.shards
+    }
 
 
 def _manifests(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, Manifest]:
@@ -182,18 +191,17 @@ def vocabulary_of(records: Sequence[str]) -> Vocabulary:
     return Vocabulary.from_names(dict.fromkeys(names))
 
 
-def _check_sizes(paths: Sequence[pathlib.Path]) -> None:
+def _check_files(paths: Sequence[pathlib.Path], check_sizes: bool) -> None:
     """A file cut at a record boundary reads without any error: its size gives it away."""
-    expected = {
-        directory / shard.file: shard.bytes
-        for directory, manifest in _manifests(paths).items()
-        for shard in manifest.shards
-    }
+    shards = shards_by_path(paths)
     for path in paths:
+        expected = shards[path].bytes if path in shards else None
         size = path.stat().st_size if path.is_file() else None
-        if size is None or size != expected.get(path, size):
+        differs = check_sizes and expected is not None and size != expected
+        if size is None or differs:
             found = "is missing" if size is None else f"has {size} bytes"
             raise UserError(
-                f"{path} {found}; its manifest says {expected.get(path)} bytes. Write the records "
+                f"{path} {found}; its manifest says {expected} bytes. "
+                f"python -m tf_records.verify {path.parent} lists all damage; write the records "
                 "again."
             )

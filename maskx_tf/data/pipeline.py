@@ -9,13 +9,14 @@ import tensorflow as tf
 from absl import logging
 
 from maskx_tf.config import Config
-from maskx_tf.data import augmentation, preprocessing
+from maskx_tf.data import augmentation, index, preprocessing, reader
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.manifest import Manifest, find_manifests, find_shards
+from maskx_tf.data.manifest import Manifest, find_manifests, find_shards, shards_by_path
+from maskx_tf.data.order import TrainingOrder
 from maskx_tf.data.records import parse_example
 from maskx_tf.errors import UserError
 
-_OPEN_SHARDS = 8  # read in turns while training
+_NO_END = 2**62  # epochs
 
 
 def make_dataset(
@@ -26,6 +27,7 @@ def make_dataset(
     *,
     training: bool,
     seed: int,
+    start_step: int = 0,
 ) -> tf.data.Dataset:
     """Batches of (features, labels).
 
@@ -40,9 +42,14 @@ def make_dataset(
         has_mask bool [B, M], the record has a mask, its class is in `mask_class_ids`, no crowd;
         masks uint8 {0, 1} [B, M, S, S], the mask stretched over its box; zeros without mask.
 
-    Unless the canvas is square, a batch holds images of one orientation. Training: shuffled,
-    augmented, repeated without end, the same for equal seeds. Evaluation: one pass in record
-    order (with bucketing: within each orientation), the last batches smaller.
+    Unless the canvas is square, a batch holds images of one orientation. Training: shuffled over
+    all records, augmented, repeated without end; batch n is a function of records, options, seed
+    and n only. Evaluation: one pass in record order (with bucketing: within each orientation), the
+    last batches smaller.
+
+    A damaged record ends the iteration with its name (see `reader.reading_errors`). Training with
+    `config.skip_corrupt_records` first reads all records, names and counts the damaged ones, and
+    goes without them. Evaluation does not: scores of other images are not comparable.
 
     Args:
       records: directories with manifest.json, or glob patterns.
@@ -51,51 +58,64 @@ def make_dataset(
       mask_class_ids: set A; masks of other classes are withheld.
       training: see above.
       seed: of order and augmentation.
+      start_step: number of training batches to leave out, at no cost.
 
     Raises:
       UserError: records are missing or damaged, or have a class that the vocabulary lacks.
     """
-    paths = [str(path) for path in find_shards(records)]
-    for manifest in find_manifests(records):
+    skip_corrupt = training and config.skip_corrupt_records
+    for manifest in find_manifests(records, check_sizes=not skip_corrupt):
         _check_manifest(manifest, config, vocabulary, training)
-    dataset = _read(paths, config, training, seed)
-    table = _class_table(vocabulary)
+    found = _index(records, skip_corrupt)
+    examples = _examples(found, config, training, seed, start_step)
+    class_ids = _ClassIds(vocabulary)
     in_set_a = np.zeros([vocabulary.num_classes + 1], bool)
     in_set_a[list(mask_class_ids)] = True
 
-    def load(index: tf.Tensor, path: tf.Tensor, serialized: tf.Tensor) -> tuple[dict, dict]:
-        example = _check_record(parse_example(serialized), path)
-        example["classes"] = _look_up(table, example, path)
+    def load(number: tf.Tensor, serialized: tf.Tensor, where: tf.Tensor) -> tuple[dict, dict]:
+        example = _check_record(parse_example(reader.check(serialized, where)), where)
+        example["classes"] = class_ids(example, where)
         example["has_mask"] &= tf.gather(in_set_a, example["classes"]) & ~example["is_crowd"]
-        image = _check_size(preprocessing.decode_image(example["encoded"]), example, path)
-        random = augmentation.draw(config, training, tf.stack([seed, index]))
+        image = _check_size(preprocessing.decode_image(example["encoded"]), example, where)
+        random = augmentation.draw(config, training, tf.stack([seed, number]))
         return augmentation.to_features_and_labels(image, example, random, config)
 
+    dataset = reader.read(found, examples)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _batch(dataset, config, training).prefetch(tf.data.AUTOTUNE)
 
 
-def _read(paths: list[str], config: Config, training: bool, seed: int) -> tf.data.Dataset:
-    """(index int64 [], path string [], serialized string [])."""
+def _index(records: Sequence[str], skip_corrupt: bool) -> index.Index:
+    paths = find_shards(records, check_sizes=not skip_corrupt)
+    counts = {path: shard.count for path, shard in shards_by_path(paths).items()}
+    return index.build(paths, counts, skip_corrupt)
 
-    def with_path(path: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.TFRecordDataset(path).map(lambda serialized: (path, serialized))
 
-    files = tf.data.Dataset.from_tensor_slices(paths)
-    if training:
-        files = files.shuffle(len(paths), seed=seed, reshuffle_each_iteration=True)
-        dataset = files.interleave(with_path, cycle_length=min(_OPEN_SHARDS, len(paths)))
-        dataset = dataset.shuffle(config.shuffle_buffer, seed=seed, reshuffle_each_iteration=True)
-        dataset = dataset.repeat()
-    else:
-        dataset = files.flat_map(with_path)
-    return dataset.enumerate().map(lambda index, item: (index, *item))
+def _examples(
+    found: index.Index, config: Config, training: bool, seed: int, start_step: int
+) -> tf.data.Dataset:
+    """int64 [2] elements in order: (record, number of the example)."""
+    if not training:
+        records = np.arange(len(found))
+        return tf.data.Dataset.from_tensor_slices(np.stack([records] * 2, axis=-1))
+    order = TrainingOrder(found.portrait & _is_bucketed(config), config.batch_size, seed)
+
+    def examples_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(order.batches(epoch), [-1, 2]))
+
+    epoch, place = order.find(start_step)
+    dataset = tf.data.Dataset.range(epoch, _NO_END).flat_map(examples_of)
+    return dataset.skip(place * config.batch_size)
+
+
+def _is_bucketed(config: Config) -> bool:
+    short, long = preprocessing.canvas_sides(config.image_min_side, config.image_max_side)
+    return short != long
 
 
 def _batch(dataset: tf.data.Dataset, config: Config, training: bool) -> tf.data.Dataset:
     size = config.batch_size
-    short, long = preprocessing.canvas_sides(config.image_min_side, config.image_max_side)
-    if short == long:
+    if training or not _is_bucketed(config):  # the order of training has whole batches of a group
         return dataset.batch(size, drop_remainder=training)
 
     def orientation(features: dict, labels: dict) -> tf.Tensor:
@@ -105,50 +125,62 @@ def _batch(dataset: tf.data.Dataset, config: Config, training: bool) -> tf.data.
 
     return dataset.group_by_window(
         key_func=orientation,
-        reduce_func=lambda _, window: window.batch(size, drop_remainder=training),
+        reduce_func=lambda _, window: window.batch(size),
         window_size=size,
     )
 
 
-def _class_table(vocabulary: Vocabulary) -> tf.lookup.StaticHashTable:
-    ids = tf.range(1, vocabulary.num_classes + 1, dtype=tf.int32)
-    names = tf.constant(vocabulary.names)
-    return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(names, ids), -1)
+class _ClassIds:
+    """Looks class names up in a vocabulary.
+
+    By hashes and not in a hash table: tables have a state, and with op determinism (training on the
+    CPU) TensorFlow runs functions with a state in one thread.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        hashes = self._hash(tf.constant(vocabulary.names)).numpy()
+        order = np.argsort(hashes)
+        self._hashes = hashes[order]
+        self._names = np.array(vocabulary.names, object)[order]
+        self._ids = (order + 1).astype(np.int32)
+
+    def __call__(self, example: dict[str, tf.Tensor], where: tf.Tensor) -> tf.Tensor:
+        """int32 [N] ids of the record's classes."""
+        names = example["class_names"]
+        places = tf.searchsorted(tf.constant(self._hashes), self._hash(names))
+        places = tf.minimum(places, len(self._ids) - 1)
+        unknown = tf.boolean_mask(names, tf.gather(self._names.tolist(), places) != names)
+        place = ["image", example["image_id"], "in", where]
+        message = ["classes that the vocabulary lacks:", unknown, *place]
+        with tf.control_dependencies([tf.debugging.Assert(tf.size(unknown) == 0, message)]):
+            return tf.gather(self._ids, places)
+
+    def _hash(self, names: tf.Tensor) -> tf.Tensor:
+        return tf.strings.to_hash_bucket_fast(names, 2**62)
 
 
-def _look_up(
-    table: tf.lookup.StaticHashTable, example: dict[str, tf.Tensor], path: tf.Tensor
-) -> tf.Tensor:
-    """int32 [N] ids of the record's classes in the model's vocabulary."""
-    classes = table.lookup(example["class_names"])
-    unknown = tf.boolean_mask(example["class_names"], classes < 0)
-    message = ["classes that the vocabulary lacks:", unknown, "image", example["image_id"], path]
-    with tf.control_dependencies([tf.debugging.Assert(tf.size(unknown) == 0, message)]):
-        return tf.identity(classes)
-
-
-def _check_record(example: dict[str, tf.Tensor], path: tf.Tensor) -> dict[str, tf.Tensor]:
+def _check_record(example: dict[str, tf.Tensor], where: tf.Tensor) -> dict[str, tf.Tensor]:
     """The example unchanged; an error that names file and image where it cannot be right."""
     encoded = example["encoded"]
     is_png = tf.strings.substr(encoded, 0, 4) == b"\x89PNG"
-    where = ["image", example["image_id"], example["file_name"], "of", path]
+    place = [example["file_name"], "image", example["image_id"], "in", where]
     checks = [
         tf.debugging.Assert(
-            tf.io.is_jpeg(encoded) | is_png, ["neither JPEG nor PNG data:", *where]
+            tf.io.is_jpeg(encoded) | is_png, ["neither JPEG nor PNG data:", *place]
         ),
         tf.debugging.Assert(
             tf.size(example["class_names"]) == tf.size(example["mask_pngs"]),
-            ["object features differ in length:", *where],
+            ["object features differ in length:", *place],
         ),
     ]
     with tf.control_dependencies(checks):
         return {key: tf.identity(value) for key, value in example.items()}
 
 
-def _check_size(image: tf.Tensor, example: dict[str, tf.Tensor], path: tf.Tensor) -> tf.Tensor:
+def _check_size(image: tf.Tensor, example: dict[str, tf.Tensor], where: tf.Tensor) -> tf.Tensor:
     """The image unchanged; an error if it is of another size than the boxes were made for."""
     found, expected = tf.shape(image)[:2], example["original_size"]
-    message = ["image size", found, "not as recorded:", expected, example["file_name"], "of", path]
+    message = ["image size", found, "not as recorded:", expected, example["file_name"], "in", where]
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(found == expected), message)]):
         return tf.identity(image)
 

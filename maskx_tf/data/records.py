@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
+from maskx_tf.data import framing
 from maskx_tf.data.example_proto import serialize
 from maskx_tf.errors import UserError
 
@@ -130,8 +132,16 @@ def to_example(record: ImageRecord) -> tf.train.Example:
     return tf.train.Example.FromString(serialize_record(record))
 
 
-def from_example(serialized: bytes) -> ImageRecord:
-    """The image of a serialised tf.Example; UserError naming the image where it is malformed."""
+def columns_of(serialized: bytes) -> tuple[dict[str, Any], dict[str, list]]:
+    """The features of a serialised tf.Example as they are stored, nothing decoded.
+
+    Returns:
+      Of the image: feature key -> value; of its N objects: feature name without "image/object/" ->
+      N values.
+
+    Raises:
+      UserError: it is no tf.Example, or features are missing or differ in length.
+    """
     import tensorflow as tf
     from google.protobuf.message import DecodeError
 
@@ -148,10 +158,16 @@ def from_example(serialized: bytes) -> ImageRecord:
         image[key] = values[0]
     columns = {name: _values(features[_OBJECT + name], kind)
                for name, kind in _OBJECT_FEATURES.items()}  # fmt: skip
-    where = f"Record of image {image['image/source_id'].decode(errors='replace')}"
     if len(set(map(len, columns.values()))) > 1:
+        where = f"Record of image {image['image/source_id'].decode(errors='replace')}"
         counts = ", ".join(f"{name}: {len(values)}" for name, values in columns.items())
         raise UserError(f"{where}: its object features differ in length ({counts}).")
+    return image, columns
+
+
+def from_example(serialized: bytes) -> ImageRecord:
+    """The image of a serialised tf.Example; UserError naming the image where it is malformed."""
+    image, columns = columns_of(serialized)
     height, width = image["image/height"], image["image/width"]
     try:
         objects = [
@@ -160,6 +176,7 @@ def from_example(serialized: bytes) -> ImageRecord:
         ]
         image_id = int(image["image/source_id"])
     except (UserError, ValueError) as error:
+        where = f"Record of image {image['image/source_id'].decode(errors='replace')}"
         raise UserError(f"{where}: {error}.") from None
     file_name = image["image/filename"].decode(errors="replace")
     return ImageRecord(image_id, file_name, image["image/encoded"], height, width, objects)
@@ -223,18 +240,23 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
 def read_records(paths: Iterable[str | os.PathLike[str]]) -> Iterator[ImageRecord]:
     """The images of record files, in order; UserError naming file and record where damaged."""
-    import tensorflow as tf
-
     for path in paths:
-        count = 0
         try:
-            for serialized in tf.data.TFRecordDataset(str(path)):
-                record = from_example(serialized.numpy())
-                count += 1
-                yield record
+            with open(path, "rb", buffering=0) as file:
+                for number, item in enumerate(framing.walk(path)):
+                    where = f"{path}, record {number} at byte {item.offset}"
+                    if isinstance(item, framing.Fault):
+                        raise UserError(f"{where}: {item.message}")
+                    payload, damage = framing.read_payload(file, item)
+                    if damage:
+                        raise UserError(f"{where}: {damage}")
+                    try:
+                        record = from_example(payload)
+                    except UserError as error:
+                        raise UserError(f"{where}: {error}") from None
+                    yield record
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
         except UserError as error:
-            raise UserError(f"{path}, record {count}: {error}") from None
-        except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-            raise UserError(
-                f"{path} is damaged after {count} records ({error.message}); write it again."
-            ) from None
+            remedy = f"python -m tf_records.verify {pathlib.Path(path).parent} lists all damage."
+            raise UserError(f"{error}; {remedy}") from None

@@ -1,0 +1,36 @@
+"""Directories given to a command without a flag: `python -m tf_records.verify DIR...`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from maskx_tf.errors import UserError
+
+
+def define_flags() -> None:
+    """Defines `--records`, the other way to name directories."""
+    flags.DEFINE_list("records", [], "Record directories; they may also stand without a flag.")
+
+
+def to_flag(argv: Sequence[str]) -> list[str]:
+    """The command line with the arguments that belong to no flag as `--records=...`."""
+    kept, directories = list(argv[:1]), []
+    rest = iter(argv[1:])
+    for argument in rest:
+        if not argument.startswith("-"):
+            directories.append(argument)
+            continue
+        kept.append(argument)
+        name = argument.lstrip("-")
+        if name in flags.FLAGS and not flags.FLAGS[name].boolean:
+            kept += [value for value in [next(rest, None)] if value is not None]
+    return [*kept, f"--records={','.join(directories)}"] if directories else kept
+
+
+def from_flags(command: str) -> list[str]:
+    """The directories named; UserError if there are none."""
+    if not flags.FLAGS.records:
+        raise UserError(f"Name the directories of records: python -m {command} DIR...")
+    return flags.FLAGS.records

@@ -1,0 +1,121 @@
+"""What can be wrong with the contents of one record whose checksums fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from maskx_tf.data import records
+from maskx_tf.data.index import image_id as peek_image_id
+from maskx_tf.errors import UserError
+
+_SLACK = 1e-5  # of a box coordinate divided by the image side: float32 rounds it
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """A record as far as it can be read.
+
+    Attributes:
+      image_id: decimal text, or "unknown".
+      objects: (class name, has mask) of each object.
+      faults: what is wrong, in words.
+    """
+
+    image_id: str
+    objects: tuple[tuple[str, bool], ...]
+    faults: tuple[str, ...]
+
+
+def examine(payload: bytes, names: Sequence[str]) -> Contents:
+    """Checks a record against the schema, its own image and the vocabulary.
+
+    Args:
+      payload: the serialised tf.Example.
+      names: of the classes 1..K.
+    """
+    image_id = peek_image_id(payload)
+    try:
+        image, columns = records.columns_of(payload)
+    except UserError as error:
+        return Contents(image_id, (), (str(error).rstrip("."),))
+    size = image["image/height"], image["image/width"]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    faults = list(_image_faults(image, image_id, size))
+    for number, row in enumerate(rows):
+        found = _object_faults(row, size, names)
+        faults += [f"object {number} (id {row['id']}): {fault}" for fault in found]
+    objects = tuple((_text(row["class/text"]), bool(row["has_mask"])) for row in rows)
+    return Contents(image_id, objects, tuple(faults))
+
+
+def _image_faults(image: dict[str, Any], image_id: str, size: tuple[int, int]) -> Iterator[str]:
+    if image_id == "unknown":
+        yield f"the image id {_text(image['image/source_id'])!r} is no whole number"
+    try:
+        with PIL.Image.open(io.BytesIO(image["image/encoded"]), formats=("JPEG", "PNG")) as picture:
+            width, height = picture.size
+            # Reads all of the data, so finds truncation, at an eighth of the size.
+            picture.draft(picture.mode, (-(-width // 8), -(-height // 8)))
+            picture.load()
+    except Exception as error:  # Pillow raises a dozen types on damaged files
+        yield f"the image cannot be decoded: {error}"
+        return
+    if (height, width) != size:
+        yield f"the image is {height} x {width}, the record says {size[0]} x {size[1]}"
+
+
+def _object_faults(row: dict[str, Any], size: tuple[int, int], names: Sequence[str]):
+    box = [row[f"bbox/{side}"] for side in ("ymin", "xmin", "ymax", "xmax")]
+    if not all(map(math.isfinite, box)):
+        yield f"the box {_rounded(box)} is not finite"
+    elif not (box[0] < box[2] and box[1] < box[3]):
+        yield f"the box {_rounded(box)} is empty"
+    elif min(box) < -_SLACK or max(box) > 1 + _SLACK:
+        yield f"the box {_rounded(box)} leaves the image"
+    else:
+        yield from _mask_faults(row, (box[2] - box[0]) * size[0], (box[3] - box[1]) * size[1])
+    label, name = row["class/label"], _text(row["class/text"])
+    if not 1 <= label <= len(names):
+        yield f"class {label} is none of 1..{len(names)}"
+    elif names[label - 1] != name:
+        yield f"class {label} is {names[label - 1]!r} in the manifest, {name!r} in the record"
+    if not (math.isfinite(row["area"]) and row["area"] >= 0):
+        yield f"the area is {row['area']}"
+    if row["is_crowd"] not in (0, 1):
+        yield f"is_crowd is {row['is_crowd']}"
+
+
+def _mask_faults(row: dict[str, Any], height: float, width: float) -> Iterator[str]:
+    """What is wrong with the mask of a box of that many pixels."""
+    if row["has_mask"] not in (0, 1) or bool(row["has_mask"]) != bool(row["mask"]):
+        yield f"has_mask is {row['has_mask']} with a mask of {len(row['mask'])} bytes"
+        return
+    if not row["mask"]:
+        return
+    try:
+        mask = records.decode_mask(row["mask"])
+    except UserError as error:
+        yield str(error)
+        return
+    if not mask.any():
+        yield "the mask has no pixel"
+    if mask.shape[0] > math.ceil(height) + 1 or mask.shape[1] > math.ceil(width) + 1:
+        yield (
+            f"the mask of {mask.shape[0]} x {mask.shape[1]} pixels is larger than its box of "
+            f"{height:.1f} x {width:.1f}"
+        )
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="replace")
+
+
+def _rounded(box: Sequence[float]) -> str:
+    return str(np.round(box, 4).tolist())
