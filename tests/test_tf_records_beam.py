@@ -12,6 +12,7 @@ import pytest
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from tests import harness
+from tests import visual_genome_data as vg
 from tests.harness import annotation
 from tf_records import beam, shards, writer
 from tf_records.issues import Issue
@@ -116,6 +117,16 @@ def test_coco(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert contents(tmp_path / name) == contents(tmp_path / "pool")
+
+
+@needs_beam
+def test_visual_genome(tmp_path):
+    entries = [vg.vg_entry(i, vg.vg_object("tree.n.01", (i, 2, 10, 10), i)) for i in range(1, 10)]
+    paths = vg.write(tmp_path, entries, [vg.vg_image(i) for i in range(1, 10)], coco=[{"id": 9}])
+    vg.convert(paths, tmp_path / "pool", {"num_shards": 3}, test_images=2)
+    vg.convert(paths, tmp_path / "beam", {"num_shards": 3, "runner": "beam"}, test_images=2)
+    assert vg.contents(tmp_path / "beam") == vg.contents(tmp_path / "pool")
+    assert len([name for name in vg.contents(tmp_path / "beam") if ".tfrecord" in name]) > 3
 
 
 def job(directory, fail_at=-1):
