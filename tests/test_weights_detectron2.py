@@ -296,6 +296,20 @@ def test_faster_rcnn(peer, tmp_path):
     )
 
 
+def test_regression_without_classes_is_repeated_for_each(peer, tmp_path):
+    weights = weights_of(peer)
+    one = {
+        f"roi_heads.box_predictor.bbox_pred.{part}": weights[
+            f"roi_heads.box_predictor.bbox_pred.{part}"
+        ][:4]
+        for part in ("weight", "bias")
+    }
+    imported = detectron2.load(zoo_file(tmp_path, peer, one), options(peer))
+    kernel = imported.loaded.model.box_head.box_kernel.numpy()[1:]
+    np.testing.assert_array_equal(kernel, np.stack([kernel[0]] * len(kernel)))
+    np.testing.assert_array_equal(kernel[0], peer.model.box_head.box_kernel[1])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

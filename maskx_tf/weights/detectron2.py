@@ -152,6 +152,9 @@ def _background_first(blobs: dict[str, Any]) -> None:
         if name in blobs:
             blobs[name] = np.roll(blobs[name], 1, axis=0)
     classes = len(blobs["cls_score_b"]) - 1 if "cls_score_b" in blobs else 0
+    for part in ("bbox_pred_w", "bbox_pred_b"):
+        if part in blobs and len(blobs[part]) == 4:  # the same regression for all classes
+            blobs[part] = np.concatenate([blobs[part]] * classes)
     for name, rows in (("bbox_pred", 4), ("mask_fcn_logits", 1)):
         for part in (f"{name}_w", f"{name}_b"):
             if part in blobs and len(blobs[part]) == rows * classes:
