@@ -167,7 +167,9 @@ def named_classes(name: str) -> list[str]:
     if name == COCO:
         return list(Vocabulary.load(COCO).names)
     if name not in _known_sets():
-        raise UserError(f"There is no set of classes {name!r}; there are {', '.join(_known_sets())}.")
+        raise UserError(
+            f"There is no set of classes {name!r}; there are {', '.join(_known_sets())}."
+        )
     return read_names(_SPLITS / f"{name}.txt")
 
 
