@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.files import write_atomically
@@ -131,8 +131,26 @@ def _dump(value: Any) -> str:
     return json.dumps(value)
 
 
-def find_shards(records: Sequence[str], check_sizes: bool = True) -> list[pathlib.Path]:
-    """The record files of directories (with manifest.json) and glob patterns, in order.
+class Found(NamedTuple):
+    """Record files in order, and the manifests beside them by directory."""
+
+    paths: list[pathlib.Path]
+    manifests: dict[pathlib.Path, Manifest]
+
+    @property
+    def shards(self) -> dict[pathlib.Path, Shard]:
+        """What the manifests say of all their shards, by path."""
+        return {
+            directory / shard.file: shard
+            for directory, manifest in self.manifests.items()
+            for shard in manifest.shards
+        }
+
+
+def find_records(records: Sequence[str], check_sizes: bool = True) -> Found:
+    """The record files of directories (with manifest.json) and glob patterns, with manifests.
+
+    Files that a glob pattern names need no manifest.
 
     Raises:
       UserError: nothing matches, a directory is unfinished, or a shard is absent or, unless told
@@ -140,38 +158,28 @@ def find_shards(records: Sequence[str], check_sizes: bool = True) -> list[pathli
     """
     if not records:
         raise UserError("No records are given; name them with --train_records or --eval_records.")
-    paths: list[pathlib.Path] = []
+    found = Found([], {})
     for entry in records:
         if pathlib.Path(entry).is_dir():
-            manifest = Manifest.load(entry)
-            found = [pathlib.Path(entry) / shard.file for shard in manifest.shards]
+            directory = pathlib.Path(entry)
+            manifest = found.manifests.setdefault(directory, Manifest.load(directory))
+            paths = [directory / shard.file for shard in manifest.shards]
         else:
-            found = [pathlib.Path(path) for path in sorted(glob.glob(entry, recursive=True))]
-            found = [path for path in found if path.is_file()]
-        if not found:
+            paths = [pathlib.Path(path) for path in sorted(glob.glob(entry, recursive=True))]
+            paths = [path for path in paths if path.is_file()]
+        if not paths:
             raise UserError(f"No records match {entry!r}: no such directory or files.")
-        paths += found
-    _check_files(paths, check_sizes)
-    return paths
+        found.paths.extend(paths)
+    for directory in dict.fromkeys(path.parent for path in found.paths):
+        if directory not in found.manifests and (directory / FILE_NAME).is_file():
+            found.manifests[directory] = Manifest.load(directory)
+    _check_files(found, check_sizes)
+    return found
 
 
-def find_manifests(records: Sequence[str], check_sizes: bool = True) -> list[Manifest]:
-    """The manifests beside the files that `find_shards` finds; files without one are fine."""
-    return list(_manifests(find_shards(records, check_sizes)).values())
-
-
-def shards_by_path(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, Shard]:
-    """What the manifests beside these files say of all their shards."""
-    return {
-        directory / shard.file: shard
-        for directory, manifest in _manifests(paths).items()
-        for shard in manifest.shards
-    }
-
-
-def _manifests(paths: Sequence[pathlib.Path]) -> dict[pathlib.Path, Manifest]:
-    directories = dict.fromkeys(path.parent for path in paths)
-    return {path: Manifest.load(path) for path in directories if (path / FILE_NAME).is_file()}
+def find_shards(records: Sequence[str]) -> list[pathlib.Path]:
+    """The record files alone, see `find_records`."""
+    return find_records(records).paths
 
 
 def vocabulary_of(records: Sequence[str]) -> Vocabulary:
@@ -179,7 +187,7 @@ def vocabulary_of(records: Sequence[str]) -> Vocabulary:
 
     External ids are those of the records where all directories agree, else 1..K.
     """
-    vocabularies = [manifest.vocabulary for manifest in find_manifests(records)]
+    vocabularies = [manifest.vocabulary for manifest in find_records(records).manifests.values()]
     if not vocabularies:
         raise UserError(
             f"{', '.join(records)}: no {FILE_NAME} beside the records, so their classes are "
@@ -191,17 +199,17 @@ def vocabulary_of(records: Sequence[str]) -> Vocabulary:
     return Vocabulary.from_names(dict.fromkeys(names))
 
 
-def _check_files(paths: Sequence[pathlib.Path], check_sizes: bool) -> None:
+def _check_files(found: Found, check_sizes: bool) -> None:
     """A file cut at a record boundary reads without any error: its size gives it away."""
-    shards = shards_by_path(paths)
-    for path in paths:
+    shards = found.shards
+    for path in found.paths:
         expected = shards[path].bytes if path in shards else None
         size = path.stat().st_size if path.is_file() else None
         differs = check_sizes and expected is not None and size != expected
         if size is None or differs:
-            found = "is missing" if size is None else f"has {size} bytes"
+            state = "is missing" if size is None else f"has {size} bytes"
             raise UserError(
-                f"{path} {found}; its manifest says {expected} bytes. "
+                f"{path} {state}; its manifest says {expected} bytes. "
                 f"python -m tf_records.verify {path.parent} lists all damage; write the records "
                 "again."
             )

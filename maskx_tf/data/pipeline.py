@@ -11,7 +11,7 @@ from absl import logging
 from maskx_tf.config import Config
 from maskx_tf.data import augmentation, index, preprocessing, reader
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.manifest import Manifest, find_manifests, find_shards, shards_by_path
+from maskx_tf.data.manifest import Manifest, find_records
 from maskx_tf.data.order import TrainingOrder
 from maskx_tf.data.records import parse_example
 from maskx_tf.errors import UserError
@@ -64,9 +64,11 @@ def make_dataset(
       UserError: records are missing or damaged, or have a class that the vocabulary lacks.
     """
     skip_corrupt = training and config.skip_corrupt_records
-    for manifest in find_manifests(records, check_sizes=not skip_corrupt):
+    files = find_records(records, check_sizes=not skip_corrupt)
+    for manifest in files.manifests.values():
         _check_manifest(manifest, config, vocabulary, training)
-    found = _index(records, skip_corrupt)
+    counts = {path: shard.count for path, shard in files.shards.items()}
+    found = index.build(files.paths, counts, skip_corrupt)
     examples = _examples(found, config, training, seed, start_step)
     class_ids = _ClassIds(vocabulary)
     in_set_a = np.zeros([vocabulary.num_classes + 1], bool)
@@ -83,12 +85,6 @@ def make_dataset(
     dataset = reader.read(found, examples)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _batch(dataset, config, training).prefetch(tf.data.AUTOTUNE)
-
-
-def _index(records: Sequence[str], skip_corrupt: bool) -> index.Index:
-    paths = find_shards(records, check_sizes=not skip_corrupt)
-    counts = {path: shard.count for path, shard in shards_by_path(paths).items()}
-    return index.build(paths, counts, skip_corrupt)
 
 
 def _examples(
