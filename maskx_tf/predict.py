@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import io
 import json
 import pathlib
 import sys
@@ -13,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 from absl import flags
-from PIL import Image
 
 from maskx_tf import cli, visualize
 from maskx_tf.data import files
@@ -154,7 +152,7 @@ def predict(
         outputs = {key: value[0].numpy() for key, value in detector.detect(image[None]).items()}
         found = to_coco(outputs, image_id, path.name, detector.vocabulary)
         results.extend(found)
-        _write_picture(overlay(image.numpy(), found, score_threshold), target)
+        visualize.write_picture(overlay(image.numpy(), found, score_threshold), target)
     lines = ",\n".join(json.dumps(result) for result in results)
     files.write_atomically(output_dir / "detections.json", f"[\n{lines}\n]\n")
     return problems
@@ -180,15 +178,6 @@ def _reason(error: Exception) -> str:
     text = getattr(error, "message", str(error))
     text = text.split("[Op:")[0].strip() or type(error).__name__
     return text.splitlines()[0]
-
-
-def _write_picture(picture: np.ndarray, path: pathlib.Path) -> None:
-    buffer = io.BytesIO()
-    if path.suffix == ".jpg":
-        Image.fromarray(picture).save(buffer, "JPEG", quality=92)
-    else:
-        Image.fromarray(picture).save(buffer, "PNG")
-    files.write_atomically(path, buffer.getvalue())
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ Small images are enlarged first, so that lines and labels stay legible.
 
 from __future__ import annotations
 
+import io
+import pathlib
 from collections.abc import Collection, Sequence
 
 import cv2
@@ -12,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from maskx_tf.data.files import write_atomically
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.visualize_labels import draw_labels, font_of_size
 
@@ -230,3 +233,13 @@ def _panel_row(
         score_threshold,
     )
     return side_by_side(truth, found)
+
+
+def write_picture(picture: np.ndarray, path: pathlib.Path) -> None:
+    """Writes a picture, uint8 [H, W, 3] RGB, atomically: as JPEG if `path` ends in .jpg, or PNG."""
+    buffer = io.BytesIO()
+    if path.suffix == ".jpg":
+        Image.fromarray(picture).save(buffer, "JPEG", quality=92)
+    else:
+        Image.fromarray(picture).save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())

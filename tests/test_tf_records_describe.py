@@ -77,8 +77,8 @@ def test_processes_count_the_same(directory):
 
 
 def test_files(directory, tmp_path):
-    summary, _ = summary_of(directory)
-    describe.write(directory, str(tmp_path / "out"), summary, count=3)
+    summary, manifest = summary_of(directory)
+    describe.write(directory, manifest, str(tmp_path / "out"), summary, count=3)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "describe.json",
         "samples.jpg",

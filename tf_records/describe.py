@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
-from maskx_tf import cli
+from maskx_tf import cli, visualize
 from maskx_tf.data.files import write_atomically
 from maskx_tf.data.manifest import Manifest
 from maskx_tf.errors import UserError
@@ -137,16 +136,15 @@ def _class_table(classes: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(directory: str, output_dir: str, summary: dict[str, Any], count: int) -> None:
+def write(
+    directory: str, manifest: Manifest, output_dir: str, summary: dict[str, Any], count: int
+) -> None:
     """Writes describe.json and, with `count` sample images, samples.jpg."""
     output = pathlib.Path(output_dir)
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     write_atomically(output / "describe.json", f"{text}\n")
     if count and summary["images"]:
-        sheet = Image.fromarray(draw_sheet(directory, Manifest.load(directory), count))
-        temporary = output / "samples.jpg.tmp"
-        sheet.save(temporary, "JPEG", quality=90)
-        temporary.replace(output / "samples.jpg")
+        visualize.write_picture(draw_sheet(directory, manifest, count), output / "samples.jpg")
 
 
 def main() -> None:
@@ -160,7 +158,7 @@ def main() -> None:
         summary = summarize(manifest, gather(directory, manifest, options.workers))
         print(format_text(summary, manifest))
         if options.output_dir:
-            write(directory, options.output_dir, summary, options.samples)
+            write(directory, manifest, options.output_dir, summary, options.samples)
             print(f"written: {options.output_dir}")
 
 

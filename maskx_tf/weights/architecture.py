@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from maskx_tf.errors import UserError
 from maskx_tf.layers.backbone import STAGES
 from maskx_tf.weights.blobs import Blobs
-from maskx_tf.weights.caffe2 import fpn_blob
+from maskx_tf.weights.caffe2 import BLOCK, count_blocks, fpn_blob
 
 EMBEDDINGS = ("v_glove", "v_randn_0")
 
@@ -68,11 +68,7 @@ def read(blobs: Blobs, embedding: str = "") -> Architecture:
 
 
 def _backbone(blobs: Blobs) -> str:
-    blocks: dict[str, set[str]] = {}
-    for name in blobs.arrays:
-        if match := re.fullmatch(r"res([2-5])_(\d+)_branch2a_w", name):
-            blocks.setdefault(match[1], set()).add(match[2])
-    counts = tuple(len(blocks.get(stage, ())) for stage in "2345")
+    counts = count_blocks(blobs.arrays, BLOCK)
     for variant, wanted in STAGES.items():
         if counts == wanted:
             return variant

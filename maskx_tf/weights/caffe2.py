@@ -7,7 +7,8 @@ normalisation as a fixed scale and shift.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from maskx_tf.weights.blobs import Rule
 Rules = dict[str, Rule]
 
 YXYX = [1, 0, 3, 2]  # (x, y, x, y) or (dx, dy, dw, dh) to ours
+BLOCK = r"res([2-5])_(\d+)_branch2a_w"  # what each block of the stages 2 to 5 has one of
 BRANCHES = {"conv1": "2a", "conv2": "2b", "conv3": "2c", "shortcut": "1"}
 
 
@@ -66,13 +68,26 @@ def _layer(ours: str, theirs: str, kernel: Callable = _conv, bias: Callable = _s
 def backbone_rules(variant: str) -> Rules:
     """Rules for a ResNet; `variant` is a key of `backbone.STAGES` with bottlenecks."""
     found = _conv_norm("backbone/stem", "conv1", "res_conv1_bn")
+    for stage, block, part in places(variant):
+        name = f"res{stage}_{block}_branch{BRANCHES[part]}"
+        found |= _conv_norm(f"backbone/res{stage}_{block}/{part}", name, f"{name}_bn")
+    return found
+
+
+def places(variant: str) -> Iterator[tuple[int, int, str]]:
+    """(stage, block, part) of every convolution but the stem; part is a key of `BRANCHES`."""
     for stage, count in enumerate(STAGES[variant], start=2):
         for block in range(count):
-            for part, branch in BRANCHES.items():
+            for part in BRANCHES:
                 if part != "shortcut" or block == 0:
-                    name = f"res{stage}_{block}_branch{branch}"
-                    found |= _conv_norm(f"backbone/res{stage}_{block}/{part}", name, f"{name}_bn")
-    return found
+                    yield stage, block, part
+
+
+def count_blocks(names: Iterable[str], pattern: str) -> tuple[int, ...]:
+    """Blocks in each of the stages 2 to 5; `pattern` has stage and block as its groups."""
+    found = (re.fullmatch(pattern, name) for name in names)
+    blocks = {match.groups() for match in found if match}
+    return tuple(sum(stage == wanted for stage, _ in blocks) for wanted in "2345")
 
 
 def _conv_norm(ours: str, conv: str, norm: str) -> Rules:

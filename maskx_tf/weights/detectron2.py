@@ -20,7 +20,7 @@ from maskx_tf.errors import UserError
 from maskx_tf.layers.backbone import EPSILON
 from maskx_tf.weights import importing, pickles
 from maskx_tf.weights.blobs import Blobs
-from maskx_tf.weights.caffe2 import BRANCHES, fpn_blob
+from maskx_tf.weights.caffe2 import BRANCHES, count_blocks, fpn_blob
 from maskx_tf.weights.importing import Imported
 
 OPTIONS = {
@@ -131,15 +131,15 @@ def _rename(arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 def _layer_names(arrays: Mapping[str, Any]) -> dict[str, str]:
     """From detectron2's layer names to Detectron's, for the layers that the file has."""
     blocks = re.compile(r"backbone\.bottom_up\.res([2-5])\.(\d+)\.(conv[123]|shortcut)\.weight")
-    found = [match for name in arrays if (match := blocks.fullmatch(name))]
-    counts = [len({m[2] for m in found if m[1] == stage}) for stage in "2345"]
+    counts = count_blocks(arrays, r"backbone\.bottom_up\.res([2-5])\.(\d+)\.conv1\.weight")
     names = dict(_FIXED)
-    for match in found:
-        layer = match[0].removesuffix(".weight")
-        names[layer] = f"res{match[1]}_{match[2]}_branch{BRANCHES[match[3]]}"
+    for name in arrays:
+        if match := blocks.fullmatch(name):
+            layer = name.removesuffix(".weight")
+            names[layer] = f"res{match[1]}_{match[2]}_branch{BRANCHES[match[3]]}"
     for level in (2, 3, 4, 5):
-        names[f"backbone.fpn_lateral{level}"] = fpn_blob(level, tuple(counts), inner=True)
-        names[f"backbone.fpn_output{level}"] = fpn_blob(level, tuple(counts), inner=False)
+        names[f"backbone.fpn_lateral{level}"] = fpn_blob(level, counts, inner=True)
+        names[f"backbone.fpn_output{level}"] = fpn_blob(level, counts, inner=False)
     for name in arrays:
         if match := re.fullmatch(r"(roi_heads\.mask_head\.mask_fcn(\d+))\.weight", name):
             names[match[1]] = f"_[mask]_fcn{match[2]}"

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from maskx_tf.checkpoints import variable_key
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.layers.backbone import STAGES
@@ -85,10 +86,7 @@ def load_backbone(model: MaskXRCNN, config: Config) -> str:
     _check_options(config, source)
     content = _READERS["download" if path == DOWNLOAD else source](path, config.backbone)
     _check_depth(config, content)
-    variables = {
-        variable.name.split(":")[0].removeprefix("maskx_rcnn/"): variable
-        for variable in model.backbone.weights
-    }
+    variables = {variable_key(variable): variable for variable in model.backbone.weights}
     blobs.assign(variables, content.rules, content.blobs)
     return _report(config, source, content, len(variables))
 

@@ -1,8 +1,5 @@
 """Reads the ImageNet ResNets of tf_keras.applications and of Detectron."""
 
-import re
-from collections import Counter
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import h5py
@@ -10,7 +7,7 @@ import numpy as np
 import tf_keras
 
 from maskx_tf.errors import UserError
-from maskx_tf.layers.backbone import EPSILON, STAGES
+from maskx_tf.layers.backbone import EPSILON
 from maskx_tf.weights import caffe2, pickles
 from maskx_tf.weights.blobs import Blobs, Rule
 
@@ -87,16 +84,8 @@ def read_detectron(path: str, backbone: str) -> ImageNetResNet:
         )
     content = content.get("model", content)
     blobs = Blobs(content if isinstance(content, dict) else {}, f"--backbone_weights={path}")
-    blocks = _count_blocks(blobs, r"res(\d)_(\d+)_branch2a_w", "conv1_w")
+    blocks = _blocks(blobs, caffe2.BLOCK, "conv1_w")
     return ImageNetResNet(blobs, blocks, caffe2.backbone_rules(backbone))
-
-
-def places(backbone: str) -> Iterator[tuple[int, int, str]]:
-    """(stage, block, part) of every convolution but the stem; part is `conv1`, …, `shortcut`."""
-    for stage, count in enumerate(STAGES[backbone], start=2):
-        for block in range(count):
-            for part in ("conv1", "conv2", "conv3", "shortcut")[: 4 if block == 0 else 3]:
-                yield stage, block, part
 
 
 def keras_rules(ours: str, conv: str, norm: str, blobs: Blobs, epsilon: float) -> caffe2.Rules:
@@ -121,9 +110,9 @@ def keras_rules(ours: str, conv: str, norm: str, blobs: Blobs, epsilon: float) -
 
 def _keras_resnet(path: str, arrays: dict[str, np.ndarray], backbone: str) -> ImageNetResNet:
     blobs = Blobs(arrays, f"--backbone_weights={path}")
-    blocks = _count_blocks(blobs, r"conv(\d)_block(\d+)_1_conv/kernel", "conv1_conv/kernel")
+    blocks = _blocks(blobs, r"conv([2-5])_block(\d+)_1_conv/kernel", "conv1_conv/kernel")
     rules = keras_rules("stem", "conv1_conv", "conv1_bn", blobs, KERAS_EPSILON)
-    for stage, block, part in places(backbone):
+    for stage, block, part in caffe2.places(backbone):
         number = 0 if part == "shortcut" else part[-1]
         name = f"conv{stage}_block{block + 1}_{number}"
         ours = f"res{stage}_{block}/{part}"
@@ -154,13 +143,12 @@ def _last(name: str) -> str:
     return name.split("/")[-1].split(":")[0]
 
 
-def _count_blocks(blobs: Blobs, pattern: str, stem: str) -> tuple[int, ...]:
-    """Blocks of each of the stages 2 to 5; `pattern` has the stage as its first group."""
-    found = (re.fullmatch(pattern, name) for name in blobs.arrays)
-    counts = Counter(int(match[1]) for match in found if match)
-    if not counts:
+def _blocks(blobs: Blobs, pattern: str, stem: str) -> tuple[int, ...]:
+    """Blocks of each stage, see `caffe2.count_blocks`; UserError that names `stem` without any."""
+    counts = caffe2.count_blocks(blobs.arrays, pattern)
+    if not any(counts):
         raise UserError(
             f"{blobs.source} has no resnet50 or resnet101 under the expected names ({stem}, …); it "
             f"has {', '.join(sorted(blobs.arrays)[:4]) or 'no arrays'}."
         )
-    return tuple(counts[stage] for stage in (2, 3, 4, 5))
+    return counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
@@ -131,9 +132,9 @@ def save(imported: Imported, output_dir: str) -> str:
         raise UserError(f"--output_dir={output_dir} holds a model already; name another directory.")
     config = imported.loaded.config.replace(model_dir=output_dir)
     if imported.embeddings is not None:
-        path = directory / EMBEDDINGS
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, imported.embeddings)
+        path, content = directory / EMBEDDINGS, io.BytesIO()
+        np.save(content, imported.embeddings)
+        files.write_atomically(path, content.getvalue())
         config = config.replace(transfer_embeddings=str(path))
     checkpoints.save_run(config, imported.loaded.vocabulary, imported.loaded.mask_class_ids)
     files.write_atomically(directory / TABLE, imported.blobs.table())

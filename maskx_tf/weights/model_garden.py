@@ -9,8 +9,9 @@ from official.modeling import hyperparams
 
 from maskx_tf import checkpoints
 from maskx_tf.errors import UserError
+from maskx_tf.weights import caffe2
 from maskx_tf.weights.blobs import Blobs
-from maskx_tf.weights.imagenet_files import ImageNetResNet, keras_rules, places
+from maskx_tf.weights.imagenet_files import ImageNetResNet, keras_rules
 
 EPSILON = 1e-5  # of Model Garden's experiment `resnet_imagenet`
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"  # how a checkpoint marks a variable's value
@@ -36,7 +37,7 @@ def read_model_garden(path: str, backbone: str) -> ImageNetResNet:
     ends = [*starts[1:], 2 + total]
     epsilon = _epsilon(checkpoint)
     rules = keras_rules("stem", f"{root}0", f"{root}1", blobs, epsilon)
-    for stage, block, part in places(backbone):
+    for stage, block, part in caffe2.places(backbone):
         layer = f"{root}{starts[stage - 2] + block}"
         norm = f"{layer}/_norm{0 if part == 'shortcut' else part[-1]}"
         rules |= keras_rules(f"res{stage}_{block}/{part}", f"{layer}/_{part}", norm, blobs, epsilon)
