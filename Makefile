@@ -70,11 +70,11 @@ format: venv ## Sort imports and format
 
 # The oldest Python decides: newer ones get versions that it cannot install.
 lock: PYTHON = python3.11
-lock: ## Renew requirements.lock from requirements.txt and the dev extra (needs Python 3.11)
+lock: ## Renew requirements.lock from requirements.txt, dev and serving (needs Python 3.11)
 	@$(FIND_PYTHON); set -e; \
 	trap 'rm -rf .venv-lock requirements.lock.new' EXIT; \
 	set -o pipefail; $$python -m venv --clear .venv-lock; \
-	.venv-lock/bin/python $(PIP) install -q ".[dev]"; \
+	.venv-lock/bin/python $(PIP) install -q ".[dev,serving]"; \
 	head -n 1 requirements.lock > requirements.lock.new; \
 	.venv-lock/bin/python $(PIP) freeze --all --exclude pip --exclude wheel --exclude maskx-tf \
 	  | LC_ALL=C sort -f >> requirements.lock.new; \

@@ -43,8 +43,8 @@ def locked() -> dict[str, str]:
 
 
 def direct() -> list[Requirement]:
-    dev = pyproject()["project"]["optional-dependencies"]["dev"]
-    return [*requirements("requirements.txt"), *map(Requirement, dev)]
+    extras = pyproject()["project"]["optional-dependencies"]
+    return [*requirements("requirements.txt"), *map(Requirement, extras["dev"] + extras["serving"])]
 
 
 @pytest.mark.parametrize("requirement", direct(), ids=lambda requirement: requirement.name)
