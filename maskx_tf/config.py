@@ -66,6 +66,11 @@ class Config:
     eval_interval: int = _not_negative(0, "Steps between evaluations; 0: only after the last step.")
     panel_images: int = _not_negative(6, "Validation images drawn for TensorBoard; 0: none.")
     num_gpus: int = _option(-1, "GPUs to train on; -1: all there are, 0: the CPU.")
+    feature_cache: str = _option(
+        "",
+        "Directory in which stage 2 keeps its frozen features, for runs that differ in the mask "
+        "head only; some gigabytes. Empty: none.",
+    )
 
     # Data
     train_records: tuple[str, ...] = _option((), "Record directories (or shard globs) to train on.")

@@ -11,9 +11,10 @@ from maskx_tf import checkpoints, cli
 from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 from maskx_tf.data import classes
+from maskx_tf.data.files import write_atomically
 from maskx_tf.data.reader import reading_errors
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import coco, report, runner
+from maskx_tf.evaluation import coco, curves, report, runner
 from maskx_tf.model import build_model
 
 # What may differ from the training run; every other option stays as it was trained.
@@ -86,23 +87,24 @@ def main() -> None:
     annotations = flags.FLAGS.annotations
     ground_truth = coco.ground_truth_from_json(annotations, vocabulary) if annotations else None
     with reading_errors():
-        results = runner.evaluate_model(
+        evaluator = runner.ModelEvaluator(
             model,
             config,
             vocabulary,
             mask_class_ids,
             ground_truth=ground_truth,
             engine=flags.FLAGS.engine,
-            per_class=flags.FLAGS.per_class,
-            progress=True,
         )
+        results = evaluator.evaluate(flags.FLAGS.per_class, progress=True)
     names = {vocabulary.names[class_id - 1] for class_id in mask_class_ids}
     rest = vocabulary.num_classes - len(names)
     print(f"{checkpoint}; A: {len(names)} classes with masks, B: {rest} without")
     print(report.format_table(results, names))
     output = flags.FLAGS.output or str(pathlib.Path(checkpoint).parent / "evaluation.json")
     report.write_json({"checkpoint": checkpoint, **results}, output)
-    print(f"written: {output}")
+    picture = pathlib.Path(output).with_name("precision_recall.png")
+    write_atomically(picture, curves.draw(evaluator.curves))
+    print(f"written: {output}, {picture}")
 
 
 if __name__ == "__main__":

@@ -182,18 +182,9 @@ class MaskXRCNN(tf_keras.Model):
             table = self.w_seg(tf.range(self.num_classes + 1))
             self._folded_w_seg = tf.Variable(table, trainable=False, name="w_seg")
 
-    def mask_logits(
-        self,
-        pyramid: dict[int, tf.Tensor],
-        rois_yxyx: tf.Tensor,
-        image_indices: tf.Tensor,
-        classes: tf.Tensor,
-    ) -> tf.Tensor:
-        """Mask logits [N, m, m] of RoIs [N, 4] of images int32 [N], for classes int32 [N]."""
-        features = self.flat_roi_features(
-            pyramid, rois_yxyx, image_indices, self.config.mask_roi_size
-        )
-        return self.mask_head(features, *self.mask_kernels(classes))
+    def mask_logits(self, roi_features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        """Mask logits [N, m, m] of RoI features [N, S, S, C], for classes int32 [N]."""
+        return self.mask_head(roi_features, *self.mask_kernels(classes))
 
     def segment(
         self,
@@ -226,17 +217,33 @@ class MaskXRCNN(tf_keras.Model):
         image_scales: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """`segment` on a given pyramid; zeros where the class is 0."""
+        features = self.mask_features(pyramid, boxes_yxyx, classes, image_scales)
+        return self.masks_of_features(features, classes)
+
+    def mask_features(
+        self,
+        pyramid: dict[int, tf.Tensor],
+        boxes_yxyx: tf.Tensor,
+        classes: tf.Tensor,
+        image_scales: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """What the mask head sees of boxes [B, N, 4] whose class [B, N] is not 0, one by one.
+
+        Returns:
+          [R, S, S, C] in the order of the boxes; R >= 1, see `sampling.where_or_first`.
+        """
         if self.conventions.decode_in_original and image_scales is not None:
             # The last pixel of the original image is scaled; RoIAlign takes one of its input.
             shrink = 1.0 - image_scales[:, None]  # [B, 1, 2]
             boxes_yxyx += tf.concat([tf.zeros_like(shrink), shrink], axis=-1)
-        places, real = sampling.where_or_first(classes > 0)  # [n, 2], [n]
-        logits = self.mask_logits(
-            pyramid,
-            tf.gather_nd(boxes_yxyx, places),
-            places[:, 0],
-            tf.gather_nd(classes, places),
-        )
+        places, _ = sampling.where_or_first(classes > 0)  # [R, 2]
+        rois = tf.gather_nd(boxes_yxyx, places)
+        return self.flat_roi_features(pyramid, rois, places[:, 0], self.config.mask_roi_size)
+
+    def masks_of_features(self, features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        """Mask probabilities [B, N, m, m] out of what `mask_features` gave for classes [B, N]."""
+        places, real = sampling.where_or_first(classes > 0)  # [R, 2], [R]
+        logits = self.mask_logits(features, tf.gather_nd(classes, places))
         size = self.config.mask_size
         shape = tf.concat([tf.shape(classes), [size, size]], axis=0)
         masks = tf.where(real[:, None, None], tf.sigmoid(logits), 0.0)
@@ -273,6 +280,19 @@ class MaskXRCNN(tf_keras.Model):
         image_scales: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """`call` on a given pyramid."""
+        detected = self.detect_boxes(pyramid, image_sizes, image_scales)
+        detected["detection_masks"] = self.masks(
+            pyramid, detected["detection_boxes"], detected["detection_classes"], image_scales
+        )
+        return detected
+
+    def detect_boxes(
+        self,
+        pyramid: dict[int, tf.Tensor],
+        image_sizes: tf.Tensor,
+        image_scales: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """`detect` without masks."""
         config = self.config
         proposals, scores = self.rpn.propose(
             self.rpn(pyramid),
@@ -281,11 +301,7 @@ class MaskXRCNN(tf_keras.Model):
             config.rpn_post_nms_test,
         )
         valid = scores > float("-inf")
-        detected = self._boxes(pyramid, proposals, valid, image_sizes, image_scales)
-        detected["detection_masks"] = self.masks(
-            pyramid, detected["detection_boxes"], detected["detection_classes"], image_scales
-        )
-        return detected
+        return self._boxes(pyramid, proposals, valid, image_sizes, image_scales)
 
     def _boxes(self, pyramid, proposals, valid, image_sizes, image_scales):
         """Box head and NMS over proposals [B, P, 4]; the result of `detect` but for its masks."""

@@ -22,6 +22,15 @@ class RoiSample(NamedTuple):
     valid: tf.Tensor  # bool [B, S]
 
 
+class MaskExamples(NamedTuple):
+    """What the mask head sees of a batch: R RoIs with masks, R >= 1."""
+
+    features: tf.Tensor  # [R, S, S, C], RoIAlign at the size of the mask head
+    classes: tf.Tensor  # int32 [R]
+    targets: tf.Tensor  # float32 {0, 1} [R, m, m]
+    valid: tf.Tensor  # bool [R], False for the RoI that stands in where the batch has none
+
+
 def trim_objects(labels: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Cuts the padding that no image of the batch needs: [B, M, …] -> [B, M', …], M' >= 1."""
     present = tf.reduce_any(labels["classes"] > 0, axis=0)
@@ -55,25 +64,56 @@ def training_losses(
       {name: (value, count)} with the names rpn_score, rpn_box, class, box, mask.
     """
     config = model.config
-    masks_only = config.mode == "stage2_masks"
+    if config.mode == "stage2_masks":
+        return mask_head_losses(model, *frozen_mask_examples(model, features, labels, seed))
     labels = trim_objects(labels)
     image_sizes = features["image_size"]
-    pyramid = model.pyramid(features["image"], image_sizes, training=not masks_only)
-    if masks_only:
-        pyramid = {level: tf.stop_gradient(value) for level, value in pyramid.items()}
+    pyramid = model.pyramid(features["image"], image_sizes, training=True)
     rpn_seed, roi_seed = tf.unstack(tf.random.split(seed, 2))
     outputs = model.rpn(pyramid)
-    proposals, _ = model.rpn.propose(
-        outputs, image_sizes, config.rpn_pre_nms_train, config.rpn_post_nms_train
-    )
-    sample = _sample_rois(model, proposals, labels, roi_seed)
-    result: Losses = {}
-    if not masks_only:
-        result |= _rpn_losses(model, outputs, labels, image_sizes, rpn_seed)
-        result |= _box_losses(model, pyramid, sample, labels)
-    if config.mode != "stage1_boxes":
-        result["mask"] = _mask_loss(model, pyramid, sample, labels)
+    sample = _sample_rois(model, _proposals(model, outputs, image_sizes), labels, roi_seed)
+    result = _rpn_losses(model, outputs, labels, image_sizes, rpn_seed)
+    result |= _box_losses(model, pyramid, sample, labels)
+    if config.mode == "end_to_end":
+        result |= mask_head_losses(model, *_mask_examples(model, pyramid, sample, labels))
     return result
+
+
+def frozen_mask_examples(
+    model: MaskXRCNN,
+    features: dict[str, tf.Tensor],
+    labels: dict[str, tf.Tensor],
+    seed: tf.Tensor,
+) -> MaskExamples:
+    """The part of stage 2 that no training step changes: arguments as of `training_losses`."""
+    labels = trim_objects(labels)
+    image_sizes = features["image_size"]
+    pyramid = model.pyramid(features["image"], image_sizes, training=False)
+    pyramid = {level: tf.stop_gradient(value) for level, value in pyramid.items()}
+    _, roi_seed = tf.unstack(tf.random.split(seed, 2))
+    proposals = _proposals(model, model.rpn(pyramid), image_sizes)
+    sample = _sample_rois(model, proposals, labels, roi_seed)
+    return _mask_examples(model, pyramid, sample, labels)
+
+
+def mask_head_losses(
+    model: MaskXRCNN,
+    features: tf.Tensor,
+    classes: tf.Tensor,
+    targets: tf.Tensor,
+    valid: tf.Tensor,
+    seed: tf.Tensor | None = None,
+) -> Losses:
+    """The loss of given `MaskExamples`, {"mask": (value, count)}; nothing of it is random."""
+    del seed
+    logits = model.mask_logits(features, classes)
+    return {"mask": losses.mask_loss(logits, targets, valid)}
+
+
+def _proposals(model, outputs, image_sizes) -> tf.Tensor:
+    config = model.config
+    limits = (config.rpn_pre_nms_train, config.rpn_post_nms_train)
+    return model.rpn.propose(outputs, image_sizes, *limits)[0]
 
 
 def _rpn_losses(model, outputs, labels, image_sizes, seed) -> Losses:
@@ -149,7 +189,7 @@ def _box_losses(model, pyramid, sample: RoiSample, labels) -> Losses:
     return {"class": class_loss, "box": losses.box_loss(deltas, targets, class_loss[1])}
 
 
-def _mask_loss(model, pyramid, sample: RoiSample, labels) -> losses.Loss:
+def _mask_examples(model, pyramid, sample: RoiSample, labels) -> MaskExamples:
     if model.config.mask_rois == "ground_truth":
         chosen, valid = sampling.where_or_first(labels["has_mask"] & ~labels["is_crowd"])  # [R, 2]
         rois, object_indices = tf.gather_nd(labels["boxes_yxyx"], chosen), chosen[:, 1]
@@ -169,5 +209,5 @@ def _mask_loss(model, pyramid, sample: RoiSample, labels) -> losses.Loss:
         model.config.mask_size,
     )
     classes = tf.gather_nd(labels["classes"], tf.stack([image_indices, object_indices], axis=1))
-    logits = model.mask_logits(pyramid, rois, image_indices, classes)
-    return losses.mask_loss(logits, targets, valid)
+    features = model.flat_roi_features(pyramid, rois, image_indices, model.config.mask_roi_size)
+    return MaskExamples(features, classes, targets, valid)

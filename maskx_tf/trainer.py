@@ -1,6 +1,7 @@
 """What orbit drives: the training step with its variables and losses, and the evaluation."""
 
 import math
+from collections.abc import Callable
 
 import orbit
 import tensorflow as tf
@@ -8,7 +9,7 @@ import tf_keras
 
 from maskx_tf import checkpoints, objective
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import report, runner
+from maskx_tf.evaluation import curves, report, runner
 from maskx_tf.evaluation.panel import validation_panel
 from maskx_tf.model import MaskXRCNN
 
@@ -38,6 +39,7 @@ class Trainer(orbit.StandardTrainer):
       dataset: batches of `data.pipeline`, distributed.
       strategy: over how many devices a step runs; every loss is a mean over the replica's images,
         gradients are averaged over replicas.
+      losses: (model, *batch, seed) -> losses of a batch.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class Trainer(orbit.StandardTrainer):
         optimizer: tf_keras.optimizers.Optimizer,
         dataset: tf.data.Dataset,
         strategy: tf.distribute.Strategy,
+        losses: Callable[..., objective.Losses] = objective.training_losses,
     ):
         super().__init__(dataset)
+        self._losses = losses
         self.model, self.optimizer, self.strategy = model, optimizer, strategy
         self.trained = trained_variables(model)
         self.metrics: dict[str, tf_keras.metrics.Metric] = {}
@@ -70,14 +74,14 @@ class Trainer(orbit.StandardTrainer):
         """One step on every replica."""
         self.strategy.run(self._replica_step, args=next(iterator))
 
-    def _replica_step(self, features, labels) -> None:
+    def _replica_step(self, *batch) -> None:
         replica = tf.distribute.get_replica_context()
         step = tf.cast(self.optimizer.iterations, tf.int32)
         place = step * replica.num_replicas_in_sync + replica.replica_id_in_sync_group
         seed = tf.stack([self.model.config.seed, place])
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self.trained)
-            losses = objective.training_losses(self.model, features, labels, seed)
+            losses = self._losses(self.model, *batch, seed)
             values = {name: value for name, (value, _) in losses.items()}
             total = tf.add_n(list(values.values()))
             scaled = total / replica.num_replicas_in_sync
@@ -114,9 +118,11 @@ class Evaluator(orbit.AbstractEvaluator):
         self.results: dict = {}
 
     def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
-        """AP of boxes and masks on A, B and all classes; the panel goes to TensorBoard."""
+        """AP of boxes and masks on A, B and all classes; curves and panel go to TensorBoard."""
         del num_steps  # always the whole set
         self.results = self._evaluator.evaluate()
+        picture = curves.pixels(curves.draw(self._evaluator.curves))
+        tf.summary.image("precision_recall", picture[None])
         if self._loaded.config.panel_images:
             picture = validation_panel(*self._loaded)
             tf.summary.image("validation", picture[None])

@@ -4,11 +4,12 @@ import contextlib
 import io
 import pathlib
 import sys
+from collections.abc import Callable
 
 import orbit
 import tensorflow as tf
 
-from maskx_tf import checkpoints
+from maskx_tf import checkpoints, feature_cache, hparams, objective
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
@@ -56,23 +57,17 @@ def train(config: Config) -> dict:
         checkpoint_interval=config.checkpoint_interval,
     )
     start = _restore_or_initialize(loaded, manager)
-    checkpoints.save_run(config, vocabulary, mask_class_ids)  # not if the checkpoint does not fit
+    saved = config.replace(feature_cache="")  # it is no part of what makes the result
+    checkpoints.save_run(saved, vocabulary, mask_class_ids)  # not if the checkpoint does not fit
+    hparams.write_run(config)
     if start >= config.train_steps:
         print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
         return {}
-    dataset = make_dataset(
-        config.train_records,
-        config,
-        vocabulary,
-        mask_class_ids,
-        training=True,
-        seed=config.seed,
-        start_step=start,
-    )
-    distributed = strategy.experimental_distribute_dataset(dataset)
-    trainer = Trainer(model, optimizer, distributed, strategy)
     evaluator = Evaluator(loaded) if config.eval_records else None
     with reading_errors():
+        dataset, losses = _training_data(loaded, start)
+        distributed = strategy.experimental_distribute_dataset(dataset)
+        trainer = Trainer(model, optimizer, distributed, strategy, losses)
         _run(config, trainer, evaluator, manager)
     print(f"Checkpoints and TensorBoard logs are in {config.model_dir}", file=sys.stderr)
     return evaluator.results if evaluator else {}
@@ -98,6 +93,8 @@ def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
     if config.mode == "stage2_masks" and not config.init_checkpoint:
         raise UserError("--mode=stage2_masks needs the detector of stage 1 as --init_checkpoint.")
     replicas = strategy.num_replicas_in_sync
+    if config.feature_cache:
+        feature_cache.check(config, replicas)
     if config.batch_size % replicas:
         raise UserError(
             f"--batch_size={config.batch_size} does not divide over {replicas} devices."
@@ -117,6 +114,27 @@ def _restore_or_initialize(loaded: LoadedModel, manager: tf.train.CheckpointMana
     if path:
         print(checkpoints.initialize(loaded.model, loaded.vocabulary, path), file=sys.stderr)
     return 0
+
+
+def _training_data(loaded: LoadedModel, start: int) -> tuple[tf.data.Dataset, Callable]:
+    """Batches from step `start` on, and the losses of a batch."""
+    config = loaded.config
+
+    def batches(step: int) -> tf.data.Dataset:
+        return make_dataset(
+            config.train_records,
+            config,
+            loaded.vocabulary,
+            loaded.mask_class_ids,
+            training=True,
+            seed=config.seed,
+            start_step=step,
+        )
+
+    if config.feature_cache:
+        dataset = feature_cache.training_dataset(loaded, batches, start)
+        return dataset, objective.mask_head_losses
+    return batches(start), objective.training_losses
 
 
 def _run(

@@ -173,14 +173,15 @@ def test_mask_targets_are_those_of_the_part_that_a_mask_reaches_over(monkeypatch
         seen["targets"] = rois
         return mask_targets(masks, mask_boxes, rois, *rest)
 
-    def logits(pyramid, rois, *rest):
-        seen["logits"] = rois
-        return type(model).mask_logits(model, pyramid, rois, *rest)
+    def features(pyramid, rois, images, size):
+        if size == model.config.mask_roi_size:
+            seen["features"] = rois
+        return type(model).flat_roi_features(model, pyramid, rois, images, size)
 
     model = build_model(batches.tiny_config(conventions="detectron"), batches.NUM_CLASSES)
     monkeypatch.setattr(objective, "mask_targets", targets)
-    monkeypatch.setattr(model, "mask_logits", logits)
+    monkeypatch.setattr(model, "flat_roi_features", features)
     labels = batches.to_tensors(batches.random_labels())
     objective.training_losses(model, batches.random_features(), labels, tf.constant([1, 2]))
-    assert len(seen["logits"]) > 3
-    np.testing.assert_array_equal(seen["targets"], DETECTRON.mask_regions(seen["logits"]))
+    assert len(seen["features"]) > 3
+    np.testing.assert_array_equal(seen["targets"], DETECTRON.mask_regions(seen["features"]))

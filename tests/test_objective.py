@@ -413,7 +413,9 @@ class TestByHand:
     def test_mask_head(self, case, objects, labels):
         model, losses, pyramid, *_ = case
         boxes, classes, images = objects
-        logits = model.mask_logits(pyramid, tf.constant(boxes), images, tf.constant(classes))
+        size = model.config.mask_roi_size
+        features = model.flat_roi_features(pyramid, tf.constant(boxes), images, size)
+        logits = model.mask_logits(features, tf.constant(classes))
         masks = labels["masks"][:, :3].reshape(6, 28, 28)
         entropy = oracles.sigmoid_cross_entropy(logits, masks)
         assert losses["mask"] == pytest.approx(entropy.mean(), rel=1e-4)

@@ -74,7 +74,9 @@ def compare(imported, blobs, tolerance=1e-4, box_weights=(10, 10, 5, 5)):
     assert_close(found["detection_scores"][order], wanted["scores"], tolerance)
     if "mask_logits" in wanted:
         rois = (wanted["boxes"] * SCALE + LAST_PIXEL)[:, XYXY].astype(np.float32)
-        logits = model.mask_logits(pyramid, rois, tf.zeros([count], tf.int32), kinds[order])
+        size = model.config.mask_roi_size
+        features = model.flat_roi_features(pyramid, rois, tf.zeros([count], tf.int32), size)
+        logits = model.mask_logits(features, kinds[order])
         assert_close(logits, wanted["mask_logits"])
         probabilities = detectron_reference.sigmoid(wanted["mask_logits"])
         assert probabilities.max() > 0.8 and probabilities.min() < 0.2

@@ -29,6 +29,8 @@ METRICS = {
     "APm": (None, 2),
     "APl": (None, 3),
 }
+CURVE_IOU = 0.5
+RECALLS = np.linspace(0.0, 1.0, 101)  # of COCO's precision-recall curves
 MAX_DETECTIONS = 100  # per image and class, as in COCO
 
 
@@ -55,6 +57,10 @@ class CocoEvaluator:
     by image id, then by the order in which they were added, so that results repeat exactly. An
     object without a mask counts in the box AP; for the mask AP it is like a crowd region: what is
     predicted there is neither right nor wrong.
+
+    Attributes:
+      curves: after `evaluate`, {section: {subset: precision [101] at `RECALLS`}} at IoU 0.5, the
+        mean over the classes of the subset; only those with ground truth are there.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class CocoEvaluator:
         self._image_ids = {image["id"] for image in ground_truth["images"]}
         self._detections: dict[int, list[dict]] = {}
         self._given: dict[int, list[dict]] = {}
+        self.curves: dict[str, dict[str, np.ndarray]] = {}
 
     def add(
         self,
@@ -151,15 +158,14 @@ class CocoEvaluator:
           "per_class": {name: AP} beside "all" on request. Values in [0, 1]; None where the ground
           truth has no object of the kind.
         """
-        results = {
-            "box": self._score("bbox", self._detections, per_class),
-            "mask": self._score("segm", self._detections, per_class),
-        }
+        parts = {"box": ("bbox", self._detections), "mask": ("segm", self._detections)}
         if self._given:
-            results["mask_given_boxes"] = self._score("segm", self._given, per_class)
-        return results
+            parts["mask_given_boxes"] = ("segm", self._given)
+        return {section: self._score(section, *what, per_class) for section, what in parts.items()}
 
-    def _score(self, iou_type: str, predictions: dict[int, list[dict]], per_class: bool) -> dict:
+    def _score(
+        self, section: str, iou_type: str, predictions: dict[int, list[dict]], per_class: bool
+    ) -> dict:
         precision, thresholds, class_ids = self._precision(iou_type, predictions)
         column = {class_id: k for k, class_id in enumerate(class_ids)}
 
@@ -170,6 +176,12 @@ class CocoEvaluator:
             part = part[part > -1]
             return float(part.mean()) if part.size else None
 
+        at_iou = precision[np.isclose(thresholds, CURVE_IOU), :, :, 0][0]  # [recalls, classes]
+        self.curves[section] = {
+            subset: at_iou[:, [column[c] for c in ids if c in column]].mean(axis=1)
+            for subset, ids in self._subsets.items()
+            if not column.keys().isdisjoint(ids)
+        }
         results = {
             subset: {metric: average(ids, *what) for metric, what in METRICS.items()}
             for subset, ids in self._subsets.items()

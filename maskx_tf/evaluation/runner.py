@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +13,7 @@ from maskx_tf.config import Config
 from maskx_tf.data import pipeline
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import coco
+from maskx_tf.evaluation import coco, frozen
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.ops.conventions import CONVENTIONS
 
@@ -84,7 +84,8 @@ class ModelEvaluator:
             given = model.masks(pyramid, labels["boxes_yxyx"], labels["classes"], scales)
             return model.detect(pyramid, sizes, scales), given
 
-        self._predict = predict
+        self._model, self._predict = model, predict
+        self.curves: dict[str, dict[str, np.ndarray]] = {}  # of the last evaluation
 
     def evaluate(self, per_class: bool = False, progress: bool = False) -> dict:
         """Scores the model as it is now; returns what `evaluate_model` returns."""
@@ -102,14 +103,23 @@ class ModelEvaluator:
         total = len(self._ground_truth["images"])
         whole_pixels = CONVENTIONS[self._config.conventions].paste_whole_pixels
         with tqdm.tqdm(total=total, unit="image", disable=not progress) as bar:
-            for features, labels in dataset:
-                detections, given_masks = self._predict(features, labels)
-                batch = _to_numpy({**features, **labels, **detections, "given_masks": given_masks})
+            for batch in self._predictions(dataset, total):
                 for i in range(len(batch["image_id"])):
                     image = {key: value[i] for key, value in batch.items()}
                     add_image(evaluator, image, whole_pixels)
                 bar.update(len(batch["image_id"]))
-        return evaluator.evaluate(per_class)
+        results = evaluator.evaluate(per_class)
+        self.curves = evaluator.curves
+        return results
+
+    def _predictions(self, dataset: tf.data.Dataset, total: int) -> Iterator[dict[str, np.ndarray]]:
+        """What `add_image` reads, with a leading batch dimension."""
+        if self._config.feature_cache:
+            yield from frozen.predictions(self._model, self._config, dataset, total)
+            return
+        for features, labels in dataset:
+            detections, given_masks = self._predict(features, labels)
+            yield _to_numpy({**features, **labels, **detections, "given_masks": given_masks})
 
 
 def _to_numpy(tensors: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:

@@ -1,0 +1,98 @@
+"""An append-only store of arrays on disk: `RowStore`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from maskx_tf.data.files import write_atomically
+
+_INDEX = "entries.json"
+_COMMIT_INTERVAL = 25  # entries
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """An array of a `RowStore`: its name, the type it is kept in, and the shape of a row."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+
+class RowStore:
+    """Entries of several arrays each, any number of rows of each, in one flat file an array.
+
+    `entries.json` counts the rows of each entry that is safely there; what a killed process wrote
+    beyond them is cut off by the next one.
+
+    Args:
+      directory: made if absent.
+      arrays: what an entry consists of.
+    """
+
+    def __init__(self, directory: pathlib.Path, arrays: Sequence[Array]):
+        self._directory, self._arrays = directory, tuple(arrays)
+        directory.mkdir(parents=True, exist_ok=True)
+        index = directory / _INDEX
+        self._rows: list[list[int]] = json.loads(index.read_text()) if index.is_file() else []
+        self._ends = np.zeros([0, len(self._arrays)], np.int64)  # of what is mapped
+        self._maps: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def total(self, name: str) -> int:
+        """The rows of an array over all entries."""
+        column = [array.name for array in self._arrays].index(name)
+        return sum(rows[column] for rows in self._rows)
+
+    def append(self, entries: Iterable[Sequence[np.ndarray]]) -> None:
+        """Adds entries: of each a sequence of one array [rows, …] for each of the store's."""
+        self._maps = []
+        paths = [self._directory / f"{array.name}.bin" for array in self._arrays]
+        counts = np.sum(self._rows, axis=0, dtype=int) if self._rows else [0] * len(paths)
+        files = [open(path, "ab") for path in paths]  # noqa: SIM115
+        try:
+            for file, array, count in zip(files, self._arrays, counts, strict=True):
+                file.truncate(int(count) * _row_bytes(array))
+            for number, entry in enumerate(entries, start=1):
+                for file, array, values in zip(files, self._arrays, entry, strict=True):
+                    file.write(np.ascontiguousarray(values, array.dtype).tobytes())
+                self._rows.append([len(values) for values in entry])
+                if number % _COMMIT_INTERVAL == 0:
+                    self._commit(files)
+            self._commit(files)
+        finally:
+            for file in files:
+                file.close()
+
+    def _commit(self, files) -> None:
+        for file in files:
+            file.flush()
+        write_atomically(self._directory / _INDEX, json.dumps(self._rows))
+
+    def read(self, entry: int) -> list[np.ndarray]:
+        """The arrays of an entry, read-only views of the files."""
+        if not self._maps:
+            self._map()
+        last = self._ends[entry]
+        first = last - self._rows[entry]
+        return [rows[a:b] for rows, a, b in zip(self._maps, first, last, strict=True)]
+
+    def _map(self) -> None:
+        self._ends = np.cumsum(self._rows, axis=0, dtype=np.int64)
+        for array, count in zip(self._arrays, self._ends[-1], strict=True):
+            path, shape = self._directory / f"{array.name}.bin", (int(count), *array.shape)
+            if count:
+                self._maps.append(np.memmap(path, np.dtype(array.dtype), "r", shape=shape))
+            else:
+                self._maps.append(np.zeros(shape, array.dtype))
+
+
+def _row_bytes(array: Array) -> int:
+    return int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize

@@ -1,0 +1,1 @@
+"""A declared comparison, run and reported: rows of tables × splits of the classes × seeds."""

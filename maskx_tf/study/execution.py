@@ -1,0 +1,275 @@
+"""Makes the missing runs of a plan, group by group, each group in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from maskx_tf import config as config_lib
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.files import write_atomically
+from maskx_tf.data.manifest import vocabulary_of
+from maskx_tf.errors import UserError
+from maskx_tf.progress import format_duration
+from maskx_tf.study import plan as plan_lib
+from maskx_tf.study.estimate import remaining_seconds
+from maskx_tf.study.plan import Group, Plan, Run
+from maskx_tf.study.store import Results
+from tf_records.splits import random_names
+
+POLL_SECONDS = 0.5
+
+
+@dataclasses.dataclass
+class _Started:
+    group: Group
+    process: subprocess.Popen
+    log: pathlib.Path
+
+
+class Execution:
+    """The state of one call: what runs, what is missing, what failed.
+
+    Args:
+      plan: of which study.
+      results: where results are kept; those there are not made again.
+      missing: the groups to make, in order, of missing runs only.
+      jobs: how many groups run at a time.
+      deadline: seconds since 1970 after which no run is begun; None: never.
+      on_result: called after each result.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        results: Results,
+        missing: list[Group],
+        jobs: int = 1,
+        deadline: float | None = None,
+        on_result: Callable[[], None] = lambda: None,
+    ):
+        self._plan, self._results, self._jobs = plan, results, jobs
+        self._deadline, self._on_result = deadline, on_result
+        self._waiting = with_detectors(plan, missing)
+        self._total = sum(len(group.runs) for group in self._waiting)
+        self._running: list[_Started] = []
+        self._made, self._failed = 0, list[str]()
+
+    def run(self) -> None:
+        """Makes everything; UserError at the end if something failed."""
+        try:
+            while self._waiting or self._running:
+                while len(self._running) < self._jobs and (group := self._next()):
+                    self._running.append(self._start(group))
+                if not self._running:
+                    break
+                time.sleep(POLL_SECONDS)
+                for started in list(self._running):
+                    self._poll(started)
+        finally:
+            for started in self._running:
+                started.process.terminate()
+            for started in self._running:
+                started.process.wait()
+        if self._failed:
+            raise UserError(f"failed: {'; '.join(self._failed)}. Run again to go on.")
+
+    def _next(self) -> Group | None:
+        """The first waiting group that can start; takes it off the list."""
+        if self._deadline and time.time() > self._deadline:
+            self._waiting = []
+        ahead = {started.group.name for started in self._running}
+        for group in self._waiting:
+            detector = f"seed{group.seed}/detector"
+            is_blocked = detector in ahead or any(g.name == detector for g in self._waiting)
+            if group.needs_detector and is_blocked:
+                continue
+            self._waiting.remove(group)
+            return group
+        return None
+
+    def _start(self, group: Group) -> _Started:
+        prepare(self._plan, group.seed)
+        for run in group.runs:
+            _forget_outdated(run)
+        directory = self._plan.study.runs_dir / group.name
+        cache = _cache(self._plan, group)
+        entries = [self._entry(run, group, cache) for run in group.runs]
+        content = {"deadline": self._deadline, "entries": entries}
+        write_atomically(directory / "group.json", json.dumps(content, indent=1))
+        log = directory / "group.log"
+        print(f"{group.name}: {len(group.runs)} runs, see {log}", flush=True)
+        with open(log, "ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "maskx_tf.study.worker", f"--group={directory}/group.json"],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | _threads(self._jobs),
+            )
+        return _Started(group, process, log)
+
+    def _entry(self, run: Run, group: Group, cache: pathlib.Path) -> dict:
+        splits = {s.name: self._plan.mask_classes(s, run.seed) for s in run.splits}
+        entry = {"result": str(_result_file(self._plan, run)), "splits": splits}
+        if run.config is None:
+            return {**entry, "evaluate": run.arguments}
+        flagfile = _result_file(self._plan, run).with_suffix(".flags")
+        write_atomically(flagfile, config_lib.to_text(run.config))
+        keeps = str(cache) if run.mode == "stage2_masks" else ""
+        training_cache = keeps if group.shares_features else ""
+        return {
+            **entry,
+            "flagfile": str(flagfile),
+            "cache": training_cache,
+            "evaluation_cache": keeps,
+        }
+
+    def _poll(self, started: _Started) -> None:
+        code = started.process.poll()
+        for run in started.group.runs:
+            self._collect(run)
+        if code is None:
+            return
+        self._running.remove(started)
+        shutil.rmtree(_cache(self._plan, started.group), ignore_errors=True)
+        if code:
+            tail = started.log.read_text(errors="replace").splitlines()[-5:]
+            print("\n".join(["", *tail]), flush=True)
+            self._failed.append(f"{started.group.name} (exit code {code}, {started.log})")
+            if started.group.name.endswith("/detector"):
+                self._waiting = [
+                    group
+                    for group in self._waiting
+                    if group.seed != started.group.seed or not group.needs_detector
+                ]
+
+    def _collect(self, run: Run) -> None:
+        path = _result_file(self._plan, run)
+        if not path.is_file():
+            return
+        result = json.loads(path.read_text())
+        self._results.add(run, result["evaluations"], result["seconds"])
+        path.unlink()
+        self._made += 1
+        pending = [r for group in self._waiting for r in group.runs]
+        pending += [r for s in self._running for r in s.group.runs if not self._results.has(r)]
+        left = remaining_seconds(self._plan, self._results, pending) / self._jobs
+        took = format_duration(result["seconds"])
+        scores = ", ".join(_scores(s, e["mask"]) for s, e in result["evaluations"].items())
+        print(
+            f"[{self._made}/{self._total}] {run.key}: {took}; {scores or 'trained'}; "
+            f"ETA {format_duration(left)}",
+            flush=True,
+        )
+        self._on_result()
+
+
+def missing_groups(plan: Plan, results: Results, only: set[str], seeds: set[int]) -> list[Group]:
+    """The groups with those of their runs that have no result; empty `only`: all rows."""
+    found = []
+    for group in plan.groups:
+        runs = tuple(
+            run
+            for run in group.runs
+            if not results.has(run) and run.seed in seeds and (not only or run.row.name in only)
+        )
+        if runs:
+            found.append(dataclasses.replace(group, runs=runs))
+    return found
+
+
+def with_detectors(plan: Plan, groups: list[Group]) -> list[Group]:
+    """The groups, each seed's detector before the first that needs it, if it is not trained."""
+    found: list[Group] = []
+    for group in groups:
+        detector = plan.detector(group.seed)
+        is_there = any(g.name == detector.key for g in found) or is_trained(detector)
+        if group.needs_detector and not is_there:
+            found.append(Group(detector.key, group.seed, (detector,), False, False))
+        found.append(group)
+    return found
+
+
+def is_trained(run: Run) -> bool:
+    """Whether the last checkpoint of a run is there, trained as it is declared now."""
+    assert run.config
+    directory = pathlib.Path(run.config.model_dir)
+    last = directory / f"ckpt-{run.config.train_steps}.index"
+    return last.is_file() and plan_lib.digest(config_lib.load(str(directory))) == _own_digest(run)
+
+
+def _own_digest(run: Run) -> str:
+    assert run.config
+    return plan_lib.digest(run.config)
+
+
+def _forget_outdated(run: Run) -> None:
+    """Removes checkpoints of other options, which training would try to resume."""
+    if run.config is None:
+        return
+    directory = pathlib.Path(run.config.model_dir)
+    if not (directory / config_lib.FLAGFILE).is_file():
+        return
+    if plan_lib.digest(config_lib.load(str(directory))) != _own_digest(run):
+        print(f"{directory} was trained with other options: starting anew", flush=True)
+        shutil.rmtree(directory)
+
+
+def prepare(plan: Plan, seed: int) -> None:
+    """Runs the commands of the declaration whose files are not there; draws the random splits."""
+    for command, creates in plan.study.prepare:
+        command, made = plan.fill(command, seed), pathlib.Path(plan.fill(creates, seed))
+        if made.exists():
+            continue
+        print(command, flush=True)
+        first, *arguments = shlex.split(command)
+        program = sys.executable if first == "python" else first
+        if subprocess.run([program, *arguments]).returncode or not made.exists():
+            raise UserError(f"{command} failed or did not make {made}.")
+    config = plan.detector(seed).config
+    assert config
+    for split in plan.study.splits.values():
+        if split.size:
+            path = pathlib.Path(plan.mask_classes(split, seed))
+            if not path.is_file():
+                write_split(path, vocabulary_of(config.train_records), split.size, seed)
+
+
+def write_split(path: pathlib.Path, vocabulary: Vocabulary, size: int, seed: int) -> None:
+    """Draws a set A, as `python -m tf_records.splits` does."""
+    names = random_names(vocabulary.names, size, np.random.RandomState(seed))
+    write_atomically(path, "\n".join(names) + "\n")
+
+
+def _cache(plan: Plan, group: Group) -> pathlib.Path:
+    return plan.study.runs_dir / "cache" / group.name
+
+
+def _result_file(plan: Plan, run: Run) -> pathlib.Path:
+    return plan.study.runs_dir / "pending" / f"{run.key}.json"
+
+
+def _threads(jobs: int) -> dict[str, str]:
+    if jobs == 1:
+        return {}
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    return {"TF_NUM_INTRAOP_THREADS": threads, "OMP_NUM_THREADS": threads}
+
+
+def _scores(split: str, mask: dict) -> str:
+    a, b = (_percent(mask[subset]["AP"]) for subset in ("A", "B"))
+    return f"{split}: mask AP on A {a}, on B {b}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,84 @@
+"""Figures of a study as PNG: AP over the size of A, and a bar chart for each table."""
+
+from __future__ import annotations
+
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from maskx_tf.study.declaration import Study, Table
+from maskx_tf.study.store import Results
+
+COLORS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
+
+
+def over_size(study: Study, results: Results, path: pathlib.Path) -> bool:
+    """AP on B over the number of classes in A, a line a row (the paper's figure 3).
+
+    Returns:
+      Whether there was something to draw.
+    """
+    drawn = sorted((s for s in study.splits.values() if s.size), key=lambda s: s.size)
+    names = list(dict.fromkeys(name for split in drawn for name in split.rows))
+    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    points = 0
+    for color, name in zip(COLORS, names, strict=False):
+        found = [(s.size, results.values(study.seeds, s, name, "B")) for s in drawn]
+        found = [(size, values) for size, values in found if values]
+        points += len(found)
+        for size, values in found:
+            axes.plot([size] * len(values), values, ".", color=color, alpha=0.5)
+        sizes, means = [size for size, _ in found], [np.mean(values) for _, values in found]
+        axes.plot(sizes, means, "o-", color=color, label=study.rows[name].title)
+    if points:
+        axes.set_xlabel("classes in A, drawn at random")
+        axes.set_ylabel("mask AP on B")
+        axes.set_xticks(sorted({s.size for s in drawn}))
+        axes.set_ylim(bottom=0)
+        axes.legend()
+        axes.grid(alpha=0.3)
+        _save(figure, path)
+    plt.close(figure)
+    return points > 0
+
+
+def bars(study: Study, results: Results, table: Table, path: pathlib.Path) -> bool:
+    """Mask AP of a table's rows, one panel a column; bars are means, dots seeds."""
+    columns = [column.split("/") for column in table.columns]
+    values = {
+        (name, *column): results.values(study.seeds, column[0], name, column[1])
+        for name in table.rows
+        for column in columns
+    }
+    if not any(values.values()):
+        return False
+    width = 1.5 + 0.5 * len(table.rows)
+    figure, panels = plt.subplots(
+        1, len(columns), figsize=(width * len(columns), 3.6), sharey=True, layout="constrained"
+    )
+    titles = [study.rows[name].title for name in table.rows]
+    for axes, (split, subset) in zip(np.atleast_1d(panels), columns, strict=True):
+        for place, name in enumerate(table.rows):
+            found = values[name, split, subset]
+            if found:
+                axes.bar(place, np.mean(found), color=COLORS[place % 10], alpha=0.7)
+                axes.plot([place] * len(found), found, "k.", markersize=4)
+        axes.set_xticks(range(len(titles)), titles, rotation=40, ha="right", fontsize=8)
+        axes.set_title(f"{study.splits[split].title}: {subset}", fontsize=10)
+        axes.grid(axis="y", alpha=0.3)
+    np.atleast_1d(panels)[0].set_ylabel("mask AP")
+    _save(figure, path)
+    plt.close(figure)
+    return True
+
+
+def _save(figure, path: pathlib.Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
+    temporary.replace(path)

@@ -1,0 +1,187 @@
+"""From a declaration to runs: what is trained on what, in which order, with which command."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+import tempfile
+
+from maskx_tf import config as config_lib
+from maskx_tf import hparams
+from maskx_tf.config import Config
+from maskx_tf.errors import UserError
+from maskx_tf.study.declaration import Row, Split, Study
+
+# Options that do not change what a run results in.
+NEUTRAL = (*hparams.LEFT_OUT, "init_checkpoint")
+ALL_SPLITS = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training (or, with `evaluate`, one evaluation of the detector).
+
+    Attributes:
+      key: such as seed0/a_to_b/cls_box; `all` in place of the split where the training is the same
+        for all of them, as that of an oracle.
+      seed, row: what it is of.
+      splits: those it is evaluated on.
+      arguments: of `python -m maskx_tf.train`, or of maskx_tf.evaluate.
+      config: what they spell; None for an evaluation.
+      digest: of the options that the result depends on, those of the detector included.
+    """
+
+    key: str
+    seed: int
+    row: Row
+    splits: tuple[Split, ...]
+    arguments: tuple[str, ...]
+    config: Config | None
+    digest: str
+
+    @property
+    def command(self) -> str:
+        """What to type to repeat it."""
+        module = "train" if self.config else "evaluate"
+        return " ".join(["python -m", f"maskx_tf.{module}", *self.arguments])
+
+    @property
+    def mode(self) -> str:
+        """stage1_boxes, stage2_masks, end_to_end or evaluation."""
+        return self.config.mode if self.config else "evaluation"
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that share a process and, in stage 2, their frozen features."""
+
+    name: str
+    seed: int
+    runs: tuple[Run, ...]
+    needs_detector: bool
+    shares_features: bool
+
+
+class Plan:
+    """All runs of a study in the order in which they are made.
+
+    Seed by seed; of each the detector, the stage-wise rows on it split by split, those end to end,
+    and at last those on random splits.
+    """
+
+    def __init__(self, study: Study):
+        self.study = study
+        self._read: dict[tuple[str, ...], Config] = {}
+        self._detectors = {seed: self._detector(seed) for seed in study.seeds}
+        self.groups = [group for seed in study.seeds for group in self._groups(seed)]
+        self.runs = [run for group in self.groups for run in group.runs]
+
+    def detector(self, seed: int) -> Run:
+        """The training of stage 1."""
+        return self._detectors[seed]
+
+    def fill(self, text: str, seed: int) -> str:
+        """`{seed}`, `{runs_dir}` and `{detector}` in a text of the declaration."""
+        detector = self._directory(seed) / "detector"
+        return (
+            text.replace("{seed}", str(seed))
+            .replace("{runs_dir}", str(self.study.runs_dir))
+            .replace("{detector}", str(detector))
+        )
+
+    def mask_classes(self, split: Split, seed: int) -> str:
+        """--mask_classes of a split."""
+        return self.fill(split.mask_classes, seed)
+
+    def _directory(self, seed: int) -> pathlib.Path:
+        return self.study.runs_dir / f"seed{seed}"
+
+    def _detector(self, seed: int) -> Run:
+        row = Row("detector", "detector", self.study.detector)
+        model_dir = f"--model_dir={self._directory(seed) / 'detector'}"
+        arguments = (*self._arguments(row, seed), model_dir, "--eval_records=")
+        config = self._config(arguments)
+        return Run(f"seed{seed}/detector", seed, row, (), arguments, config, digest(config))
+
+    def _arguments(self, row: Row, seed: int) -> tuple[str, ...]:
+        flags = [self.fill(flag, seed) for flag in (*self.study.flags, *row.flags)]
+        return (f"--flagfile={row.flagfile}", f"--seed={seed}", *flags)
+
+    def _config(self, arguments: tuple[str, ...]) -> Config:
+        if arguments not in self._read:
+            with tempfile.NamedTemporaryFile("w", suffix=".flags") as file:
+                file.write("\n".join(arguments) + "\n")
+                file.flush()
+                try:
+                    self._read[arguments] = config_lib.read_flagfile(file.name)
+                except UserError as error:
+                    message = str(error).replace(file.name, arguments[0].partition("=")[2])
+                    raise UserError(message) from None
+        return self._read[arguments]
+
+    def _groups(self, seed: int) -> list[Group]:
+        stage_wise, end_to_end, random = [], [], []
+        shared = self._shared_runs(seed)
+        for split in self.study.splits.values():
+            runs = [self._run(row, (split,), seed) for row in self._rows(split, seed)]
+            frozen = tuple(run for run in runs if run.mode == "stage2_masks")
+            if frozen:
+                group = Group(f"seed{seed}/{split.name}", seed, frozen, True, len(frozen) > 1)
+                (random if split.size else stage_wise).append(group)
+            end_to_end += [run for run in runs if run.mode == "end_to_end"]
+        for run in shared:
+            if run.mode == "end_to_end":
+                end_to_end.append(run)
+            else:
+                stage_wise.append(Group(run.key, seed, (run,), True, False))
+        alone = [Group(run.key, seed, (run,), False, False) for run in end_to_end]
+        return stage_wise + alone + random
+
+    def _rows(self, split: Split, seed: int) -> list[Row]:
+        """Rows that are trained anew for a split."""
+        rows = self.study.rows.values()
+        if split.rows:
+            return [row for row in rows if row.name in split.rows]
+        return [row for row in rows if not self._is_shared(row, seed)]
+
+    def _is_shared(self, row: Row, seed: int) -> bool:
+        return bool(row.evaluate) or self._config(self._arguments(row, seed)).mask_classes == "all"
+
+    def _shared_runs(self, seed: int) -> list[Run]:
+        rows = [row for row in self.study.rows.values() if self._is_shared(row, seed)]
+        splits = tuple(self.study.designed_splits)
+        return [self._run(row, splits, seed) for row in rows]
+
+    def _run(self, row: Row, splits: tuple[Split, ...], seed: int) -> Run:
+        shared = self._is_shared(row, seed)
+        name = ALL_SPLITS if shared else splits[0].name
+        key = f"seed{seed}/{name}/{row.name}"
+        detector = self._detectors[seed]
+        assert detector.config
+        if row.evaluate:
+            flags = [self.fill(flag, seed) for flag in row.evaluate]
+            arguments = (f"--model_dir={detector.config.model_dir}", *flags)
+            made = hashlib.sha256("\n".join([*arguments, detector.digest]).encode())
+            return Run(key, seed, row, splits, arguments, None, made.hexdigest()[:12])
+        arguments = (*self._arguments(row, seed), f"--model_dir={self.study.runs_dir / key}")
+        if not shared:
+            arguments += (f"--mask_classes={self.mask_classes(splits[0], seed)}",)
+        config = self._config(arguments)
+        if config.mode == "stage2_masks":
+            arguments += (f"--init_checkpoint={detector.config.model_dir}",)
+            config = self._config(arguments)
+            made_of = digest(config) + detector.digest
+        else:
+            made_of = digest(config)
+        return Run(key, seed, row, splits, arguments, config, made_of)
+
+
+def digest(config: Config) -> str:
+    """Of the options that a result depends on; a new option with its default changes nothing."""
+    changed = [
+        f"{field.name}={getattr(config, field.name)}"
+        for field in dataclasses.fields(config)
+        if field.name not in NEUTRAL and getattr(config, field.name) != field.default
+    ]
+    return hashlib.sha256("\n".join(changed).encode()).hexdigest()[:12]

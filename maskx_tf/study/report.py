@@ -1,0 +1,86 @@
+"""What people read of a study: `docs/results/STUDY/`, written anew after every result."""
+
+from __future__ import annotations
+
+from maskx_tf.data.files import write_atomically
+from maskx_tf.study import checks, figures, tables
+from maskx_tf.study.declaration import Study
+from maskx_tf.study.plan import Plan
+from maskx_tf.study.store import Results
+
+NOTES = "notes.md"  # written by people
+
+
+def write(plan: Plan, results: Results, command: str) -> None:
+    """Writes README.md, commands.md and the figures; `notes.md`, if there, becomes a part."""
+    study, directory = plan.study, plan.study.results_dir
+    parts = [f"# {study.title}", _head(plan, results, command)]
+    for number, table in enumerate(study.tables, start=1):
+        parts.append(f"## {table.title}\n\n{tables.table(study, results, table)}")
+        picture = f"table{number}.png"
+        if figures.bars(study, results, table, directory / picture):
+            parts.append(f"![Mask AP of the rows of {table.title}]({picture})")
+    if figures.over_size(study, results, directory / "sizes.png"):
+        parts.append(f"## AP on B by the size of A\n\n{_sizes(study, results)}")
+        parts.append("![Mask AP on B over the number of classes in A](sizes.png)")
+    parts.append(f"## The paper's orderings\n\n{_ABOUT_CHECKS}\n\n{checks.table(study, results)}")
+    notes = directory / NOTES
+    if notes.is_file():
+        parts.append(notes.read_text().strip())
+    parts.append(f"## Masks in the ground-truth boxes\n\n{_given(study, results)}")
+    parts.append(f"## Boxes\n\nBox AP.\n\n{tables.detector_table(study, results)}")
+    parts.append("The exact command of every run: [commands.md](commands.md).")
+    write_atomically(directory / "README.md", "\n\n".join(parts) + "\n")
+    write_atomically(directory / "commands.md", _commands(plan, results))
+
+
+_ABOUT_CHECKS = (
+    "Differences in mask AP between rows, paired within each seed and split: mean ± standard "
+    "deviation, and how many of the pairs are above 0. A claim holds if the mean has its sign."
+)
+
+
+def _head(plan: Plan, results: Results, command: str) -> str:
+    study = plan.study
+    done = sum(results.has(run) for run in plan.runs)
+    seeds = ", ".join(map(str, study.seeds))
+    text = (
+        "Mask AP in percent, mean ± standard deviation over the seeds; in brackets, what the paper "
+        f"has on COCO for the same row. Seeds {seeds}; {done} of {len(plan.runs)} runs are done. "
+        f"Command:\n\n    {command}"
+    )
+    return text
+
+
+def _sizes(study: Study, results: Results) -> str:
+    drawn = sorted((s for s in study.splits.values() if s.size), key=lambda s: s.size)
+    lines = ["| classes in A | row | AP on B | AP on A |", "|---|---|---|---|"]
+    for split in drawn:
+        for name in split.rows:
+            on_b, on_a = (
+                tables.spread(results.values(study.seeds, split, name, subset))
+                for subset in ("B", "A")
+            )
+            lines.append(f"| {split.size} | {study.rows[name].title} | {on_b} | {on_a} |")
+    return "\n".join(lines)
+
+
+def _given(study: Study, results: Results) -> str:
+    parts = ["AP of masks only: boxes and classes are given."]
+    for table in study.tables:
+        text = tables.table(study, results, table, section="mask_given_boxes")
+        parts.append(f"**{table.title}**\n\n{text}")
+    return "\n\n".join(parts)
+
+
+def _commands(plan: Plan, results: Results) -> str:
+    lines = [f"# The commands of {plan.study.title}", ""]
+    lines += ["From the root of the repository; what a run needs stands before it.", ""]
+    for seed in plan.study.seeds:
+        lines += [f"    {plan.fill(command, seed)}" for command, _ in plan.study.prepare]
+        lines.append(f"    {plan.detector(seed).command}")
+        for group in (group for group in plan.groups if group.seed == seed):
+            for run in group.runs:
+                lines.append(f"    {run.command}")
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,81 @@
+"""The results of a study: one json file, in version control, that a fresh clone goes on from."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import numpy as np
+
+from maskx_tf.data.files import write_atomically
+from maskx_tf.errors import UserError
+from maskx_tf.study.declaration import Split
+from maskx_tf.study.plan import ALL_SPLITS, Run
+
+
+class Results:
+    """Results of finished runs by their keys.
+
+    Args:
+      path: results.json; made by the first `add`.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self.runs: dict[str, dict] = {}
+        if path.is_file():
+            try:
+                self.runs = json.loads(path.read_text())["runs"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path} is not a study's results: {error}.") from None
+
+    def add(self, run: Run, evaluations: dict[str, dict], seconds: float) -> None:
+        """Keeps the result of a run, at once.
+
+        Args:
+          run: which one.
+          evaluations: by split, as of `CocoEvaluator.evaluate`; none of a detector.
+          seconds: wall time.
+        """
+        self.runs[run.key] = {
+            "digest": run.digest,
+            "command": run.command,
+            "seconds": round(seconds, 1),
+            "evaluations": evaluations,
+        }
+        runs = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(self.runs.items())]
+        write_atomically(self._path, '{"runs": {\n' + ",\n".join(runs) + "\n}}\n")
+
+    def has(self, run: Run) -> bool:
+        """Whether there is a result of the run as it is declared now."""
+        return self.runs.get(run.key, {}).get("digest") == run.digest
+
+    def is_outdated(self, run: Run) -> bool:
+        """Whether there is one, of other options."""
+        return run.key in self.runs and not self.has(run)
+
+    def seconds(self, run: Run) -> float | None:
+        """What the row has taken so far, in the mean over its runs; None without any."""
+        name = run.key.rpartition("/")[2]
+        taken = [r["seconds"] for k, r in self.runs.items() if k.rpartition("/")[2] == name]
+        return float(np.mean(taken)) if taken else None
+
+    def value(
+        self, seed: int, split: str, row: str, subset: str, metric="AP", section="mask"
+    ) -> float | None:
+        """A score in percent; None where there is none (yet)."""
+        for trained_on in (split, ALL_SPLITS):
+            run = self.runs.get(f"seed{seed}/{trained_on}/{row}", {})
+            if split in run.get("evaluations", {}):
+                part = run["evaluations"][split].get(section, {}).get(subset, {})
+                score = part.get(metric)
+                return None if score is None else 100 * score
+        return None
+
+    def values(
+        self, seeds, split: str | Split, row: str, subset: str, metric="AP", section="mask"
+    ) -> list[float]:
+        """Scores of all seeds that have one."""
+        name = split if isinstance(split, str) else split.name
+        found = [self.value(seed, name, row, subset, metric, section) for seed in seeds]
+        return [value for value in found if value is not None]

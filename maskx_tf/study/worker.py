@@ -1,0 +1,80 @@
+"""Makes runs one after the other in one process, so that the start of TensorFlow is paid once.
+
+`python -m maskx_tf.study.worker --group=GROUP.json` is what `execution` starts; the file has
+"deadline" (seconds since 1970, or null: no run is begun after it) and "entries". An entry has
+"result", the file to write, {"seconds", "evaluations": {split: of `CocoEvaluator.evaluate`}};
+"splits", {name: --mask_classes}; and either "flagfile" (the effective options of a training) with
+"cache" and "evaluation_cache" (directories for --feature_cache, or "") or "evaluate", arguments of
+maskx_tf.evaluate.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import tf_keras
+from absl import flags
+
+from maskx_tf import checkpoints, cli, training
+from maskx_tf import config as config_lib
+from maskx_tf.data.classes import load_mask_classes
+from maskx_tf.data.files import write_atomically
+from maskx_tf.data.reader import reading_errors
+from maskx_tf.errors import UserError
+from maskx_tf.evaluation import runner
+
+
+def main() -> None:
+    """Makes every result of the group that is not there yet."""
+    group = json.loads(pathlib.Path(flags.FLAGS.group).read_text())
+    for entry in group["entries"]:
+        if pathlib.Path(entry["result"]).is_file():
+            continue
+        if group["deadline"] and time.time() > group["deadline"]:
+            return
+        started = time.monotonic()
+        evaluations = _evaluate_alone(entry) if "evaluate" in entry else _train(entry)
+        result = {"seconds": time.monotonic() - started, "evaluations": evaluations}
+        write_atomically(entry["result"], json.dumps(result))
+        tf_keras.backend.clear_session()
+
+
+def _train(entry: dict) -> dict[str, dict]:
+    config = config_lib.read_flagfile(entry["flagfile"])
+    splits = entry["splits"]
+    # With several splits, the evaluation at the end of training would be of none of them.
+    records = config.eval_records if len(splits) == 1 else ()
+    trained = training.train(config.replace(feature_cache=entry["cache"], eval_records=records))
+    if trained:
+        return {next(iter(splits)): trained}
+    if not splits:
+        return {}
+    model, _, vocabulary, _ = checkpoints.load_model(config.model_dir)
+    options = config.replace(feature_cache=entry["evaluation_cache"])
+    evaluations = {}
+    for name, mask_classes in splits.items():
+        class_ids = load_mask_classes(mask_classes, vocabulary)
+        with reading_errors():
+            evaluations[name] = runner.evaluate_model(model, options, vocabulary, class_ids)
+    return evaluations
+
+
+def _evaluate_alone(entry: dict) -> dict[str, dict]:
+    evaluations = {}
+    for name, mask_classes in entry["splits"].items():
+        output = pathlib.Path(entry["result"]).with_name(f"evaluation_{name}.json")
+        arguments = [*entry["evaluate"], f"--mask_classes={mask_classes}", f"--output={output}"]
+        command = [sys.executable, "-m", "maskx_tf.evaluate", *arguments]
+        if subprocess.run(command).returncode:
+            raise UserError(f"failed: python -m maskx_tf.evaluate {' '.join(arguments)}")
+        evaluations[name] = json.loads(output.read_text())
+    return evaluations
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("group", None, "The file that says what to make.", required=True)
+    cli.run(main)

@@ -1,0 +1,187 @@
+"""Runs on cached features give what runs without a cache give."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+
+from maskx_tf import checkpoints, feature_cache, training
+from maskx_tf.config import Config
+from maskx_tf.data.row_store import Array, RowStore
+from maskx_tf.errors import UserError
+from tests import batches
+from tf_records import shapes
+from tf_records.shapes_scene import SceneOptions
+
+ARRAYS = (Array("a", "float32", (2,)), Array("b", "uint8"))
+
+
+def entry(rows, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(rows, 2)).astype(np.float32), np.arange(rows + 1, dtype=np.uint8)]
+
+
+class TestRowStore:
+    def test_entries_come_back(self, tmp_path):
+        entries = [entry(3), entry(1, 1), entry(0, 2), entry(2, 3)]
+        store = RowStore(tmp_path, ARRAYS)
+        store.append(entries[:2])
+        assert [len(store), store.total("a"), store.total("b")] == [2, 4, 6]
+        np.testing.assert_array_equal(store.read(1)[0], entries[1][0])
+        store.append(entries[2:])
+        again = RowStore(tmp_path, ARRAYS)
+        for number, wanted in enumerate(entries):
+            for found, value in zip(again.read(number), wanted, strict=True):
+                np.testing.assert_array_equal(found, value)
+
+    def test_what_a_killed_process_left_is_cut_off(self, tmp_path):
+        RowStore(tmp_path, ARRAYS).append([entry(3)])
+        with open(tmp_path / "a.bin", "ab") as file:
+            file.write(b"half an entr")
+        store = RowStore(tmp_path, ARRAYS)
+        store.append([entry(2, 7)])
+        np.testing.assert_array_equal(store.read(1)[0], entry(2, 7)[0])
+        assert (tmp_path / "a.bin").stat().st_size == 5 * 2 * 4
+
+    def test_an_error_in_between_keeps_what_was_committed(self, tmp_path):
+        def entries():
+            for number in range(30):
+                yield entry(1, number)
+            raise KeyError
+
+        store = RowStore(tmp_path, ARRAYS)
+        with pytest.raises(KeyError):
+            store.append(entries())
+        again = RowStore(tmp_path, ARRAYS)
+        assert len(again) == 25
+        again.append([entry(1, 99)])
+        np.testing.assert_array_equal(again.read(24)[0], entry(1, 24)[0])
+        np.testing.assert_array_equal(again.read(25)[0], entry(1, 99)[0])
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Options of a stage 2 on a stage 1 of a few steps, without model_dir."""
+    directory = tmp_path_factory.mktemp("cache")
+    options = SceneOptions(image_size=64, side=(20, 36))
+    shapes.generate(str(directory), train_images=8, val_images=3, workers=1, options=options)
+    config = batches.tiny_config(
+        model_dir=str(directory / "stage1"),
+        mode="stage1_boxes",
+        train_records=(str(directory / "records" / "train"),),
+        mask_classes=str(directory / "set_a.txt"),
+        pixel_std=(57.0, 57.0, 57.0),
+        num_gpus=0,
+        learning_rate=0.01,
+        train_steps=3,
+        summary_interval=2,
+        panel_images=0,
+        score_threshold=0.0,
+    )
+    training.train(config)
+    return config.replace(
+        mode="stage2_masks",
+        init_checkpoint=config.model_dir,
+        eval_records=(str(directory / "records" / "val"),),
+        train_steps=4,
+    )
+
+
+def weights(model_dir):
+    return checkpoints.load_model(str(model_dir)).model.get_weights()
+
+
+def run(base, model_dir, **changes):
+    results = training.train(base.replace(model_dir=str(model_dir), **changes))
+    return results, weights(model_dir)
+
+
+def files(cache):
+    return {path: path.stat().st_mtime_ns for path in pathlib.Path(cache).rglob("*.*")}
+
+
+def test_cached_runs_equal_uncached_ones(base, tmp_path):
+    cache = str(tmp_path / "cache")
+    for row in ("transfer", "class_agnostic"):
+        plain, wanted = run(base, tmp_path / row, mask_output=row)
+        found, cached = run(base, tmp_path / f"{row}_c", mask_output=row, feature_cache=cache)
+        for a, b in zip(cached, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+        assert found == plain
+        assert {"box", "mask", "mask_given_boxes"} <= found.keys()
+        if row == "transfer":
+            made = files(cache)
+    assert files(cache) == made and len(list(pathlib.Path(cache).iterdir())) == 2
+
+
+def test_a_longer_run_adds_steps_and_a_cut_off_one_goes_on(base, tmp_path):
+    cache = str(tmp_path / "cache")
+    no_eval = base.replace(eval_records=(), checkpoint_interval=1)
+    _, wanted = run(no_eval, tmp_path / "plain")
+    run(no_eval, tmp_path / "run", train_steps=2, feature_cache=cache)
+    _, found = run(no_eval, tmp_path / "run", feature_cache=cache)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_the_cache_is_no_option_of_the_saved_run(base, tmp_path):
+    run(base, tmp_path / "run", feature_cache=str(tmp_path / "cache"), eval_records=())
+    assert checkpoints.load_model(str(tmp_path / "run")).config.feature_cache == ""
+
+
+class TestKey:
+    @pytest.fixture(scope="class")
+    def loaded(self, base):
+        return checkpoints.load_model(base.model_dir)
+
+    def key(self, base, model, *what, **changes):
+        return feature_cache.key(model, base.replace(**changes), base.train_records, what)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"mask_output": "class_agnostic"},
+            {"transfer_layers": 3},
+            {"learning_rate": 1.0},
+            {"train_steps": 99},
+            {"mask_mlp": False},
+        ],
+    )
+    def test_is_the_same_whatever_the_head(self, base, loaded, changes):
+        assert self.key(base, loaded.model, **changes) == self.key(base, loaded.model)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"seed": 1},
+            {"batch_size": 4},
+            {"roi_batch_size": 8},
+            {"mask_rois": "ground_truth"},
+            {"horizontal_flip": False},
+            {"mask_roi_size": 7},
+        ],
+    )
+    def test_is_another_where_features_are_others(self, base, loaded, changes):
+        assert self.key(base, loaded.model, **changes) != self.key(base, loaded.model)
+
+    def test_knows_set_a_records_and_weights(self, base, loaded):
+        wanted = self.key(base, loaded.model, 1)
+        assert self.key(base, loaded.model, 1) == wanted
+        assert self.key(base, loaded.model, 2) != wanted
+        assert feature_cache.key(loaded.model, base, base.eval_records, [1]) != wanted
+        bias = loaded.model.box_head.cls_bias
+        before = bias.numpy()
+        bias.assign_add(np.full(bias.shape, 1e-3, np.float32))
+        assert self.key(base, loaded.model, 1) != wanted
+        bias.assign(before)
+
+    def test_free_options_exist(self):
+        assert {field.name for field in dataclasses.fields(Config)} >= feature_cache.FREE
+
+
+@pytest.mark.parametrize("mode", ["end_to_end", "stage1_boxes"])
+def test_only_frozen_features_can_be_kept(base, tmp_path, mode):
+    config = base.replace(mode=mode, model_dir=str(tmp_path), feature_cache=str(tmp_path))
+    with pytest.raises(UserError, match="stage2_masks"):
+        training.train(config)
