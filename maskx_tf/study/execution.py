@@ -27,7 +27,8 @@ from maskx_tf.study.plan import Group, Plan, Run
 from maskx_tf.study.store import Results
 from tf_records.splits import random_names
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.2
+WORKER = (sys.executable, "-m", "maskx_tf.study.worker")
 
 
 @dataclasses.dataclass
@@ -111,7 +112,7 @@ class Execution:
         print(f"{group.name}: {len(group.runs)} runs, see {log}", flush=True)
         with open(log, "ab") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "maskx_tf.study.worker", f"--group={directory}/group.json"],
+                [*WORKER, f"--group={directory}/group.json"],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=os.environ | _threads(self._jobs),

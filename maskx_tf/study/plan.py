@@ -160,7 +160,8 @@ class Plan:
         detector = self._detectors[seed]
         assert detector.config
         if row.evaluate:
-            flags = [self.fill(flag, seed) for flag in row.evaluate]
+            records = [flag for flag in self.study.flags if flag.startswith("--eval_records=")]
+            flags = [self.fill(flag, seed) for flag in (*records, *row.evaluate)]
             arguments = (f"--model_dir={detector.config.model_dir}", *flags)
             made = hashlib.sha256("\n".join([*arguments, detector.digest]).encode())
             return Run(key, seed, row, splits, arguments, None, made.hexdigest()[:12])

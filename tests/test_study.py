@@ -1,0 +1,354 @@
+"""Studies: their declaration, the order of runs, going on, tables and checks."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+
+from maskx_tf.errors import UserError
+from maskx_tf.study import checks, declaration, estimate, execution, figures, report, tables
+from maskx_tf.study.plan import Plan
+from maskx_tf.study.store import Results
+
+DECLARATION = """
+name = "tiny"
+title = "A tiny study"
+seeds = [0, 1]
+detector = "detector.flags"
+flags = ["--train_records=data/seed{seed}/train", "--eval_records=data/seed{seed}/val"]
+
+[splits.a_to_b]
+title = "A → B"
+mask_classes = "data/seed{seed}/set_a.txt"
+
+[splits.b_to_a]
+title = "B → A"
+mask_classes = "data/seed{seed}/set_b.txt"
+
+[random_splits]
+sizes = [2]
+rows = ["agnostic", "transfer"]
+
+[seconds_per_step]
+stage1_boxes = 1.0
+stage2_masks = 0.5
+
+[rows.agnostic]
+title = "class-agnostic"
+flagfile = "agnostic.flags"
+
+[rows.transfer]
+title = "transfer"
+flagfile = "transfer.flags"
+flags = ["--learning_rate=0.5"]
+
+[rows.oracle]
+title = "oracle"
+flagfile = "oracle.flags"
+
+[rows.tested]
+title = "tested only"
+evaluate = ["--score_threshold=0.5"]
+
+[rows.e2e]
+title = "end to end"
+flagfile = "e2e.flags"
+
+[[tables]]
+title = "Table 1"
+rows = ["agnostic", "transfer", "tested"]
+columns = ["a_to_b/B", "b_to_a/A"]
+[tables.published]
+transfer = [20.2, nan]
+
+[[checks]]
+claim = "transfer > class-agnostic"
+higher = ["transfer"]
+lower = ["agnostic"]
+
+[[checks]]
+claim = "A unharmed"
+subset = "A"
+higher = ["transfer"]
+lower = ["agnostic"]
+at_least = true
+tolerance = 1.0
+"""
+
+FLAGS = {
+    "detector": "--mode=stage1_boxes --train_steps=100",
+    "agnostic": "--mode=stage2_masks --mask_output=class_agnostic --train_steps=20",
+    "transfer": "--mode=stage2_masks --train_steps=20",
+    "oracle": "--mode=stage2_masks --mask_output=class_specific --mask_classes=all "
+    "--train_steps=40",
+    "e2e": "--mode=end_to_end --train_steps=50 --mask_classes=x.txt",
+}
+
+# Stands in for the worker: leaves checkpoints and scores, and notes what it was asked for.
+WORKER = """
+import json, pathlib, shutil, sys
+group = json.loads(pathlib.Path(sys.argv[1].partition("=")[2]).read_text())
+log = open("asked.txt", "a")
+for entry in group["entries"]:
+    key = entry["result"].split("pending/")[1].removesuffix(".json")
+    if key in pathlib.Path("broken.txt").read_text().split():
+        sys.exit("planted")
+    print(key, bool(entry.get("cache")), bool(entry.get("evaluation_cache")), file=log, flush=True)
+    if "flagfile" in entry:
+        text = pathlib.Path(entry["flagfile"]).read_text()
+        options = dict(line[2:].split("=", 1) for line in text.splitlines() if "=" in line)
+        directory = pathlib.Path(options["model_dir"])
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "train.flags").write_text(text)
+        (directory / f"ckpt-{options['train_steps']}.index").touch()
+    score = {"transfer": 0.2, "agnostic": 0.1}.get(key.split("/")[-1], 0.3)
+    scores = {s: {"AP": score} for s in ("A", "B", "all")}
+    parts = {part: scores for part in ("box", "mask", "mask_given_boxes")}
+    result = {"seconds": 7.0, "evaluations": {split: parts for split in entry["splits"]}}
+    pathlib.Path(entry["result"]).write_text(json.dumps(result))
+"""
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """The study, in a directory of its own, with a worker that takes no time."""
+    monkeypatch.chdir(tmp_path)
+    for name, flags in FLAGS.items():
+        (tmp_path / f"{name}.flags").write_text(flags.replace(" ", "\n"))
+    (tmp_path / "study.toml").write_text(DECLARATION)
+    (tmp_path / "worker.py").write_text(WORKER)
+    (tmp_path / "broken.txt").touch()
+    for seed in (0, 1):
+        path = tmp_path / "runs" / "study_tiny" / f"seed{seed}" / "random2.txt"
+        path.parent.mkdir(parents=True)
+        path.write_text("ant\nbee\n")
+    monkeypatch.setattr(execution, "WORKER", (sys.executable, "worker.py"))
+    monkeypatch.setattr(execution, "POLL_SECONDS", 0.02)
+    return declaration.load("study.toml")
+
+
+def results_of(study):
+    return Results(study.results_dir / "results.json")
+
+
+def go(study, only=(), seeds=(0, 1), **options):
+    """Makes what is missing; what the worker was asked for."""
+    pathlib.Path("asked.txt").write_text("")
+    plan, results = Plan(study), results_of(study)
+    missing = execution.missing_groups(plan, results, set(only), set(seeds))
+    try:
+        execution.Execution(plan, results, missing, **options).run()
+    finally:
+        lines = pathlib.Path("asked.txt").read_text().splitlines()
+    return [line.split()[0] for line in lines]
+
+
+SEED_0 = [
+    "seed0/detector",
+    "seed0/a_to_b/agnostic",
+    "seed0/a_to_b/transfer",
+    "seed0/b_to_a/agnostic",
+    "seed0/b_to_a/transfer",
+    "seed0/all/oracle",
+    "seed0/all/tested",
+    "seed0/a_to_b/e2e",
+    "seed0/b_to_a/e2e",
+    "seed0/random2/agnostic",
+    "seed0/random2/transfer",
+]
+
+
+def test_the_order_has_a_whole_comparison_early(study):
+    wanted = SEED_0 + [key.replace("seed0", "seed1") for key in SEED_0]
+    assert go(study) == wanted
+    assert go(study) == []
+
+
+def test_only_runs_of_one_mask_set_share_training_features(study):
+    go(study, seeds=[0])
+    rows = [line.split() for line in pathlib.Path("asked.txt").read_text().splitlines()]
+    kept = {key: (training, evaluation) for key, training, evaluation in rows}
+    assert kept["seed0/a_to_b/transfer"] == ("True", "True")
+    assert kept["seed0/all/oracle"] == ("False", "True")
+    assert kept["seed0/a_to_b/e2e"] == kept["seed0/detector"] == ("False", "False")
+
+
+def test_commands_say_everything(study):
+    runs = {run.key: run for run in Plan(study).runs}
+    assert runs["seed1/b_to_a/transfer"].command == (
+        "python -m maskx_tf.train --flagfile=transfer.flags --seed=1 "
+        "--train_records=data/seed1/train --eval_records=data/seed1/val --learning_rate=0.5 "
+        "--model_dir=runs/study_tiny/seed1/b_to_a/transfer --mask_classes=data/seed1/set_b.txt "
+        "--init_checkpoint=runs/study_tiny/seed1/detector"
+    )
+    assert runs["seed1/b_to_a/transfer"].config.learning_rate == 0.5
+    assert runs["seed0/all/oracle"].config.mask_classes == "all"
+    assert [split.name for split in runs["seed0/all/oracle"].splits] == ["a_to_b", "b_to_a"]
+    assert runs["seed0/all/tested"].command == (
+        "python -m maskx_tf.evaluate --model_dir=runs/study_tiny/seed0/detector "
+        "--eval_records=data/seed0/val --score_threshold=0.5"
+    )
+
+
+def test_a_fresh_clone_makes_only_what_is_missing(study):
+    go(study)
+    path = study.results_dir / "results.json"
+    content = json.loads(path.read_text())
+    del content["runs"]["seed1/a_to_b/transfer"]
+    path.write_text(json.dumps(content))
+    for directory in pathlib.Path("runs/study_tiny").glob("seed*/detector"):
+        (directory / "ckpt-100.index").unlink()
+    assert go(study) == ["seed1/detector", "seed1/a_to_b/transfer"]
+
+
+def test_changed_options_are_run_again_from_nothing(study):
+    go(study, only=["transfer"], seeds=[0])
+    old = pathlib.Path("runs/study_tiny/seed0/a_to_b/transfer/ckpt-20.index")
+    pathlib.Path("transfer.flags").write_text("--mode=stage2_masks\n--train_steps=21\n")
+    plan, results = Plan(study), results_of(study)
+    groups = execution.missing_groups(plan, results, {"transfer"}, {0})
+    assert "made again" in estimate.describe(plan, results, groups, 1)
+    asked = go(study, only=["transfer"], seeds=[0])
+    assert asked == [f"seed0/{s}/transfer" for s in ("a_to_b", "b_to_a", "random2")]
+    assert not old.exists() and old.with_name("ckpt-21.index").exists()
+
+
+def test_another_detector_makes_its_rows_again_but_none_end_to_end(study):
+    go(study, seeds=[0])
+    pathlib.Path("detector.flags").write_text("--mode=stage1_boxes\n--train_steps=101\n")
+    assert go(study, seeds=[0]) == [key for key in SEED_0 if not key.endswith("e2e")]
+
+
+def test_what_fails_is_named_and_the_rest_is_made(study):
+    pathlib.Path("broken.txt").write_text("seed0/b_to_a/agnostic")
+    pathlib.Path("asked.txt").touch()
+    with pytest.raises(UserError, match="seed0/b_to_a .exit code 1.*group.log"):
+        go(study, seeds=[0])
+    asked = pathlib.Path("asked.txt").read_text()
+    assert "seed0/random2/transfer" in asked and "seed0/b_to_a" in asked
+    assert "seed0/b_to_a/transfer" not in asked
+    pathlib.Path("broken.txt").write_text("")
+    assert go(study, seeds=[0]) == ["seed0/b_to_a/agnostic", "seed0/b_to_a/transfer"]
+
+
+def test_nothing_is_begun_on_a_detector_that_failed(study):
+    pathlib.Path("broken.txt").write_text("seed0/detector")
+    with pytest.raises(UserError, match="seed0/detector"):
+        go(study, seeds=[0])
+    asked = pathlib.Path("asked.txt").read_text().split()
+    assert [word for word in asked if "/" in word] == ["seed0/a_to_b/e2e", "seed0/b_to_a/e2e"]
+
+
+def test_several_jobs_wait_for_their_detector(study):
+    asked = go(study, jobs=3)
+    for seed in (0, 1):
+        mine = [key for key in asked if key.startswith(f"seed{seed}")]
+        first = mine.index(f"seed{seed}/detector")
+        assert all("e2e" in key for key in mine[:first])
+    assert sorted(asked) == sorted(SEED_0 + [k.replace("seed0", "seed1") for k in SEED_0])
+
+
+def test_nothing_is_begun_after_the_deadline(study):
+    assert go(study, deadline=1.0) == []
+
+
+def test_the_estimate_uses_what_runs_have_taken(study):
+    plan, results = Plan(study), results_of(study)
+    transfer = next(run for run in plan.runs if run.row.name == "transfer")
+    assert estimate.run_seconds(plan, results, transfer) == 20 * 0.5 + 30
+    go(study, only=["transfer"], seeds=[0])
+    assert estimate.run_seconds(plan, results_of(study), transfer) == 7.0
+
+
+GOLDEN = """\
+|  | A → B: B | B → A: A |
+|---|---|---|
+| class-agnostic | 10.0 ± 0.0 | 10.0 ± 0.0 |
+| transfer | 20.0 ± 0.0 (20.2) | 20.0 ± 0.0 |
+| tested only | 30.0 ± 0.0 | 30.0 ± 0.0 |"""
+
+
+def test_tables(study):
+    assert "| transfer | – (20.2) | – |" in tables.table(study, results_of(study), study.tables[0])
+    go(study)
+    assert tables.table(study, results_of(study), study.tables[0]) == GOLDEN
+    assert tables.spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0" and tables.spread([1.0]) == "1.0"
+
+
+def put(results, plan, key, score):
+    run = next(run for run in plan.runs if run.key == key)
+    scores = {s: {"AP": score / 100} for s in "AB"}
+    results.add(run, {run.splits[0].name: {"mask": scores}}, 1.0)
+
+
+def test_checks_compare_within_seeds_and_splits(study):
+    plan, results = Plan(study), results_of(study)
+    better, unharmed = study.checks
+    assert checks.compare(study, results, better)[0].holds is None
+    put(results, plan, "seed0/a_to_b/agnostic", 10)
+    put(results, plan, "seed0/a_to_b/transfer", 12)
+    put(results, plan, "seed1/a_to_b/transfer", 90)  # without its partner
+    (found,) = checks.compare(study, results, better)
+    assert found.differences == pytest.approx((2.0,)) and found.holds
+    put(results, plan, "seed0/b_to_a/agnostic", 10)
+    put(results, plan, "seed0/b_to_a/transfer", 6.5)
+    (found,) = checks.compare(study, results, better)
+    assert found.differences == pytest.approx((2.0, -3.5)) and not found.holds
+    assert checks.compare(study, results, unharmed)[0].holds  # -0.75 of 1 point
+    lines = checks.table(study, results).splitlines()
+    assert lines[2].endswith("| -0.8 ± 3.9 | 1 of 2 above 0 | **does not hold** |")
+
+
+def test_the_report_has_notes_and_pictures(study):
+    go(study)
+    notes = study.results_dir / "notes.md"
+    notes.write_text("## Where it does not hold\n\nBecause.\n")
+    report.write(Plan(study), results_of(study), "python -m maskx_tf.study --study=study.toml")
+    text = (study.results_dir / "README.md").read_text()
+    assert GOLDEN in text and "Because." in text and "22 of" not in text and "20 of 20" in text
+    for name in ("table1.png", "sizes.png"):
+        assert name in text and (study.results_dir / name).read_bytes().startswith(b"\x89PNG")
+    commands = (study.results_dir / "commands.md").read_text()
+    assert all(run.command in commands for run in Plan(study).runs)
+
+
+def test_no_picture_without_results(study, tmp_path):
+    assert not figures.over_size(study, results_of(study), tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('rows = ["agnostic", "transfer", "tested"]', 'rows = ["absent"]', "no rows absent"),
+        ("transfer = [20.2, nan]", "transfer = [20.2]", "1 values for 2 columns"),
+        ('"b_to_a/A"]', '"nowhere/A"]', "nowhere/A"),
+        ('name = "tiny"', "name = ", "not TOML"),
+        ('title = "oracle"', "", "title"),
+        ('evaluate = ["--score_threshold=0.5"]', "", "tested needs either"),
+        ('flagfile = "oracle.flags"', 'flagfile = "x"\ntypo = 1', "typo"),
+    ],
+)
+def test_a_wrong_declaration_is_named(study, old, new, message):
+    path = pathlib.Path("study.toml")
+    assert old in DECLARATION
+    path.write_text(DECLARATION.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        declaration.load("study.toml")
+
+
+def test_damaged_results_are_named(study):
+    path = study.results_dir / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(UserError, match="results.json is not"):
+        results_of(study)
+
+
+def test_the_shapes_study_is_declared_whole(monkeypatch):
+    monkeypatch.chdir(pathlib.Path(__file__).parents[1])
+    study = declaration.load("configs/shapes/study.toml")
+    assert len(study.rows) == 20 and len(study.tables) == 5 and len(study.seeds) == 3
+    for row in study.rows.values():
+        assert not row.flagfile or pathlib.Path(row.flagfile).is_file(), row.flagfile
