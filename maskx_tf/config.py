@@ -18,6 +18,18 @@ from absl import flags
 from maskx_tf.errors import UserError
 
 FLAGFILE = "train.flags"
+# Options that do not change what a run learns.
+BOOKKEEPING = (
+    "model_dir",
+    "checkpoint_interval",
+    "keep_checkpoints",
+    "summary_interval",
+    "eval_interval",
+    "panel_images",
+    "num_gpus",
+    "feature_cache",
+    "eval_records",
+)
 
 
 def _option(

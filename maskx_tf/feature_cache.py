@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from maskx_tf import objective
 from maskx_tf.checkpoints import LoadedModel, variable_key
-from maskx_tf.config import Config
+from maskx_tf.config import BOOKKEEPING, Config
 from maskx_tf.data.manifest import find_records
 from maskx_tf.data.row_store import Array, RowStore
 from maskx_tf.errors import UserError
@@ -29,11 +29,7 @@ from maskx_tf.progress import Progress
 
 FROZEN_PARTS = ("backbone", "fpn", "rpn", "box_head")
 # Options that the frozen features do not depend on; those not named here all count.
-BOOKKEEPING = (
-    "model_dir init_checkpoint backbone_weights train_steps checkpoint_interval keep_checkpoints "
-    "summary_interval eval_interval panel_images num_gpus feature_cache vocabulary mask_classes "
-    "train_records eval_records"
-)
+SOURCES = "init_checkpoint backbone_weights vocabulary mask_classes train_records train_steps"
 HEAD = (
     "mask_output transfer_input transfer_layers transfer_activation transfer_units "
     "transfer_stop_gradient transfer_embeddings mask_mlp mask_filters mask_convs"
@@ -42,7 +38,7 @@ OPTIMIZER = (
     "optimizer learning_rate momentum weight_decay bias_learning_rate_factor warmup_steps "
     "warmup_factor lr_steps clip_norm"
 )
-FREE = frozenset(f"{BOOKKEEPING} {HEAD} {OPTIMIZER}".split())
+FREE = frozenset([*BOOKKEEPING, *f"{SOURCES} {HEAD} {OPTIMIZER}".split()])
 
 
 def check(config: Config, replicas: int = 1) -> None:

@@ -15,22 +15,10 @@ from tensorboard.plugins.hparams import summary_v2 as hparams_v2
 from tensorboard.plugins.scalar import summary_v2 as scalar_v2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from maskx_tf.config import Config
+from maskx_tf.config import BOOKKEEPING, Config
 
 Value = bool | int | float | str
 SUFFIX = ".hparams"
-# Of a run, not of what it learns.
-LEFT_OUT = (
-    "model_dir",
-    "checkpoint_interval",
-    "keep_checkpoints",
-    "summary_interval",
-    "eval_interval",
-    "panel_images",
-    "num_gpus",
-    "feature_cache",
-    "eval_records",
-)
 SCORES = ("mask/A/AP", "mask/B/AP", "mask_given_boxes/B/AP", "box/all/AP")
 
 
@@ -39,7 +27,7 @@ def of_config(config: Config) -> dict[str, Value]:
     values = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if field.name not in LEFT_OUT
+        if field.name not in BOOKKEEPING
     }
     return {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in values.items()}
 

@@ -1,15 +1,21 @@
 """Studies: their declaration, the order of runs, going on, tables and checks."""
 
 import json
+import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
 
+from maskx_tf import config as config_lib
 from maskx_tf.errors import UserError
 from maskx_tf.study import checks, declaration, estimate, execution, figures, report, tables
 from maskx_tf.study.plan import Plan
 from maskx_tf.study.store import Results
+from tests import batches, harness
+from tf_records import shapes
+from tf_records.shapes_scene import SceneOptions
 
 DECLARATION = """
 name = "tiny"
@@ -78,8 +84,9 @@ tolerance = 1.0
 
 FLAGS = {
     "detector": "--mode=stage1_boxes --train_steps=100",
-    "agnostic": "--mode=stage2_masks --mask_output=class_agnostic --train_steps=20",
-    "transfer": "--mode=stage2_masks --train_steps=20",
+    "agnostic": "--mode=stage2_masks --mask_output=class_agnostic --train_steps=20 "
+    "--mask_classes=x.txt",
+    "transfer": "--mode=stage2_masks --train_steps=20 --mask_classes=x.txt",
     "oracle": "--mode=stage2_masks --mask_output=class_specific --mask_classes=all "
     "--train_steps=40",
     "e2e": "--mode=end_to_end --train_steps=50 --mask_classes=x.txt",
@@ -106,7 +113,9 @@ for entry in group["entries"]:
     scores = {s: {"AP": score} for s in ("A", "B", "all")}
     parts = {part: scores for part in ("box", "mask", "mask_given_boxes")}
     result = {"seconds": 7.0, "evaluations": {split: parts for split in entry["splits"]}}
-    pathlib.Path(entry["result"]).write_text(json.dumps(result))
+    unfinished = pathlib.Path(entry["result"] + ".tmp")
+    unfinished.write_text(json.dumps(result))
+    unfinished.rename(entry["result"])
 """
 
 
@@ -205,7 +214,9 @@ def test_a_fresh_clone_makes_only_what_is_missing(study):
 def test_changed_options_are_run_again_from_nothing(study):
     go(study, only=["transfer"], seeds=[0])
     old = pathlib.Path("runs/study_tiny/seed0/a_to_b/transfer/ckpt-20.index")
-    pathlib.Path("transfer.flags").write_text("--mode=stage2_masks\n--train_steps=21\n")
+    pathlib.Path("transfer.flags").write_text(
+        "--mode=stage2_masks\n--train_steps=21\n--mask_classes=x.txt\n"
+    )
     plan, results = Plan(study), results_of(study)
     groups = execution.missing_groups(plan, results, {"transfer"}, {0})
     assert "made again" in estimate.describe(plan, results, groups, 1)
@@ -352,3 +363,87 @@ def test_the_shapes_study_is_declared_whole(monkeypatch):
     assert len(study.rows) == 20 and len(study.tables) == 5 and len(study.seeds) == 3
     for row in study.rows.values():
         assert not row.flagfile or pathlib.Path(row.flagfile).is_file(), row.flagfile
+
+
+REAL = """
+name = "real"
+title = "A study that trains"
+seeds = [0]
+detector = "detector.flags"
+[splits.a_to_b]
+title = "A → B"
+mask_classes = "{data}/set_a.txt"
+[splits.b_to_a]
+title = "B → A"
+mask_classes = "{data}/set_b.txt"
+[random_splits]
+sizes = [20]
+rows = ["transfer"]
+[rows.agnostic]
+title = "class-agnostic"
+flagfile = "agnostic.flags"
+[rows.transfer]
+title = "transfer"
+flagfile = "transfer.flags"
+[rows.oracle]
+title = "oracle"
+flagfile = "oracle.flags"
+[rows.tested]
+title = "tested only"
+evaluate = ["--eval_records={data}/records/val", "--score_threshold=0.01"]
+[[tables]]
+title = "Table 1"
+rows = ["agnostic", "transfer", "oracle", "tested"]
+columns = ["a_to_b/B", "b_to_a/B"]
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_study_trains_and_goes_on(tmp_path):
+    data = tmp_path / "data"
+    options = SceneOptions(image_size=64, side=(20, 36))
+    shapes.generate(str(data), train_images=8, val_images=3, workers=1, options=options)
+    base = batches.tiny_config(
+        mode="stage2_masks",
+        train_records=(str(data / "records" / "train"),),
+        eval_records=(str(data / "records" / "val"),),
+        mask_classes="x.txt",
+        train_steps=2,
+        num_gpus=0,
+        panel_images=0,
+        learning_rate=0.01,
+    )
+    changes = {
+        "detector": {"mode": "stage1_boxes"},
+        "transfer": {},
+        "agnostic": {"mask_output": "class_agnostic"},
+        "oracle": {"mask_output": "class_specific", "mask_classes": "all"},
+    }
+    for name, options in changes.items():
+        text = config_lib.to_text(base.replace(**options))
+        (tmp_path / f"{name}.flags").write_text(text)
+    (tmp_path / "study.toml").write_text(REAL.replace("{data}", str(data)))
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "maskx_tf.study", "--study=study.toml", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(harness.REPOSITORY)}
+        result = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        logs = [path.read_text() for path in tmp_path.rglob("group.log")]
+        assert result.returncode == 0, "\n".join([result.stderr, result.stdout, *logs])
+        return result.stdout
+
+    assert "8 runs to make, 0 of 7 done" in run("--jobs=2")
+    output = tmp_path / "docs" / "results" / "real"
+    runs = json.loads((output / "results.json").read_text())["runs"]
+    assert len(runs) == 8 and set(runs["seed0/all/oracle"]["evaluations"]) == {"a_to_b", "b_to_a"}
+    oracle = runs["seed0/all/oracle"]["evaluations"]
+    assert oracle["a_to_b"]["mask"]["A"] == oracle["b_to_a"]["mask"]["B"]
+    for row in ("transfer", "agnostic"):  # one detector
+        found = runs[f"seed0/a_to_b/{row}"]["evaluations"]["a_to_b"]
+        assert found["box"] == oracle["a_to_b"]["box"]
+    assert not list((tmp_path / "runs" / "study_real" / "cache").rglob("*.bin"))
+    assert "7 of 7 runs are done" in (output / "README.md").read_text()
+    assert list((tmp_path / "runs" / "study_real" / "tensorboard").rglob("*.hparams"))
+    assert "0 runs to make, 7 of 7 done" in run()

@@ -8,13 +8,12 @@ import pathlib
 import tempfile
 
 from maskx_tf import config as config_lib
-from maskx_tf import hparams
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.study.declaration import Row, Split, Study
 
 # Options that do not change what a run results in.
-NEUTRAL = (*hparams.LEFT_OUT, "init_checkpoint")
+NEUTRAL = (*config_lib.BOOKKEEPING, "init_checkpoint")
 ALL_SPLITS = "all"
 
 

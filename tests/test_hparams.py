@@ -1,0 +1,54 @@
+"""TensorBoard's HParams tab shows options and scores, read back by its own backend."""
+
+import pytest
+from tensorboard import context
+from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+from tensorboard.plugins import base_plugin
+from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+
+from maskx_tf import config, hparams
+from maskx_tf.config import Config
+
+
+def shown(directory):
+    """[(options, scores)] of the tab."""
+    multiplexer = plugin_event_multiplexer.EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(directory))
+    multiplexer.Reload()
+    provider = data_provider.MultiplexerDataProvider(multiplexer, str(directory))
+    context_ = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    request = api_pb2.ListSessionGroupsRequest(
+        start_index=0, slice_size=10, allowed_statuses=[api_pb2.STATUS_SUCCESS]
+    )
+    handler = list_session_groups.Handler(context.RequestContext(), context_, "", request)
+    found = []
+    for group in handler.run().session_groups:
+        options = {k: getattr(v, v.WhichOneof("kind")) for k, v in group.hparams.items()}
+        found.append((options, {v.name.tag: v.value for v in group.metric_values}))
+    return found
+
+
+def test_options_and_scores_of_every_run(tmp_path):
+    for seed in (0, 1):
+        options = Config(seed=seed, lr_steps=(5, 8), model_dir="x")
+        scores = {"mask/B/AP": 0.2 + seed}
+        hparams.write(tmp_path / str(seed), hparams.of_config(options), scores)
+    found = sorted(shown(tmp_path), key=lambda item: item[0]["seed"])
+    assert len(found) == 2
+    for seed, (options, scores) in enumerate(found):
+        assert options["seed"] == seed and options["lr_steps"] == "5,8"
+        assert options["mask_mlp"] is True and "model_dir" not in options
+        assert scores["mask/B/AP"] == pytest.approx(0.2 + seed)
+
+
+def test_a_run_is_written_once(tmp_path):
+    options = Config(model_dir=str(tmp_path), train_steps=7)
+    hparams.write_run(options)
+    hparams.write_run(options)
+    ((found, _),) = shown(tmp_path)
+    assert found["train_steps"] == 7
+    assert len(list(tmp_path.glob("*.hparams"))) == 1
+
+
+def test_bookkeeping_options_exist():
+    assert set(config.BOOKKEEPING) <= Config.__dataclass_fields__.keys()
