@@ -5,14 +5,17 @@ A model directory holds `train.flags` (the effective options), `vocabulary.json`
 """
 
 import pathlib
+import sys
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from maskx_tf import checkpoint_files
 from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
+from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
 from maskx_tf.model import MaskXRCNN, build_model
 
@@ -63,7 +66,7 @@ def save_run(config: Config, vocabulary: Vocabulary, mask_class_ids: tuple[int, 
     config_lib.save(config, config.model_dir)
     vocabulary.save(str(directory / VOCABULARY))
     names = "".join(f"{vocabulary.names[c - 1]}\n" for c in mask_class_ids)
-    (directory / MASK_CLASSES).write_text(names)
+    write_atomically(directory / MASK_CLASSES, names)
 
 
 def latest_checkpoint(path: str) -> str:
@@ -109,6 +112,34 @@ def restore(checkpoint: tf.train.Checkpoint, path: str):
             f"checkpoint {path} does not fit the model of this configuration ({reason}); use the "
             f"flags it was trained with, or pass it as --init_checkpoint to take over what fits."
         ) from None
+
+
+def restore_latest(checkpoint: tf.train.Checkpoint, model_dir: str) -> str | None:
+    """Restores the latest checkpoint of a run that can be read; says which others cannot.
+
+    Returns:
+      Its path; None if the directory has none.
+
+    Raises:
+      UserError: it does not fit.
+    """
+    while path := tf.train.latest_checkpoint(model_dir):
+        try:
+            restore(checkpoint, path)
+            return path
+        except UserError:
+            damage = checkpoint_files.damage_of(path)
+            if not damage:
+                raise
+        checkpoint_files.set_aside(path)
+        before = tf.train.latest_checkpoint(model_dir)
+        print(
+            f"warning: checkpoint {path} is damaged ({damage}) and set aside as "
+            f"{checkpoint_files.DAMAGED}{pathlib.Path(path).name}; "
+            f"{'going on from ' + before if before else 'it was the only one'}.",
+            file=sys.stderr,
+        )
+    return None
 
 
 def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import flags
 
+from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
 
 FLAGFILE = "train.flags"
@@ -305,11 +306,7 @@ def _join(items: tuple) -> str:
 
 def save(config: Config, model_dir: str) -> None:
     """Writes `model_dir/train.flags`, atomically."""
-    path = pathlib.Path(model_dir) / FLAGFILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".flags.tmp")
-    temporary.write_text(to_text(config))
-    temporary.replace(path)
+    write_atomically(pathlib.Path(model_dir) / FLAGFILE, to_text(config))
 
 
 def load(model_dir: str) -> Config:

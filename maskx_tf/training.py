@@ -8,7 +8,7 @@ import sys
 import orbit
 import tensorflow as tf
 
-from maskx_tf import checkpoints
+from maskx_tf import checkpoint_files, checkpoints, parameter_table
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
@@ -16,9 +16,11 @@ from maskx_tf.data.manifest import vocabulary_of
 from maskx_tf.data.pipeline import make_dataset
 from maskx_tf.data.reader import reading_errors
 from maskx_tf.errors import UserError
+from maskx_tf.interruption import Interrupted, Interruption
 from maskx_tf.model import build_model
 from maskx_tf.optimizer import build_optimizer
 from maskx_tf.progress import Progress
+from maskx_tf.run_checkpoints import RunCheckpoints, disk_errors
 from maskx_tf.trainer import Evaluator, Trainer
 from maskx_tf.weights import imagenet
 
@@ -31,10 +33,23 @@ def train(config: Config) -> dict:
       train.
 
     Raises:
-      UserError: what the configuration names does not exist or does not fit.
+      UserError: what the configuration names does not exist or does not fit; a step is not finite;
+        the disk is full.
+      Interrupted: SIGTERM or SIGINT came; the checkpoint of the last step is saved.
     """
     strategy = make_strategy(config.num_gpus)
     _check(config, strategy)
+    interruption = Interruption()
+    # Of several processes one writes.
+    writes = strategy.extended.should_checkpoint
+    lock = checkpoint_files.locked(config.model_dir) if writes else contextlib.nullcontext()
+    with interruption.handled(), disk_errors(config.model_dir), lock:
+        if writes:
+            checkpoint_files.recover(config.model_dir)
+        return _train(config, strategy, interruption)
+
+
+def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Interruption) -> dict:
     devices = ", ".join(strategy.extended.worker_devices)
     print(f"Training {config.model_dir} ({config.mode}) on {devices}", file=sys.stderr)
     vocabulary = (
@@ -48,14 +63,15 @@ def train(config: Config) -> dict:
         model = build_model(config, vocabulary.num_classes)
         optimizer = build_optimizer(config)
     loaded = LoadedModel(model, config, vocabulary, mask_class_ids)
-    manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(model=model, optimizer=optimizer),
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
+    start = _restore_or_initialize(loaded, checkpoint)
+    manager = RunCheckpoints(
+        checkpoint,
         config.model_dir,
         max_to_keep=config.keep_checkpoints,
         step_counter=optimizer.iterations,
         checkpoint_interval=config.checkpoint_interval,
     )
-    start = _restore_or_initialize(loaded, manager)
     checkpoints.save_run(config, vocabulary, mask_class_ids)  # not if the checkpoint does not fit
     if start >= config.train_steps:
         print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
@@ -70,10 +86,12 @@ def train(config: Config) -> dict:
         start_step=start,
     )
     distributed = strategy.experimental_distribute_dataset(dataset)
-    trainer = Trainer(model, optimizer, distributed, strategy)
+    trainer = Trainer(model, optimizer, distributed, strategy, interruption)
+    table = parameter_table.write(model, trainer.trained, config.model_dir)
+    print(table if not start else table.splitlines()[-1], file=sys.stderr)
     evaluator = Evaluator(loaded) if config.eval_records else None
     with reading_errors():
-        _run(config, trainer, evaluator, manager)
+        _run(config, trainer, evaluator, manager, interruption)
     print(f"Checkpoints and TensorBoard logs are in {config.model_dir}", file=sys.stderr)
     return evaluator.results if evaluator else {}
 
@@ -104,12 +122,11 @@ def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
         )
 
 
-def _restore_or_initialize(loaded: LoadedModel, manager: tf.train.CheckpointManager) -> int:
+def _restore_or_initialize(loaded: LoadedModel, checkpoint: tf.train.Checkpoint) -> int:
     """Resumes from the run's own last checkpoint, or takes over other weights; the step."""
-    if manager.latest_checkpoint:
-        checkpoints.restore(manager.checkpoint, manager.latest_checkpoint)
-        step = int(manager.checkpoint.optimizer.iterations.numpy())
-        print(f"Resuming {manager.latest_checkpoint} at step {step}.", file=sys.stderr)
+    if path := checkpoints.restore_latest(checkpoint, loaded.config.model_dir):
+        step = int(checkpoint.optimizer.iterations.numpy())
+        print(f"Resuming {path} at step {step}.", file=sys.stderr)
         return step
     if loaded.config.backbone_weights:
         print(imagenet.load_backbone(loaded.model, loaded.config), file=sys.stderr)
@@ -124,6 +141,7 @@ def _run(
     trainer: Trainer,
     evaluator: Evaluator | None,
     manager: tf.train.CheckpointManager,
+    interruption: Interruption,
 ) -> None:
     step = trainer.optimizer.iterations
     progress = Progress(config.train_steps, config.batch_size)
@@ -150,6 +168,22 @@ def _run(
         while (now := int(step.numpy())) < config.train_steps:
             # `train` ends with a checkpoint, so that nothing is lost if the evaluation fails.
             until = (now // interval + 1) * interval if interval else config.train_steps
-            controller.train(min(until, config.train_steps))
+            _train_until(min(until, config.train_steps), controller, interruption)
             if evaluator:
                 controller.evaluate()
+
+
+def _train_until(step: int, controller: orbit.Controller, interruption: Interruption) -> None:
+    """Trains and saves; a signal ends it after the present step, which is saved."""
+    with interruption.deferred():
+        try:
+            controller.train(step)
+            interruption.check()
+        except Interrupted as interrupted:
+            controller.save_checkpoint()
+            print(
+                f"{interrupted.signal_name}: saved "
+                f"{controller.checkpoint_manager.latest_checkpoint}; the same command goes on.",
+                file=sys.stderr,
+            )
+            raise
