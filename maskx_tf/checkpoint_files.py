@@ -62,7 +62,7 @@ def locked(model_dir: str) -> Iterator[None]:
 
 
 def recover(model_dir: str) -> None:
-    """Removes what killed or failed saves left, and lists every complete checkpoint.
+    """Removes what killed or failed saves left, and corrects the list of checkpoints.
 
     Files that are not of a training run stay. No other process may be training there.
     """
@@ -132,7 +132,7 @@ def _listed(directory: pathlib.Path) -> list[int]:
 
 
 def _write_list(directory: pathlib.Path) -> None:
-    """Lists the checkpoints with an index, if the list does not say so already."""
+    """Lists the checkpoints of the list that have an index, and later ones."""
     for step in _steps(directory):
         if not (directory / f"ckpt-{step}.index").exists():  # killed while it was being removed
             for path in _files(directory, step):
@@ -140,7 +140,7 @@ def _write_list(directory: pathlib.Path) -> None:
     there, listed = _steps(directory), _listed(directory)
     # The order of the list counts: who went back to an earlier checkpoint has later steps in front.
     steps = [step for step in listed if step in there]
-    steps += [step for step in there if step not in listed]
+    steps += [step for step in there if not listed or step > listed[-1]]
     if steps == listed:
         return
     if not steps:

@@ -124,13 +124,11 @@ def restore_latest(checkpoint: tf.train.Checkpoint, model_dir: str) -> str | Non
       UserError: it does not fit.
     """
     while path := tf.train.latest_checkpoint(model_dir):
-        try:
+        # Before restoring: what fails half-way stays pending in the checkpoint's objects.
+        damage = checkpoint_files.damage_of(path)
+        if not damage:
             restore(checkpoint, path)
             return path
-        except UserError:
-            damage = checkpoint_files.damage_of(path)
-            if not damage:
-                raise
         checkpoint_files.set_aside(path)
         before = tf.train.latest_checkpoint(model_dir)
         print(
