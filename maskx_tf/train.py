@@ -5,20 +5,40 @@ Running the same command again resumes at the last checkpoint.
 
 import sys
 
-from maskx_tf import cli, config
+from absl import flags
+
+from maskx_tf import cli, config, scaling
+from maskx_tf.devices import Cluster
 from maskx_tf.evaluation import report
 from maskx_tf.training import train
 
 
+def define_flags() -> None:
+    """Defines the configuration's flags and this command's own."""
+    config.define_flags()
+    flags.DEFINE_integer(
+        "scale_batch",
+        0,
+        "Images per step to train with, where the other options are made for batch_size: learning "
+        "rate and steps follow by the linear rule. 0: as the options are.",
+        lower_bound=0,
+    )
+    flags.DEFINE_list(
+        "worker_hosts", [], "host:port of each machine that trains together; empty: this one alone."
+    )
+    flags.DEFINE_integer("worker_index", 0, "Which of worker_hosts this process is; 0 writes.")
+
+
 def main() -> None:
     """Trains what the flags describe and prints the last evaluation."""
-    options = config.from_flags()
-    results = train(options)
+    options = scaling.apply(config.from_flags(), flags.FLAGS.scale_batch)
+    cluster = Cluster(tuple(flags.FLAGS.worker_hosts), flags.FLAGS.worker_index)
+    results = train(options, cluster)
     if results:
         print(report.format_table(results))
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    config.define_flags()
+    define_flags()
     cli.run(main)

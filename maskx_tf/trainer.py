@@ -1,32 +1,19 @@
 """What orbit drives: the training step with its variables and losses, and the evaluation."""
 
+import contextlib
 import math
 
 import orbit
 import tensorflow as tf
 import tf_keras
 
-from maskx_tf import checkpoints, objective
+from maskx_tf import checkpoints, objective, replicas
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import report, runner
 from maskx_tf.evaluation.panel import validation_panel
 from maskx_tf.model import MaskXRCNN
-
-# Parts of the model that a mode trains, by the first part of a variable's name.
-BOX_PARTS = ("backbone", "fpn", "rpn", "box_head")
-MASK_PARTS = ("mask_head", "weight_transfer", "mask_weights")
-TRAINED_PARTS = {
-    "end_to_end": BOX_PARTS + MASK_PARTS,
-    "stage1_boxes": BOX_PARTS,
-    "stage2_masks": MASK_PARTS,
-}
-
-
-def trained_variables(model: MaskXRCNN) -> list[tf.Variable]:
-    """The variables that the model's mode trains."""
-    parts = TRAINED_PARTS[model.config.mode]
-    # The variables of a layer that is not part of the mode get no gradient.
-    return [v for v in model.trainable_variables if v.name.split("/")[1] in parts]
+from maskx_tf.modes import trained_variables
+from maskx_tf.moving_average import MovingAverage
 
 
 class Trainer(orbit.StandardTrainer):
@@ -36,8 +23,9 @@ class Trainer(orbit.StandardTrainer):
       model: built under `strategy`.
       optimizer: made under `strategy`.
       dataset: batches of `data.pipeline`, distributed.
-      strategy: over how many devices a step runs; every loss is a mean over the replica's images,
-        gradients are averaged over replicas.
+      strategy: over how many devices a step runs; losses and gradients are those that one device
+        would compute of all images of the step.
+      average: of the weights, made under `strategy`, if there is to be one.
     """
 
     def __init__(
@@ -46,10 +34,13 @@ class Trainer(orbit.StandardTrainer):
         optimizer: tf_keras.optimizers.Optimizer,
         dataset: tf.data.Dataset,
         strategy: tf.distribute.Strategy,
+        average: MovingAverage | None = None,
     ):
         super().__init__(dataset)
+        self.average = average
         self.model, self.optimizer, self.strategy = model, optimizer, strategy
         self.trained = trained_variables(model)
+        self._scales_loss = hasattr(optimizer, "get_scaled_loss")
         self.metrics: dict[str, tf_keras.metrics.Metric] = {}
         with strategy.scope():
             optimizer.build(self.trained)
@@ -69,23 +60,25 @@ class Trainer(orbit.StandardTrainer):
     def train_step(self, iterator) -> None:
         """One step on every replica."""
         self.strategy.run(self._replica_step, args=next(iterator))
+        if self.average:
+            self.average.update(self.strategy, self.optimizer.iterations)
 
     def _replica_step(self, features, labels) -> None:
-        replica = tf.distribute.get_replica_context()
         step = tf.cast(self.optimizer.iterations, tf.int32)
-        place = step * replica.num_replicas_in_sync + replica.replica_id_in_sync_group
-        seed = tf.stack([self.model.config.seed, place])
+        seed = tf.stack([self.model.config.seed, step])
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self.trained)
             losses = objective.training_losses(self.model, features, labels, seed)
-            values = {name: value for name, (value, _) in losses.items()}
-            total = tf.add_n(list(values.values()))
-            scaled = total / replica.num_replicas_in_sync
+            shares = replicas.shares(losses)
+            total = tf.add_n(list(shares.values()))
+            scaled = self.optimizer.get_scaled_loss(total) if self._scales_loss else total
         gradients = tape.gradient(scaled, self.trained)
+        if self._scales_loss:
+            gradients = self.optimizer.get_unscaled_gradients(gradients)
         self.optimizer.apply_gradients(zip(gradients, self.trained, strict=True))
-        self.metrics["loss"].update_state(total)
-        for name, value in values.items():
-            self.metrics[name].update_state(value)
+        for name, share in {"loss": total, **shares}.items():
+            # A metric is a mean over steps and replicas.
+            self.metrics[name].update_state(share * self.strategy.num_replicas_in_sync)
 
     def train_loop_end(self) -> dict[str, float]:
         """Mean losses and learning rate. Stops the run on a loss that is not finite."""
@@ -106,18 +99,20 @@ class Evaluator(orbit.AbstractEvaluator):
 
     Args:
       loaded: the model being trained, with its options and classes.
+      average: what to evaluate in place of the model's own weights.
     """
 
-    def __init__(self, loaded: checkpoints.LoadedModel):
-        self._loaded = loaded
+    def __init__(self, loaded: checkpoints.LoadedModel, average: MovingAverage | None = None):
+        self._loaded, self._average = loaded, average
         self._evaluator = runner.ModelEvaluator(*loaded)
         self.results: dict = {}
 
     def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
         """AP of boxes and masks on A, B and all classes; the panel goes to TensorBoard."""
         del num_steps  # always the whole set
-        self.results = self._evaluator.evaluate()
-        if self._loaded.config.panel_images:
-            picture = validation_panel(*self._loaded)
-            tf.summary.image("validation", picture[None])
+        with self._average.in_use() if self._average else contextlib.nullcontext():
+            self.results = self._evaluator.evaluate()
+            if self._loaded.config.panel_images:
+                picture = validation_panel(*self._loaded)
+                tf.summary.image("validation", picture[None])
         return report.scalars(self.results)

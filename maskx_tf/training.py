@@ -8,23 +8,29 @@ import sys
 import orbit
 import tensorflow as tf
 
-from maskx_tf import checkpoints
+from maskx_tf import checkpoints, devices
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
 from maskx_tf.data.manifest import vocabulary_of
 from maskx_tf.data.pipeline import make_dataset
 from maskx_tf.data.reader import reading_errors
+from maskx_tf.devices import Cluster
 from maskx_tf.errors import UserError
 from maskx_tf.model import build_model
+from maskx_tf.moving_average import MovingAverage
 from maskx_tf.optimizer import build_optimizer
 from maskx_tf.progress import Progress
 from maskx_tf.trainer import Evaluator, Trainer
 from maskx_tf.weights import imagenet
 
 
-def train(config: Config) -> dict:
+def train(config: Config, cluster: Cluster | None = None) -> dict:
     """Trains the run that `config` describes, or resumes it where its last checkpoint is.
+
+    Args:
+      config: the options.
+      cluster: the processes that train together, if there are several; each calls this.
 
     Returns:
       The results of the last evaluation; empty without `eval_records`, or if nothing was left to
@@ -33,10 +39,10 @@ def train(config: Config) -> dict:
     Raises:
       UserError: what the configuration names does not exist or does not fit.
     """
-    strategy = make_strategy(config.num_gpus)
+    strategy = devices.make_strategy(config.num_gpus, cluster)
     _check(config, strategy)
-    devices = ", ".join(strategy.extended.worker_devices)
-    print(f"Training {config.model_dir} ({config.mode}) on {devices}", file=sys.stderr)
+    names = ", ".join(strategy.extended.worker_devices)
+    print(f"Training {config.model_dir} ({config.mode}) on {names}", file=sys.stderr)
     vocabulary = (
         Vocabulary.load(config.vocabulary)
         if config.vocabulary
@@ -47,48 +53,42 @@ def train(config: Config) -> dict:
     with strategy.scope():
         model = build_model(config, vocabulary.num_classes)
         optimizer = build_optimizer(config)
+        average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
     loaded = LoadedModel(model, config, vocabulary, mask_class_ids)
+    parts = {"model": model, "optimizer": optimizer} | ({"average": average} if average else {})
     manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(model=model, optimizer=optimizer),
-        config.model_dir,
+        tf.train.Checkpoint(**parts),
+        devices.checkpoint_directory(strategy, config.model_dir),
         max_to_keep=config.keep_checkpoints,
         step_counter=optimizer.iterations,
         checkpoint_interval=config.checkpoint_interval,
     )
     start = _restore_or_initialize(loaded, manager)
-    checkpoints.save_run(config, vocabulary, mask_class_ids)  # not if the checkpoint does not fit
+    if average and not start:
+        average.start()
+    if devices.is_chief(strategy):
+        checkpoints.save_run(config, vocabulary, mask_class_ids)  # not if the checkpoint misfits
     if start >= config.train_steps:
         print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
         return {}
-    dataset = make_dataset(
-        config.train_records,
-        config,
-        vocabulary,
-        mask_class_ids,
-        training=True,
-        seed=config.seed,
-        start_step=start,
+    dataset = strategy.distribute_datasets_from_function(
+        lambda context: make_dataset(
+            config.train_records,
+            config,
+            vocabulary,
+            mask_class_ids,
+            training=True,
+            seed=config.seed,
+            start_step=start,
+            context=context,
+        )
     )
-    distributed = strategy.experimental_distribute_dataset(dataset)
-    trainer = Trainer(model, optimizer, distributed, strategy)
-    evaluator = Evaluator(loaded) if config.eval_records else None
+    trainer = Trainer(model, optimizer, dataset, strategy, average)
+    evaluator = Evaluator(loaded, average) if config.eval_records else None
     with reading_errors():
         _run(config, trainer, evaluator, manager)
     print(f"Checkpoints and TensorBoard logs are in {config.model_dir}", file=sys.stderr)
     return evaluator.results if evaluator else {}
-
-
-def make_strategy(num_gpus: int) -> tf.distribute.Strategy:
-    """MirroredStrategy over the GPUs asked for (-1: all), or over the CPU where there is none."""
-    gpus = tf.config.list_logical_devices("GPU")
-    if num_gpus > len(gpus):
-        raise UserError(f"--num_gpus={num_gpus}, but TensorFlow sees {len(gpus)} GPUs.")
-    chosen = gpus if num_gpus < 0 else gpus[:num_gpus]
-    if not chosen:
-        # On the CPU the gradient of crop-and-resize is a race: threads lose each other's updates,
-        # up to half of a cell's value (tensorflow#42033). This makes it one thread.
-        tf.config.experimental.enable_op_determinism()
-    return tf.distribute.MirroredStrategy([gpu.name for gpu in chosen] or ["/cpu:0"])
 
 
 def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
@@ -106,10 +106,11 @@ def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
 
 def _restore_or_initialize(loaded: LoadedModel, manager: tf.train.CheckpointManager) -> int:
     """Resumes from the run's own last checkpoint, or takes over other weights; the step."""
-    if manager.latest_checkpoint:
-        checkpoints.restore(manager.checkpoint, manager.latest_checkpoint)
+    latest = tf.train.latest_checkpoint(loaded.config.model_dir)  # of the chief
+    if latest:
+        checkpoints.restore(manager.checkpoint, latest)
         step = int(manager.checkpoint.optimizer.iterations.numpy())
-        print(f"Resuming {manager.latest_checkpoint} at step {step}.", file=sys.stderr)
+        print(f"Resuming {latest} at step {step}.", file=sys.stderr)
         return step
     if loaded.config.backbone_weights:
         print(imagenet.load_backbone(loaded.model, loaded.config), file=sys.stderr)
@@ -127,6 +128,7 @@ def _run(
 ) -> None:
     step = trainer.optimizer.iterations
     progress = Progress(config.train_steps, config.batch_size)
+    logs = pathlib.Path(config.model_dir) if devices.is_chief(trainer.strategy) else None
 
     def report_progress(outputs: dict) -> None:
         outputs["images_per_second"] = progress(int(step.numpy()), outputs)
@@ -143,8 +145,8 @@ def _run(
             steps_per_loop=lambda now: config.summary_interval - int(now) % config.summary_interval,
             checkpoint_manager=manager,
             train_actions=[report_progress],
-            summary_dir=str(pathlib.Path(config.model_dir) / "train"),
-            eval_summary_dir=str(pathlib.Path(config.model_dir) / "validation"),
+            summary_dir=logs and str(logs / "train"),
+            eval_summary_dir=logs and str(logs / "validation"),
         )
         interval = config.eval_interval if evaluator else 0
         while (now := int(step.numpy())) < config.train_steps:

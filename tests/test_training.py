@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf import checkpoints, training
+from maskx_tf import checkpoints, devices, training
 from maskx_tf.errors import UserError
 from maskx_tf.layers import roi_align
 from maskx_tf.model import build_model
+from maskx_tf.modes import trained_variables
 from maskx_tf.optimizer import build_optimizer
-from maskx_tf.trainer import Trainer, trained_variables
+from maskx_tf.trainer import Trainer
 from tests import batches, harness, oracles
 from tf_records import shapes
 from tf_records.shapes_scene import SceneOptions
@@ -87,7 +88,7 @@ def test_gradients_on_the_cpu_are_exact_where_rois_overlap():
     """Hundreds of RoIs on a few cells: TensorFlow's threads would lose each other's updates."""
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("the gradient is computed on the GPU")
-    training.make_strategy(0)
+    devices.make_strategy(0)
     rng = np.random.default_rng(0)
     boxes = rng.uniform([4, 4, 56, 56], [8, 8, 60, 60], (256, 4)).astype(np.float32)
     features = tf.zeros([1, 2, 2, 256])
