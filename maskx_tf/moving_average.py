@@ -9,7 +9,7 @@ from maskx_tf.model import MaskXRCNN, variable_key
 from maskx_tf.modes import trained_variables
 
 
-class MovingAverage(tf.Module):
+class MovingAverage:
     """average <- d average + (1 - d) weight after each step, d = min(decay, (1 + n) / (10 + n)).
 
     n counts the steps done, this one included: the weights that a run starts from are soon
@@ -18,16 +18,19 @@ class MovingAverage(tf.Module):
     Args:
       model: built; made under the strategy that it was made under.
       decay: of a step, in [0, 1).
+
+    Attributes:
+      values: {key of a trained variable: its average}.
+      checkpoint: what of it is saved, beside the model.
     """
 
     def __init__(self, model: MaskXRCNN, decay: float):
-        super().__init__(name="average")
         self._trained, self._decay = trained_variables(model), decay
-        # Float32 and mirrored as the weights are; the keys are their names in a checkpoint.
         self.values = {
             variable_key(v): tf.Variable(v, trainable=False, dtype=tf.float32)
             for v in self._trained
         }
+        self.checkpoint = tf.train.Checkpoint(values=self.values)
 
     def _pairs(self) -> list[tuple[tf.Variable, tf.Variable]]:
         return [(self.values[variable_key(v)], v) for v in self._trained]

@@ -21,7 +21,7 @@ def _sum(value: tf.Tensor) -> tf.Tensor:
 
 
 def anywhere(mask: tf.Tensor) -> tf.Tensor:
-    """Bool [...]: where `mask` is true on any replica."""
+    """Where `mask`, bool [...], is true on any replica."""
     return _sum(tf.cast(mask, tf.float32)) > 0
 
 

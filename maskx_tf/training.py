@@ -55,7 +55,9 @@ def train(config: Config, cluster: Cluster | None = None) -> dict:
         optimizer = build_optimizer(config)
         average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
     loaded = LoadedModel(model, config, vocabulary, mask_class_ids)
-    parts = {"model": model, "optimizer": optimizer} | ({"average": average} if average else {})
+    parts = {"model": model, "optimizer": optimizer}
+    if average:
+        parts["average"] = average.checkpoint
     manager = tf.train.CheckpointManager(
         tf.train.Checkpoint(**parts),
         devices.checkpoint_directory(strategy, config.model_dir),

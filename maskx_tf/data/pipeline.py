@@ -105,10 +105,9 @@ def _examples(
         records = np.arange(len(found))
         return tf.data.Dataset.from_tensor_slices(np.stack([records] * 2, axis=-1))
     order = TrainingOrder(found.portrait & _is_bucketed(config), config.batch_size, seed)
-    workers, worker = (
-        (context.num_input_pipelines, context.input_pipeline_id) if context else (1, 0)
-    )
-    count = config.batch_size // workers  # examples of a batch that this worker reads
+    worker = context.input_pipeline_id if context else 0
+    # Examples of a batch that this worker reads.
+    count = config.batch_size // (context.num_input_pipelines if context else 1)
 
     def examples_of(epoch: tf.Tensor) -> tf.data.Dataset:
         part = order.batches(epoch)[:, worker * count : (worker + 1) * count]
