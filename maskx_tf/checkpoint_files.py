@@ -82,12 +82,23 @@ def recover(model_dir: str) -> None:
     _write_list(directory)
 
 
-def set_aside(path: str) -> None:
-    """Renames a checkpoint that cannot be read, so that the one before it is the latest."""
-    prefix = pathlib.Path(path)
-    for file in _files(prefix.parent, int(prefix.name.removeprefix("ckpt-"))):
-        file.rename(file.with_name(DAMAGED + file.name))
-    _write_list(prefix.parent)
+def set_damaged_aside(model_dir: str) -> None:
+    """Renames the latest checkpoints if they cannot be read whole, so that one before is latest.
+
+    Restoring would find it out too late: what fails half-way stays pending in the objects.
+    """
+    while (path := tf.train.latest_checkpoint(model_dir)) and (damage := damage_of(path)):
+        prefix = pathlib.Path(path)
+        for file in _files(prefix.parent, int(prefix.name.removeprefix("ckpt-"))):
+            file.rename(file.with_name(DAMAGED + file.name))
+        _write_list(prefix.parent)
+        before = tf.train.latest_checkpoint(model_dir)
+        rest = f"going on from {before}" if before else "there is no other"
+        print(
+            f"warning: checkpoint {path} is damaged ({damage}) and set aside as "
+            f"{DAMAGED}{prefix.name}; {rest}.",
+            file=sys.stderr,
+        )
 
 
 def damage_of(path: str) -> str:

@@ -5,19 +5,18 @@ A model directory holds `train.flags` (the effective options), `vocabulary.json`
 """
 
 import pathlib
-import sys
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from maskx_tf import checkpoint_files
 from maskx_tf import config as config_lib
+from maskx_tf import moving_average
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
 from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
-from maskx_tf.model import MaskXRCNN, build_model
+from maskx_tf.model import MaskXRCNN, build_model, variable_key
 
 VOCABULARY = "vocabulary.json"
 MASK_CLASSES = "mask_classes.txt"
@@ -82,14 +81,20 @@ def latest_checkpoint(path: str) -> str:
 
 
 def load_model(path: str) -> LoadedModel:
-    """Loads a model from a model directory (its latest checkpoint) or from one checkpoint in it."""
+    """Loads a model from a model directory (its latest checkpoint) or from one checkpoint in it.
+
+    Its precision is float32, whatever it was trained in: so are the weights. Of a run with
+    `ema_decay` it has the averaged weights.
+    """
     checkpoint = latest_checkpoint(path)
     directory = pathlib.Path(checkpoint).parent
-    config = config_lib.load(str(directory))
+    config = config_lib.load(str(directory)).replace(precision="float32")
     vocabulary = Vocabulary.load(str(directory / VOCABULARY))
     mask_class_ids = load_mask_classes(str(directory / MASK_CLASSES), vocabulary)
     model = build_model(config, vocabulary.num_classes, _embedding_shape(checkpoint))
     restore(tf.train.Checkpoint(model=model), checkpoint).expect_partial()
+    if moving_average.is_in(checkpoint):
+        restore(moving_average.reader(model), checkpoint).expect_partial()
     return LoadedModel(model, config, vocabulary, mask_class_ids)
 
 
@@ -112,32 +117,6 @@ def restore(checkpoint: tf.train.Checkpoint, path: str):
             f"checkpoint {path} does not fit the model of this configuration ({reason}); use the "
             f"flags it was trained with, or pass it as --init_checkpoint to take over what fits."
         ) from None
-
-
-def restore_latest(checkpoint: tf.train.Checkpoint, model_dir: str) -> str | None:
-    """Restores the latest checkpoint of a run that can be read; says which others cannot.
-
-    Returns:
-      Its path; None if the directory has none.
-
-    Raises:
-      UserError: it does not fit.
-    """
-    while path := tf.train.latest_checkpoint(model_dir):
-        # Before restoring: what fails half-way stays pending in the checkpoint's objects.
-        damage = checkpoint_files.damage_of(path)
-        if not damage:
-            restore(checkpoint, path)
-            return path
-        checkpoint_files.set_aside(path)
-        before = tf.train.latest_checkpoint(model_dir)
-        print(
-            f"warning: checkpoint {path} is damaged ({damage}) and set aside as "
-            f"{checkpoint_files.DAMAGED}{pathlib.Path(path).name}; "
-            f"{'going on from ' + before if before else 'it was the only one'}.",
-            file=sys.stderr,
-        )
-    return None
 
 
 def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
@@ -181,11 +160,6 @@ def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
         _listing("  dropped classes", dropped_classes),
     ]
     return "\n".join(line for line in lines if line)
-
-
-def variable_key(variable: tf.Variable) -> str:
-    """The variable's name without the model's, such as `fpn/lateral2/kernel`."""
-    return variable.name.split(":")[0].removeprefix("maskx_rcnn/")
 
 
 def _same_class_rows(variable: tf.Variable, other: tf.Variable, class_specific: bool) -> bool:

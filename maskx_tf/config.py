@@ -67,6 +67,11 @@ class Config:
     eval_interval: int = _not_negative(0, "Steps between evaluations; 0: only after the last step.")
     panel_images: int = _not_negative(6, "Validation images drawn for TensorBoard; 0: none.")
     num_gpus: int = _option(-1, "GPUs to train on; -1: all there are, 0: the CPU.")
+    precision: str = _option(
+        "float32",
+        "What layers compute in, in training (docs/devices.md); weights are float32 in any case.",
+        choices=("float32", "bfloat16", "float16"),
+    )
 
     # Data
     train_records: tuple[str, ...] = _option((), "Record directories (or shard globs) to train on.")
@@ -215,6 +220,13 @@ class Config:
     warmup_factor: float = _fraction(1 / 3, "Learning-rate factor at step 0.")
     lr_steps: tuple[int, ...] = _option((60_000, 80_000), "Steps at which the rate is cut by 10.")
     clip_norm: float = _not_negative(0.0, "Global gradient norm to clip at; 0: none.")
+    ema_decay: float = _option(
+        0.0,
+        "Decay per step of a moving average of the trained weights, which evaluation and export "
+        "then use, e.g. 0.9998; 0: no average.",
+        check=lambda v: 0 <= v < 1,
+        must="lie in [0, 1)",
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -19,7 +19,8 @@ class Interruption:
     """Receives SIGTERM and SIGINT.
 
     Inside `handled` they raise `Interrupted` wherever the main thread is; inside `deferred` they
-    wait for `check`. A second SIGINT does not wait: Ctrl-C twice ends at once, saving nothing.
+    wait for who asks `received`. A second SIGINT does not wait: Ctrl-C twice ends at once, and
+    nothing is saved.
     """
 
     def __init__(self) -> None:
@@ -43,17 +44,21 @@ class Interruption:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within it, signals wait for `check`."""
+        """Within it, signals wait."""
         self._deferred = True
         try:
             yield
         finally:
             self._deferred = False
 
-    def check(self) -> None:
-        """Raises `Interrupted` if a signal has come."""
-        if self._received is not None:
-            raise Interrupted(self._received)
+    @property
+    def received(self) -> bool:
+        """Whether a signal has come."""
+        return self._received is not None
+
+    def end(self) -> None:
+        """Raises `Interrupted`, as of SIGTERM if the signal came to another process."""
+        raise Interrupted(self._received or signal.SIGTERM)
 
     def _receive(self, number: int, frame: object) -> None:
         del frame

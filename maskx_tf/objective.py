@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maskx_tf import losses
+from maskx_tf import losses, replicas
 from maskx_tf.layers import box_head, rpn
 from maskx_tf.model import MaskXRCNN
 from maskx_tf.ops import boxes, sampling
@@ -23,8 +23,9 @@ class RoiSample(NamedTuple):
 
 
 def trim_objects(labels: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Cuts the padding that no image of the batch needs: [B, M, …] -> [B, M', …], M' >= 1."""
-    present = tf.reduce_any(labels["classes"] > 0, axis=0)
+    """Cuts the padding that no image of a step needs: [B, M, …] -> [B, M', …], M' >= 1."""
+    # Over all replicas: M' decides which random number a candidate gets.
+    present = replicas.anywhere(tf.reduce_any(labels["classes"] > 0, axis=0))
     used = tf.where(present, tf.range(1, tf.size(present) + 1), 1)
     most = tf.reduce_max(used)
     return {name: value[:, :most] for name, value in labels.items()}
@@ -36,7 +37,7 @@ def training_losses(
     labels: dict[str, tf.Tensor],
     seed: tf.Tensor,
 ) -> Losses:
-    """All losses of one batch.
+    """All losses of one batch, or of a replica's part of it (see `replicas`).
 
     Supervision is per object: each object with a box takes part in the RPN and box losses; its
     mask takes part in the mask loss if `has_mask` says so. A RoI's mask target comes only from the
@@ -49,7 +50,8 @@ def training_losses(
     Args:
       model: built.
       features, labels: a batch of `data.pipeline`.
-      seed: int32 [2], what the sampling of anchors and RoIs follows from.
+      seed: int32 [2], what the sampling of anchors and RoIs follows from; the same on all
+        replicas.
 
     Returns:
       {name: (value, count)} with the names rpn_score, rpn_box, class, box, mask.
@@ -87,7 +89,7 @@ def _rpn_losses(model, outputs, labels, image_sizes, seed) -> Losses:
         anchors,
         objects,
         image_sizes,
-        tf.random.stateless_uniform(tf.shape(logits), seed),
+        replicas.uniform(tf.unstack(tf.shape(logits)), seed),
         size=size,
         positive_fraction=config.rpn_positive_fraction,
         positive_iou=config.rpn_positive_iou,
@@ -122,7 +124,7 @@ def _sample_rois(model, proposals, labels, seed) -> RoiSample:
         objects,
         eligible,
         crowds,
-        tf.random.stateless_uniform([tf.shape(proposals)[0], candidates], seed),
+        replicas.uniform([tf.shape(proposals)[0], candidates], seed),
         size=config.roi_batch_size,
         positive_fraction=config.roi_positive_fraction,
         positive_iou=config.roi_positive_iou,

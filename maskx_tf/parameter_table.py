@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras
 
-from maskx_tf.checkpoints import variable_key
 from maskx_tf.data.files import write_atomically
-from maskx_tf.model import MaskXRCNN
+from maskx_tf.model import MaskXRCNN, variable_key
 
 FILE_NAME = "parameters.txt"
 # What T reads of the box head, by `transfer_input`.

@@ -1,33 +1,22 @@
 """What orbit drives: the training step with its variables and losses, and the evaluation."""
 
+import contextlib
+
 import numpy as np
 import orbit
 import tensorflow as tf
 import tf_keras
 
-from maskx_tf import checkpoints, diagnosis, objective, step_guard
+from maskx_tf import checkpoints, diagnosis, objective, replicas, step_guard
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import report, runner
 from maskx_tf.evaluation.panel import validation_panel
 from maskx_tf.interruption import Interruption
-from maskx_tf.model import MaskXRCNN
+from maskx_tf.model import MaskXRCNN, variable_key
+from maskx_tf.modes import trained_variables
+from maskx_tf.moving_average import MovingAverage
 from maskx_tf.optimizer import learning_rate_schedule
-
-# Parts of the model that a mode trains, by the first part of a variable's name.
-BOX_PARTS = ("backbone", "fpn", "rpn", "box_head")
-MASK_PARTS = ("mask_head", "weight_transfer", "mask_weights")
-TRAINED_PARTS = {
-    "end_to_end": BOX_PARTS + MASK_PARTS,
-    "stage1_boxes": BOX_PARTS,
-    "stage2_masks": MASK_PARTS,
-}
-
-
-def trained_variables(model: MaskXRCNN) -> list[tf.Variable]:
-    """The variables that the model's mode trains."""
-    parts = TRAINED_PARTS[model.config.mode]
-    # The variables of a layer that is not part of the mode get no gradient.
-    return [v for v in model.trainable_variables if v.name.split("/")[1] in parts]
+from maskx_tf.workers import Agreement
 
 
 class Trainer(orbit.StandardTrainer):
@@ -40,8 +29,9 @@ class Trainer(orbit.StandardTrainer):
       model: built under `strategy`.
       optimizer: made under `strategy`.
       dataset: batches of `data.pipeline`, distributed.
-      strategy: over how many devices a step runs; every loss is a mean over the replica's images,
-        gradients are averaged over replicas.
+      strategy: over how many devices a step runs; losses and gradients are those that one device
+        would compute of all images of the step.
+      average: of the weights, made under `strategy`, if there is to be one.
       interruption: asked before each step whether to go on.
     """
 
@@ -51,13 +41,17 @@ class Trainer(orbit.StandardTrainer):
         optimizer: tf_keras.optimizers.Optimizer,
         dataset: tf.data.Dataset,
         strategy: tf.distribute.Strategy,
+        average: MovingAverage | None = None,
         interruption: Interruption | None = None,
     ):
         options = orbit.StandardTrainerOptions(use_tf_function=False, use_tf_while_loop=False)
         super().__init__(dataset, options)
         self._interruption = interruption or Interruption()
+        self._agreement = Agreement(strategy)
+        self.average = average
         self.model, self.optimizer, self.strategy = model, optimizer, strategy
         self.trained = trained_variables(model)
+        self._scales_loss = hasattr(optimizer, "get_scaled_loss")
         self._steps = 0  # taken; known without waiting for the device
         self.metrics: dict[str, tf_keras.metrics.Metric] = {}
         with strategy.scope():
@@ -80,7 +74,7 @@ class Trainer(orbit.StandardTrainer):
 
     def train_step(self, iterator) -> None:
         """One step on every replica; a step that is not finite ends the run and changes nothing."""
-        self._interruption.check()
+        self.check_interruption()
         batch = next(iterator)
         try:
             self._step(*batch)
@@ -91,28 +85,34 @@ class Trainer(orbit.StandardTrainer):
             raise self._diagnosis(batch) from None
         self._steps += 1
 
+    def check_interruption(self) -> None:
+        """Raises `Interrupted` in all processes if a signal has come in one."""
+        if self._agreement.anywhere(self._interruption.received):
+            self._interruption.end()
+
     def _step_on_replicas(self, features, labels) -> None:
         self.strategy.run(self._replica_step, args=(features, labels))
+        if self.average:
+            self.average.update(self.strategy, self.optimizer.iterations)
 
     def _replica_step(self, features, labels) -> None:
-        replica = tf.distribute.get_replica_context()
         step = tf.cast(self.optimizer.iterations, tf.int32)
-        place = step * replica.num_replicas_in_sync + replica.replica_id_in_sync_group
-        seed = tf.stack([self.model.config.seed, place])
+        seed = tf.stack([self.model.config.seed, step])
         features, labels, fault = self.guard.sanitize(features, labels)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self.trained)
             losses = objective.training_losses(self.model, features, labels, seed)
-            values = {name: value for name, (value, _) in losses.items()}
-            total = tf.add_n(list(values.values()))
-            scaled = total / replica.num_replicas_in_sync
+            shares = replicas.shares(losses)
+            total = tf.add_n(list(shares.values()))
+            scaled = self.optimizer.get_scaled_loss(total) if self._scales_loss else total
         gradients = tape.gradient(scaled, self.trained)
-        loss_scaling = isinstance(self.optimizer, tf_keras.mixed_precision.LossScaleOptimizer)
-        gradients = self.guard.check(fault, values, gradients, scaled=loss_scaling)
+        if self._scales_loss:
+            gradients = self.optimizer.get_unscaled_gradients(gradients)
+        gradients = self.guard.check(fault, shares, gradients, scaled=self._scales_loss)
         self.optimizer.apply_gradients(zip(gradients, self.trained, strict=True))
-        self.metrics["loss"].update_state(total)
-        for name, value in values.items():
-            self.metrics[name].update_state(value)
+        for name, share in {"loss": total, **shares}.items():
+            # A metric is a mean over steps and replicas.
+            self.metrics[name].update_state(share * self.strategy.num_replicas_in_sync)
 
     def train_loop_end(self) -> dict[str, float]:
         """Mean losses and learning rate."""
@@ -132,7 +132,7 @@ class Trainer(orbit.StandardTrainer):
             history=self.guard.history(self.strategy),
             names=self.guard.names,
             learning_rate=float(learning_rate_schedule(config)(step)),
-            bad_weights=tuple(checkpoints.variable_key(v) for v in bad),
+            bad_weights=tuple(variable_key(v) for v in bad),
         )
         return diagnosis.stop(bad_step, config, self.model.num_classes)
 
@@ -147,18 +147,20 @@ class Evaluator(orbit.AbstractEvaluator):
 
     Args:
       loaded: the model being trained, with its options and classes.
+      average: what to evaluate in place of the model's own weights.
     """
 
-    def __init__(self, loaded: checkpoints.LoadedModel):
-        self._loaded = loaded
+    def __init__(self, loaded: checkpoints.LoadedModel, average: MovingAverage | None = None):
+        self._loaded, self._average = loaded, average
         self._evaluator = runner.ModelEvaluator(*loaded)
         self.results: dict = {}
 
     def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
         """AP of boxes and masks on A, B and all classes; the panel goes to TensorBoard."""
         del num_steps  # always the whole set
-        self.results = self._evaluator.evaluate()
-        if self._loaded.config.panel_images:
-            picture = validation_panel(*self._loaded)
-            tf.summary.image("validation", picture[None])
+        with self._average.in_use() if self._average else contextlib.nullcontext():
+            self.results = self._evaluator.evaluate()
+            if self._loaded.config.panel_images:
+                picture = validation_panel(*self._loaded)
+                tf.summary.image("validation", picture[None])
         return report.scalars(self.results)

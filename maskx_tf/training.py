@@ -8,25 +8,32 @@ import sys
 import orbit
 import tensorflow as tf
 
-from maskx_tf import checkpoint_files, checkpoints, parameter_table
+from maskx_tf import checkpoint_files, checkpoints, devices, parameter_table
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
 from maskx_tf.data.manifest import vocabulary_of
 from maskx_tf.data.pipeline import make_dataset
 from maskx_tf.data.reader import reading_errors
+from maskx_tf.devices import Cluster
 from maskx_tf.errors import UserError
 from maskx_tf.interruption import Interrupted, Interruption
 from maskx_tf.model import build_model
+from maskx_tf.moving_average import MovingAverage
 from maskx_tf.optimizer import build_optimizer
 from maskx_tf.progress import Progress
 from maskx_tf.run_checkpoints import RunCheckpoints, disk_errors
 from maskx_tf.trainer import Evaluator, Trainer
 from maskx_tf.weights import imagenet
+from maskx_tf.workers import Agreement
 
 
-def train(config: Config) -> dict:
+def train(config: Config, cluster: Cluster | None = None) -> dict:
     """Trains the run that `config` describes, or resumes it where its last checkpoint is.
+
+    Args:
+      config: the options.
+      cluster: the processes that train together, if there are several; each calls this.
 
     Returns:
       The results of the last evaluation; empty without `eval_records`, or if nothing was left to
@@ -37,21 +44,22 @@ def train(config: Config) -> dict:
         the disk is full.
       Interrupted: SIGTERM or SIGINT came; the checkpoint of the last step is saved.
     """
-    strategy = make_strategy(config.num_gpus)
+    strategy = devices.make_strategy(config.num_gpus, cluster)
     _check(config, strategy)
     interruption = Interruption()
-    # Of several processes one writes.
-    writes = strategy.extended.should_checkpoint
-    lock = checkpoint_files.locked(config.model_dir) if writes else contextlib.nullcontext()
+    is_chief = devices.is_chief(strategy)
+    lock = checkpoint_files.locked(config.model_dir) if is_chief else contextlib.nullcontext()
     with interruption.handled(), disk_errors(config.model_dir), lock:
-        if writes:
+        if is_chief:
             checkpoint_files.recover(config.model_dir)
+            checkpoint_files.set_damaged_aside(config.model_dir)
+        Agreement(strategy).wait()  # for what the chief leaves to be restored
         return _train(config, strategy, interruption)
 
 
 def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Interruption) -> dict:
-    devices = ", ".join(strategy.extended.worker_devices)
-    print(f"Training {config.model_dir} ({config.mode}) on {devices}", file=sys.stderr)
+    names = ", ".join(strategy.extended.worker_devices)
+    print(f"Training {config.model_dir} ({config.mode}) on {names}", file=sys.stderr)
     vocabulary = (
         Vocabulary.load(config.vocabulary)
         if config.vocabulary
@@ -62,51 +70,47 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
     with strategy.scope():
         model = build_model(config, vocabulary.num_classes)
         optimizer = build_optimizer(config)
+        average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
     loaded = LoadedModel(model, config, vocabulary, mask_class_ids)
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer)
-    start = _restore_or_initialize(loaded, checkpoint)
+    parts = {"model": model, "optimizer": optimizer}
+    if average:
+        parts["average"] = average.checkpoint
     manager = RunCheckpoints(
-        checkpoint,
-        config.model_dir,
+        tf.train.Checkpoint(**parts),
+        devices.checkpoint_directory(strategy, config.model_dir),
         max_to_keep=config.keep_checkpoints,
         step_counter=optimizer.iterations,
         checkpoint_interval=config.checkpoint_interval,
     )
-    checkpoints.save_run(config, vocabulary, mask_class_ids)  # not if the checkpoint does not fit
+    start = _restore_or_initialize(loaded, manager)
+    if average and not start:
+        average.start()
+    if devices.is_chief(strategy):
+        checkpoints.save_run(config, vocabulary, mask_class_ids)  # not if the checkpoint misfits
     if start >= config.train_steps:
         print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
         return {}
-    dataset = make_dataset(
-        config.train_records,
-        config,
-        vocabulary,
-        mask_class_ids,
-        training=True,
-        seed=config.seed,
-        start_step=start,
+    dataset = strategy.distribute_datasets_from_function(
+        lambda context: make_dataset(
+            config.train_records,
+            config,
+            vocabulary,
+            mask_class_ids,
+            training=True,
+            seed=config.seed,
+            start_step=start,
+            context=context,
+        )
     )
-    distributed = strategy.experimental_distribute_dataset(dataset)
-    trainer = Trainer(model, optimizer, distributed, strategy, interruption)
-    table = parameter_table.write(model, trainer.trained, config.model_dir)
-    print(table if not start else table.splitlines()[-1], file=sys.stderr)
-    evaluator = Evaluator(loaded) if config.eval_records else None
+    trainer = Trainer(model, optimizer, dataset, strategy, average, interruption)
+    if devices.is_chief(strategy):
+        table = parameter_table.write(model, trainer.trained, config.model_dir)
+        print(table if not start else table.splitlines()[-1], file=sys.stderr)
+    evaluator = Evaluator(loaded, average) if config.eval_records else None
     with reading_errors():
         _run(config, trainer, evaluator, manager, interruption)
     print(f"Checkpoints and TensorBoard logs are in {config.model_dir}", file=sys.stderr)
     return evaluator.results if evaluator else {}
-
-
-def make_strategy(num_gpus: int) -> tf.distribute.Strategy:
-    """MirroredStrategy over the GPUs asked for (-1: all), or over the CPU where there is none."""
-    gpus = tf.config.list_logical_devices("GPU")
-    if num_gpus > len(gpus):
-        raise UserError(f"--num_gpus={num_gpus}, but TensorFlow sees {len(gpus)} GPUs.")
-    chosen = gpus if num_gpus < 0 else gpus[:num_gpus]
-    if not chosen:
-        # On the CPU the gradient of crop-and-resize is a race: threads lose each other's updates,
-        # up to half of a cell's value (tensorflow#42033). This makes it one thread.
-        tf.config.experimental.enable_op_determinism()
-    return tf.distribute.MirroredStrategy([gpu.name for gpu in chosen] or ["/cpu:0"])
 
 
 def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
@@ -122,11 +126,13 @@ def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
         )
 
 
-def _restore_or_initialize(loaded: LoadedModel, checkpoint: tf.train.Checkpoint) -> int:
+def _restore_or_initialize(loaded: LoadedModel, manager: tf.train.CheckpointManager) -> int:
     """Resumes from the run's own last checkpoint, or takes over other weights; the step."""
-    if path := checkpoints.restore_latest(checkpoint, loaded.config.model_dir):
-        step = int(checkpoint.optimizer.iterations.numpy())
-        print(f"Resuming {path} at step {step}.", file=sys.stderr)
+    latest = tf.train.latest_checkpoint(loaded.config.model_dir)  # of the chief
+    if latest:
+        checkpoints.restore(manager.checkpoint, latest)
+        step = int(manager.checkpoint.optimizer.iterations.numpy())
+        print(f"Resuming {latest} at step {step}.", file=sys.stderr)
         return step
     if loaded.config.backbone_weights:
         print(imagenet.load_backbone(loaded.model, loaded.config), file=sys.stderr)
@@ -145,6 +151,7 @@ def _run(
 ) -> None:
     step = trainer.optimizer.iterations
     progress = Progress(config.train_steps, config.batch_size)
+    logs = pathlib.Path(config.model_dir) if devices.is_chief(trainer.strategy) else None
 
     def report_progress(outputs: dict) -> None:
         outputs["images_per_second"] = progress(int(step.numpy()), outputs)
@@ -161,8 +168,8 @@ def _run(
             steps_per_loop=lambda now: config.summary_interval - int(now) % config.summary_interval,
             checkpoint_manager=manager,
             train_actions=[report_progress],
-            summary_dir=str(pathlib.Path(config.model_dir) / "train"),
-            eval_summary_dir=str(pathlib.Path(config.model_dir) / "validation"),
+            summary_dir=logs and str(logs / "train"),
+            eval_summary_dir=logs and str(logs / "validation"),
         )
         interval = config.eval_interval if evaluator else 0
         while (now := int(step.numpy())) < config.train_steps:
@@ -178,7 +185,7 @@ def _train_until(step: int, controller: orbit.Controller, interruption: Interrup
     with interruption.deferred():
         try:
             controller.train(step)
-            interruption.check()
+            controller.trainer.check_interruption()
         except Interrupted as interrupted:
             controller.save_checkpoint()
             print(

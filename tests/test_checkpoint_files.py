@@ -36,9 +36,12 @@ def save(manager, step):
 def resumed(directory):
     """The value that a restarted run goes on with; None if there is none."""
     checkpoint_files.recover(str(directory))
-    checkpoint = tf.train.Checkpoint(value=tf.Variable(tf.zeros([SIZE])))
-    if checkpoints.restore_latest(checkpoint, str(directory)) is None:
+    checkpoint_files.set_damaged_aside(str(directory))
+    path = tf.train.latest_checkpoint(str(directory))
+    if path is None:
         return None
+    checkpoint = tf.train.Checkpoint(value=tf.Variable(tf.zeros([SIZE])))
+    checkpoints.restore(checkpoint, path)
     values = checkpoint.value.numpy()
     assert (values == values[0]).all()
     return values[0]
@@ -189,13 +192,7 @@ class TestDamage:
         for step in (2, 4):
             self.damage(run / f"ckpt-{step}.data-00000-of-00001", "changed")
         assert resumed(run) is None
-        assert "ckpt-2; it was the only one.\n" in capsys.readouterr().err
-
-    def test_another_model_is_no_damage(self, run):
-        other = tf.train.Checkpoint(value=tf.Variable(tf.zeros([3])))
-        with pytest.raises(UserError, match="does not fit"):
-            checkpoints.restore_latest(other, str(run))
-        assert names(run) == files_of(2, 4)
+        assert "ckpt-2; there is no other.\n" in capsys.readouterr().err
 
 
 class TestFullDisk:

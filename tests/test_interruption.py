@@ -21,15 +21,16 @@ def test_at_once(number, status):
     assert raised.value.code == status and raised.value.signal_name == number.name
 
 
-def test_deferred_to_the_next_check(capfd):
+def test_deferred(capfd):
     interruption, reached = Interruption(), []
     with interruption.handled():
         with interruption.deferred():
-            interruption.check()
+            assert not interruption.received
             send(signal.SIGTERM)
             reached.append("after the signal")
+            assert interruption.received
             with pytest.raises(Interrupted):
-                interruption.check()
+                interruption.end()
         with pytest.raises(Interrupted):
             send(signal.SIGTERM)  # outside it, at once again
     assert reached
@@ -52,7 +53,13 @@ def test_sigterm_after_ctrl_c_waits():
         send(signal.SIGINT)
         send(signal.SIGTERM)
         with pytest.raises(Interrupted) as raised:
-            interruption.check()
+            interruption.end()
+    assert raised.value.code == 143
+
+
+def test_a_signal_that_came_to_another_process():
+    with pytest.raises(Interrupted) as raised:
+        Interruption().end()
     assert raised.value.code == 143
 
 
