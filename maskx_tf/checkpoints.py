@@ -11,10 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from maskx_tf import config as config_lib
+from maskx_tf import moving_average
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
+from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
-from maskx_tf.model import MaskXRCNN, build_model
+from maskx_tf.model import MaskXRCNN, build_model, variable_key
 
 VOCABULARY = "vocabulary.json"
 MASK_CLASSES = "mask_classes.txt"
@@ -63,7 +65,7 @@ def save_run(config: Config, vocabulary: Vocabulary, mask_class_ids: tuple[int, 
     config_lib.save(config, config.model_dir)
     vocabulary.save(str(directory / VOCABULARY))
     names = "".join(f"{vocabulary.names[c - 1]}\n" for c in mask_class_ids)
-    (directory / MASK_CLASSES).write_text(names)
+    write_atomically(directory / MASK_CLASSES, names)
 
 
 def latest_checkpoint(path: str) -> str:
@@ -79,14 +81,20 @@ def latest_checkpoint(path: str) -> str:
 
 
 def load_model(path: str) -> LoadedModel:
-    """Loads a model from a model directory (its latest checkpoint) or from one checkpoint in it."""
+    """Loads a model from a model directory (its latest checkpoint) or from one checkpoint in it.
+
+    Its precision is float32, whatever it was trained in: so are the weights. Of a run with
+    `ema_decay` it has the averaged weights.
+    """
     checkpoint = latest_checkpoint(path)
     directory = pathlib.Path(checkpoint).parent
-    config = config_lib.load(str(directory))
+    config = config_lib.load(str(directory)).replace(precision="float32")
     vocabulary = Vocabulary.load(str(directory / VOCABULARY))
     mask_class_ids = load_mask_classes(str(directory / MASK_CLASSES), vocabulary)
     model = build_model(config, vocabulary.num_classes, _embedding_shape(checkpoint))
     restore(tf.train.Checkpoint(model=model), checkpoint).expect_partial()
+    if moving_average.is_in(checkpoint):
+        restore(moving_average.reader(model), checkpoint).expect_partial()
     return LoadedModel(model, config, vocabulary, mask_class_ids)
 
 
@@ -152,11 +160,6 @@ def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
         _listing("  dropped classes", dropped_classes),
     ]
     return "\n".join(line for line in lines if line)
-
-
-def variable_key(variable: tf.Variable) -> str:
-    """The variable's name without the model's, such as `fpn/lateral2/kernel`."""
-    return variable.name.split(":")[0].removeprefix("maskx_rcnn/")
 
 
 def _same_class_rows(variable: tf.Variable, other: tf.Variable, class_specific: bool) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import flags
 
+from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
 
 FLAGFILE = "train.flags"
@@ -82,6 +83,11 @@ class Config:
         "",
         "Directory in which stage 2 keeps its frozen features, for runs that differ in the mask "
         "head only; some gigabytes. Empty: none.",
+    )
+    precision: str = _option(
+        "float32",
+        "What layers compute in, in training (docs/devices.md); weights are float32 in any case.",
+        choices=("float32", "bfloat16", "float16"),
     )
 
     # Data
@@ -231,6 +237,13 @@ class Config:
     warmup_factor: float = _fraction(1 / 3, "Learning-rate factor at step 0.")
     lr_steps: tuple[int, ...] = _option((60_000, 80_000), "Steps at which the rate is cut by 10.")
     clip_norm: float = _not_negative(0.0, "Global gradient norm to clip at; 0: none.")
+    ema_decay: float = _option(
+        0.0,
+        "Decay per step of a moving average of the trained weights, which evaluation and export "
+        "then use, e.g. 0.9998; 0: no average.",
+        check=lambda v: 0 <= v < 1,
+        must="lie in [0, 1)",
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -322,11 +335,7 @@ def _join(items: tuple) -> str:
 
 def save(config: Config, model_dir: str) -> None:
     """Writes `model_dir/train.flags`, atomically."""
-    path = pathlib.Path(model_dir) / FLAGFILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".flags.tmp")
-    temporary.write_text(to_text(config))
-    temporary.replace(path)
+    write_atomically(pathlib.Path(model_dir) / FLAGFILE, to_text(config))
 
 
 def load(model_dir: str) -> Config:

@@ -28,6 +28,7 @@ DATA_OPTIONS = (
     "mask_classes",
 )
 TEST_OPTIONS = (
+    "precision",
     "rpn_nms_iou",
     "rpn_pre_nms_test",
     "rpn_post_nms_test",

@@ -19,12 +19,12 @@ import numpy as np
 import tensorflow as tf
 
 from maskx_tf import objective
-from maskx_tf.checkpoints import LoadedModel, variable_key
+from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.config import BOOKKEEPING, Config
 from maskx_tf.data.manifest import find_records
 from maskx_tf.data.row_store import Array, RowStore
 from maskx_tf.errors import UserError
-from maskx_tf.model import MaskXRCNN
+from maskx_tf.model import MaskXRCNN, variable_key
 from maskx_tf.progress import Progress
 
 FROZEN_PARTS = ("backbone", "fpn", "rpn", "box_head")
@@ -79,7 +79,9 @@ def key(
 def training_dataset(
     loaded: LoadedModel, batches: Callable[[int], tf.data.Dataset], start: int
 ) -> tf.data.Dataset:
-    """`objective.MaskExamples` of the steps from `start` on, computed where the cache lacks them.
+    """Batches from step `start` on, computed where the cache lacks them.
+
+    A batch is ({"features"}, {"classes", "targets", "valid"}) of `objective.MaskExamples`.
 
     Args:
       loaded: the model with its options; those are of stage 2.
@@ -93,11 +95,12 @@ def training_dataset(
         store.append(_compute(loaded, batches(len(store)), len(store)))
     specs = [tf.TensorSpec([None, *a.shape], a.dtype) for a in _arrays(config)]
 
-    def read(step: tf.Tensor) -> objective.MaskExamples:
+    def read(step: tf.Tensor) -> tuple[dict, dict]:
         arrays = tf.numpy_function(lambda s: store.read(int(s)), [step], [s.dtype for s in specs])
         shaped = [tf.ensure_shape(a, s.shape) for a, s in zip(arrays, specs, strict=True)]
-        examples = objective.MaskExamples(*shaped)
-        return examples._replace(targets=tf.cast(examples.targets, tf.float32))
+        features, classes, targets, valid = shaped
+        labels = {"classes": classes, "targets": tf.cast(targets, tf.float32), "valid": valid}
+        return {"features": features}, labels
 
     steps = tf.data.Dataset.range(start, config.train_steps)
     return steps.map(read, num_parallel_calls=2, deterministic=True).prefetch(4)
@@ -126,6 +129,12 @@ def _compute(loaded: LoadedModel, batches: tf.data.Dataset, start: int) -> Itera
     progress = Progress(config.train_steps, config.batch_size)
     progress.start(start)
     for step, batch in zip(range(start, config.train_steps), batches, strict=False):
-        yield [np.asarray(value) for value in compute(*batch, tf.constant(step))]
+        values = [np.asarray(value) for value in compute(*batch, tf.constant(step))]
+        if not np.isfinite(values[0]).all():
+            raise UserError(
+                f"the frozen features of step {step + 1} are not finite; train without "
+                "--feature_cache to learn why."
+            )
+        yield values
         if (step + 1) % config.summary_interval == 0:
             progress(step + 1, {})

@@ -22,6 +22,9 @@ from maskx_tf.layers.fpn import FPN
 from maskx_tf.ops import boxes, sampling
 from maskx_tf.ops.conventions import CONVENTIONS
 
+# What Keras calls each `config.precision`.
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
 
 class MaskXRCNN(tf_keras.Model):
     """Mask R-CNN whose mask weights are predicted from its box weights (paper, §3).
@@ -40,7 +43,8 @@ class MaskXRCNN(tf_keras.Model):
     """
 
     def __init__(self, config: Config, num_classes: int, embeddings: np.ndarray | None = None):
-        super().__init__(name="maskx_rcnn")
+        # Its own work is float32; the layers follow `config.precision`, see `build_model`.
+        super().__init__(name="maskx_rcnn", dtype="float32")
         self.config, self.num_classes = config, num_classes
         self.conventions = CONVENTIONS[config.conventions]
         self.backbone = backbone.ResNet(
@@ -364,6 +368,9 @@ def build_model(
 ) -> MaskXRCNN:
     """The model with all its weights created; the same seed gives the same weights.
 
+    With a `config.precision` other than float32 the convolutions and fully connected layers
+    compute in it. Weights, boxes, RoIAlign, class and box outputs, NMS and losses are float32.
+
     Args:
       config: its options.
       num_classes: K, without background.
@@ -377,8 +384,18 @@ def build_model(
                 f"--transfer_embeddings={config.transfer_embeddings}: {error}"
             ) from None
     tf_keras.utils.set_random_seed(config.seed)
-    model = MaskXRCNN(config, num_classes, embeddings)
     side = 2 ** max(5, config.max_level)
     images, sizes = tf.zeros([1, side, side, 3]), tf.fill([1, 2], float(side))
-    model(images, sizes)
+    before = tf_keras.mixed_precision.global_policy()
+    tf_keras.mixed_precision.set_global_policy(POLICIES[config.precision])
+    try:  # layers take the policy over when they are made
+        model = MaskXRCNN(config, num_classes, embeddings)
+        model(images, sizes)
+    finally:
+        tf_keras.mixed_precision.set_global_policy(before)
     return model
+
+
+def variable_key(variable: tf.Variable) -> str:
+    """The variable's name without the model's, such as `fpn/lateral2/kernel`."""
+    return variable.name.split(":")[0].removeprefix("maskx_rcnn/")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maskx_tf import losses
+from maskx_tf import losses, replicas
 from maskx_tf.layers import box_head, rpn
 from maskx_tf.model import MaskXRCNN
 from maskx_tf.ops import boxes, sampling
@@ -32,8 +32,9 @@ class MaskExamples(NamedTuple):
 
 
 def trim_objects(labels: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Cuts the padding that no image of the batch needs: [B, M, …] -> [B, M', …], M' >= 1."""
-    present = tf.reduce_any(labels["classes"] > 0, axis=0)
+    """Cuts the padding that no image of a step needs: [B, M, …] -> [B, M', …], M' >= 1."""
+    # Over all replicas: M' decides which random number a candidate gets.
+    present = replicas.anywhere(tf.reduce_any(labels["classes"] > 0, axis=0))
     used = tf.where(present, tf.range(1, tf.size(present) + 1), 1)
     most = tf.reduce_max(used)
     return {name: value[:, :most] for name, value in labels.items()}
@@ -45,7 +46,7 @@ def training_losses(
     labels: dict[str, tf.Tensor],
     seed: tf.Tensor,
 ) -> Losses:
-    """All losses of one batch.
+    """All losses of one batch, or of a replica's part of it (see `replicas`).
 
     Supervision is per object: each object with a box takes part in the RPN and box losses; its
     mask takes part in the mask loss if `has_mask` says so. A RoI's mask target comes only from the
@@ -57,15 +58,21 @@ def training_losses(
 
     Args:
       model: built.
-      features, labels: a batch of `data.pipeline`.
-      seed: int32 [2], what the sampling of anchors and RoIs follows from.
+      features, labels: a batch of `data.pipeline`; in stage 2 also `MaskExamples` computed before,
+        "features" in the first and the rest in the second.
+      seed: int32 [2], what the sampling of anchors and RoIs follows from; the same on all
+        replicas.
 
     Returns:
       {name: (value, count)} with the names rpn_score, rpn_box, class, box, mask.
     """
     config = model.config
     if config.mode == "stage2_masks":
-        return mask_head_losses(model, *frozen_mask_examples(model, features, labels, seed))
+        if "features" not in features:
+            examples = frozen_mask_examples(model, features, labels, seed)
+        else:  # of a feature cache
+            examples = MaskExamples(**features, **labels)
+        return _mask_losses(model, examples)
     labels = trim_objects(labels)
     image_sizes = features["image_size"]
     pyramid = model.pyramid(features["image"], image_sizes, training=True)
@@ -75,7 +82,7 @@ def training_losses(
     result = _rpn_losses(model, outputs, labels, image_sizes, rpn_seed)
     result |= _box_losses(model, pyramid, sample, labels)
     if config.mode == "end_to_end":
-        result |= mask_head_losses(model, *_mask_examples(model, pyramid, sample, labels))
+        result |= _mask_losses(model, _mask_examples(model, pyramid, sample, labels))
     return result
 
 
@@ -96,18 +103,9 @@ def frozen_mask_examples(
     return _mask_examples(model, pyramid, sample, labels)
 
 
-def mask_head_losses(
-    model: MaskXRCNN,
-    features: tf.Tensor,
-    classes: tf.Tensor,
-    targets: tf.Tensor,
-    valid: tf.Tensor,
-    seed: tf.Tensor | None = None,
-) -> Losses:
-    """The loss of given `MaskExamples`, {"mask": (value, count)}; nothing of it is random."""
-    del seed
-    logits = model.mask_logits(features, classes)
-    return {"mask": losses.mask_loss(logits, targets, valid)}
+def _mask_losses(model, examples: MaskExamples) -> Losses:
+    logits = model.mask_logits(examples.features, examples.classes)
+    return {"mask": losses.mask_loss(logits, examples.targets, examples.valid)}
 
 
 def _proposals(model, outputs, image_sizes) -> tf.Tensor:
@@ -127,7 +125,7 @@ def _rpn_losses(model, outputs, labels, image_sizes, seed) -> Losses:
         anchors,
         objects,
         image_sizes,
-        tf.random.stateless_uniform(tf.shape(logits), seed),
+        replicas.uniform(tf.unstack(tf.shape(logits)), seed),
         size=size,
         positive_fraction=config.rpn_positive_fraction,
         positive_iou=config.rpn_positive_iou,
@@ -162,7 +160,7 @@ def _sample_rois(model, proposals, labels, seed) -> RoiSample:
         objects,
         eligible,
         crowds,
-        tf.random.stateless_uniform([tf.shape(proposals)[0], candidates], seed),
+        replicas.uniform([tf.shape(proposals)[0], candidates], seed),
         size=config.roi_batch_size,
         positive_fraction=config.roi_positive_fraction,
         positive_iou=config.roi_positive_iou,

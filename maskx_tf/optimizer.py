@@ -76,7 +76,18 @@ def learning_rate_schedule(config: Config):
 
 
 def build_optimizer(config: Config) -> tf_keras.optimizers.Optimizer:
-    """The optimiser of a configuration, with its schedule."""
+    """The optimiser of a configuration, with its schedule.
+
+    With precision float16 it is a `LossScaleOptimizer`: small gradients would be zero. It scales
+    the loss, and leaves out the update (the step counts) where a gradient overflows.
+    """
+    optimizer = _build_optimizer(config)
+    if config.precision == "float16":
+        return tf_keras.mixed_precision.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def _build_optimizer(config: Config) -> tf_keras.optimizers.Optimizer:
     schedule = learning_rate_schedule(config)
     clip = config.clip_norm or None
     if config.optimizer == "sgd":

@@ -5,20 +5,53 @@ Running the same command again resumes at the last checkpoint.
 
 import sys
 
-from maskx_tf import cli, config
+from absl import flags
+
+from maskx_tf import cli, config, scaling
+from maskx_tf.devices import Cluster
 from maskx_tf.evaluation import report
 from maskx_tf.training import train
 
 
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines the configuration's flags and this command's own."""
+    config.define_flags(values)
+    flags.DEFINE_integer(
+        "scale_batch",
+        0,
+        "Images per step to train with, where the other options are made for batch_size: learning "
+        "rate and steps follow by the linear rule. 0: as the options are.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "worker_hosts",
+        [],
+        "host:port of each machine that trains together; empty: this one alone.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "worker_index",
+        0,
+        "Which of worker_hosts this process is; number 0 writes the run.",
+        flag_values=values,
+    )
+
+
+def options(values: flags.FlagValues = flags.FLAGS) -> config.Config:
+    """The options in effect: those of the flags, scaled if `--scale_batch` says so."""
+    return scaling.apply(config.from_flags(values), values.scale_batch)
+
+
 def main() -> None:
     """Trains what the flags describe and prints the last evaluation."""
-    options = config.from_flags()
-    results = train(options)
+    cluster = Cluster(tuple(flags.FLAGS.worker_hosts), flags.FLAGS.worker_index)
+    results = train(options(), cluster)
     if results:
         print(report.format_table(results))
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    config.define_flags()
+    define_flags()
     cli.run(main)

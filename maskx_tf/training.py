@@ -4,40 +4,62 @@ import contextlib
 import io
 import pathlib
 import sys
-from collections.abc import Callable
 
 import orbit
 import tensorflow as tf
 
-from maskx_tf import checkpoints, feature_cache, hparams, objective
+from maskx_tf import checkpoint_files, checkpoints, devices, feature_cache, hparams, parameter_table
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
 from maskx_tf.data.manifest import vocabulary_of
 from maskx_tf.data.pipeline import make_dataset
 from maskx_tf.data.reader import reading_errors
+from maskx_tf.devices import Cluster
 from maskx_tf.errors import UserError
+from maskx_tf.interruption import Interrupted, Interruption
 from maskx_tf.model import build_model
+from maskx_tf.moving_average import MovingAverage
 from maskx_tf.optimizer import build_optimizer
 from maskx_tf.progress import Progress
+from maskx_tf.run_checkpoints import RunCheckpoints, disk_errors
 from maskx_tf.trainer import Evaluator, Trainer
 from maskx_tf.weights import imagenet
+from maskx_tf.workers import Agreement
 
 
-def train(config: Config) -> dict:
+def train(config: Config, cluster: Cluster | None = None) -> dict:
     """Trains the run that `config` describes, or resumes it where its last checkpoint is.
+
+    Args:
+      config: the options.
+      cluster: the processes that train together, if there are several; each calls this.
 
     Returns:
       The results of the last evaluation; empty without `eval_records`, or if nothing was left to
       train.
 
     Raises:
-      UserError: what the configuration names does not exist or does not fit.
+      UserError: what the configuration names does not exist or does not fit; a step is not finite;
+        the disk is full.
+      Interrupted: SIGTERM or SIGINT came; the checkpoint of the last step is saved.
     """
-    strategy = make_strategy(config.num_gpus)
+    strategy = devices.make_strategy(config.num_gpus, cluster)
     _check(config, strategy)
-    devices = ", ".join(strategy.extended.worker_devices)
-    print(f"Training {config.model_dir} ({config.mode}) on {devices}", file=sys.stderr)
+    interruption = Interruption()
+    is_chief = devices.is_chief(strategy)
+    lock = checkpoint_files.locked(config.model_dir) if is_chief else contextlib.nullcontext()
+    with interruption.handled(), disk_errors(config.model_dir), lock:
+        if is_chief:
+            checkpoint_files.recover(config.model_dir)
+            checkpoint_files.set_damaged_aside(config.model_dir)
+        Agreement(strategy).wait()  # for what the chief leaves to be restored
+        return _train(config, strategy, interruption)
+
+
+def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Interruption) -> dict:
+    names = ", ".join(strategy.extended.worker_devices)
+    print(f"Training {config.model_dir} ({config.mode}) on {names}", file=sys.stderr)
     vocabulary = (
         Vocabulary.load(config.vocabulary)
         if config.vocabulary
@@ -48,42 +70,38 @@ def train(config: Config) -> dict:
     with strategy.scope():
         model = build_model(config, vocabulary.num_classes)
         optimizer = build_optimizer(config)
+        average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
     loaded = LoadedModel(model, config, vocabulary, mask_class_ids)
-    manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(model=model, optimizer=optimizer),
-        config.model_dir,
+    parts = {"model": model, "optimizer": optimizer}
+    if average:
+        parts["average"] = average.checkpoint
+    manager = RunCheckpoints(
+        tf.train.Checkpoint(**parts),
+        devices.checkpoint_directory(strategy, config.model_dir),
         max_to_keep=config.keep_checkpoints,
         step_counter=optimizer.iterations,
         checkpoint_interval=config.checkpoint_interval,
     )
     start = _restore_or_initialize(loaded, manager)
-    saved = config.replace(feature_cache="")  # it is no part of what makes the result
-    checkpoints.save_run(saved, vocabulary, mask_class_ids)  # not if the checkpoint does not fit
-    hparams.write_run(config)
+    if average and not start:
+        average.start()
+    if devices.is_chief(strategy):
+        saved = config.replace(feature_cache="")  # it is no part of what makes the result
+        checkpoints.save_run(saved, vocabulary, mask_class_ids)  # not if the checkpoint misfits
+        hparams.write_run(config)
     if start >= config.train_steps:
         print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
         return {}
-    evaluator = Evaluator(loaded) if config.eval_records else None
+    evaluator = Evaluator(loaded, average) if config.eval_records else None
     with reading_errors():
-        dataset, losses = _training_data(loaded, start)
-        distributed = strategy.experimental_distribute_dataset(dataset)
-        trainer = Trainer(model, optimizer, distributed, strategy, losses)
-        _run(config, trainer, evaluator, manager)
+        dataset = _training_data(loaded, strategy, start)
+        trainer = Trainer(model, optimizer, dataset, strategy, average, interruption)
+        if devices.is_chief(strategy):
+            table = parameter_table.write(model, trainer.trained, config.model_dir)
+            print(table if not start else table.splitlines()[-1], file=sys.stderr)
+        _run(config, trainer, evaluator, manager, interruption)
     print(f"Checkpoints and TensorBoard logs are in {config.model_dir}", file=sys.stderr)
     return evaluator.results if evaluator else {}
-
-
-def make_strategy(num_gpus: int) -> tf.distribute.Strategy:
-    """MirroredStrategy over the GPUs asked for (-1: all), or over the CPU where there is none."""
-    gpus = tf.config.list_logical_devices("GPU")
-    if num_gpus > len(gpus):
-        raise UserError(f"--num_gpus={num_gpus}, but TensorFlow sees {len(gpus)} GPUs.")
-    chosen = gpus if num_gpus < 0 else gpus[:num_gpus]
-    if not chosen:
-        # On the CPU the gradient of crop-and-resize is a race: threads lose each other's updates,
-        # up to half of a cell's value (tensorflow#42033). This makes it one thread.
-        tf.config.experimental.enable_op_determinism()
-    return tf.distribute.MirroredStrategy([gpu.name for gpu in chosen] or ["/cpu:0"])
 
 
 def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
@@ -103,10 +121,11 @@ def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
 
 def _restore_or_initialize(loaded: LoadedModel, manager: tf.train.CheckpointManager) -> int:
     """Resumes from the run's own last checkpoint, or takes over other weights; the step."""
-    if manager.latest_checkpoint:
-        checkpoints.restore(manager.checkpoint, manager.latest_checkpoint)
+    latest = tf.train.latest_checkpoint(loaded.config.model_dir)  # of the chief
+    if latest:
+        checkpoints.restore(manager.checkpoint, latest)
         step = int(manager.checkpoint.optimizer.iterations.numpy())
-        print(f"Resuming {manager.latest_checkpoint} at step {step}.", file=sys.stderr)
+        print(f"Resuming {latest} at step {step}.", file=sys.stderr)
         return step
     if loaded.config.backbone_weights:
         print(imagenet.load_backbone(loaded.model, loaded.config), file=sys.stderr)
@@ -116,11 +135,11 @@ def _restore_or_initialize(loaded: LoadedModel, manager: tf.train.CheckpointMana
     return 0
 
 
-def _training_data(loaded: LoadedModel, start: int) -> tuple[tf.data.Dataset, Callable]:
-    """Batches from step `start` on, and the losses of a batch."""
+def _training_data(loaded: LoadedModel, strategy: tf.distribute.Strategy, start: int):
+    """Batches from step `start` on, distributed."""
     config = loaded.config
 
-    def batches(step: int) -> tf.data.Dataset:
+    def batches(step: int, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         return make_dataset(
             config.train_records,
             config,
@@ -129,12 +148,15 @@ def _training_data(loaded: LoadedModel, start: int) -> tuple[tf.data.Dataset, Ca
             training=True,
             seed=config.seed,
             start_step=step,
+            context=context,
         )
 
-    if config.feature_cache:
-        dataset = feature_cache.training_dataset(loaded, batches, start)
-        return dataset, objective.mask_head_losses
-    return batches(start), objective.training_losses
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        if config.feature_cache:
+            return feature_cache.training_dataset(loaded, batches, start)
+        return batches(start, context)
+
+    return strategy.distribute_datasets_from_function(of_worker)
 
 
 def _run(
@@ -142,9 +164,11 @@ def _run(
     trainer: Trainer,
     evaluator: Evaluator | None,
     manager: tf.train.CheckpointManager,
+    interruption: Interruption,
 ) -> None:
     step = trainer.optimizer.iterations
     progress = Progress(config.train_steps, config.batch_size)
+    logs = pathlib.Path(config.model_dir) if devices.is_chief(trainer.strategy) else None
 
     def report_progress(outputs: dict) -> None:
         outputs["images_per_second"] = progress(int(step.numpy()), outputs)
@@ -161,13 +185,29 @@ def _run(
             steps_per_loop=lambda now: config.summary_interval - int(now) % config.summary_interval,
             checkpoint_manager=manager,
             train_actions=[report_progress],
-            summary_dir=str(pathlib.Path(config.model_dir) / "train"),
-            eval_summary_dir=str(pathlib.Path(config.model_dir) / "validation"),
+            summary_dir=logs and str(logs / "train"),
+            eval_summary_dir=logs and str(logs / "validation"),
         )
         interval = config.eval_interval if evaluator else 0
         while (now := int(step.numpy())) < config.train_steps:
             # `train` ends with a checkpoint, so that nothing is lost if the evaluation fails.
             until = (now // interval + 1) * interval if interval else config.train_steps
-            controller.train(min(until, config.train_steps))
+            _train_until(min(until, config.train_steps), controller, interruption)
             if evaluator:
                 controller.evaluate()
+
+
+def _train_until(step: int, controller: orbit.Controller, interruption: Interruption) -> None:
+    """Trains and saves; a signal ends it after the present step, which is saved."""
+    with interruption.deferred():
+        try:
+            controller.train(step)
+            controller.trainer.check_interruption()
+        except Interrupted as interrupted:
+            controller.save_checkpoint()
+            print(
+                f"{interrupted.signal_name}: saved "
+                f"{controller.checkpoint_manager.latest_checkpoint}; the same command goes on.",
+                file=sys.stderr,
+            )
+            raise

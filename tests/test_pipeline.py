@@ -164,6 +164,31 @@ def test_training_is_shuffled_repeated_and_the_same_for_a_seed(tmp_path):
     assert len({tuple(epoch) for epoch in epochs.tolist()}) > 1
 
 
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_parts_of_several_devices_make_up_the_batches_of_one(tmp_path, workers):
+    """Four replicas: those of a worker take the elements of its dataset in turn."""
+    sizes = [(40, 60)] * 5 + [(60, 40)] * 6
+    records = make_records(
+        tmp_path, [harness.annotation(1, [0, 0, 9, 9])], sizes=sizes, num_shards=3
+    )
+    config = CONFIG.replace(batch_size=4, scale_jitter_max=1.3)
+
+    def elements(count, context=None):
+        dataset = make_dataset(
+            records, config, PETS, (1,), training=True, seed=1, start_step=2, context=context
+        )
+        return list(dataset.take(count).as_numpy_iterator())
+
+    parts = []
+    for worker in range(workers):
+        found = elements(24 // workers, tf.distribute.InputContext(workers, worker, 4))
+        parts.append([found[i : i + 4 // workers] for i in range(0, len(found), 4 // workers)])
+    for step, whole in enumerate(elements(6)):
+        step_parts = [part for worker in parts for part in worker[step]]
+        merged = tf.nest.map_structure(lambda *values: np.concatenate(values), *step_parts)
+        tf.nest.map_structure(np.testing.assert_array_equal, merged, whole)
+
+
 def test_evaluation_is_one_pass_in_record_order(tmp_path):
     records = make_records(tmp_path, [], sizes=[(40, 60), (60, 40), (40, 60)], num_shards=2)
     batches = [features["image_id"].tolist() for features, _ in elements(records, SQUARE)]

@@ -28,6 +28,7 @@ def make_dataset(
     training: bool,
     seed: int,
     start_step: int = 0,
+    context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
     """Batches of (features, labels).
 
@@ -59,6 +60,8 @@ def make_dataset(
       training: see above.
       seed: of order and augmentation.
       start_step: number of training batches to leave out, at no cost.
+      context: of training on several devices: each batch is cut into as many parts as there are
+        replicas, and the dataset holds the parts of this worker's replicas, one after the other.
 
     Raises:
       UserError: records are missing or damaged, or have a class that the vocabulary lacks.
@@ -69,7 +72,7 @@ def make_dataset(
         _check_manifest(manifest, config, vocabulary, training)
     counts = {path: shard.count for path, shard in files.shards.items()}
     found = index.build(files.paths, counts, skip_corrupt)
-    examples = _examples(found, config, training, seed, start_step)
+    examples = _examples(found, config, training, seed, start_step, context)
     class_ids = _ClassIds(vocabulary)
     in_set_a = np.zeros([vocabulary.num_classes + 1], bool)
     in_set_a[list(mask_class_ids)] = True
@@ -84,24 +87,35 @@ def make_dataset(
 
     dataset = reader.read(found, examples)
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    if context:
+        config = config.replace(batch_size=context.get_per_replica_batch_size(config.batch_size))
     return _batch(dataset, config, training).prefetch(tf.data.AUTOTUNE)
 
 
 def _examples(
-    found: index.Index, config: Config, training: bool, seed: int, start_step: int
+    found: index.Index,
+    config: Config,
+    training: bool,
+    seed: int,
+    start_step: int,
+    context: tf.distribute.InputContext | None,
 ) -> tf.data.Dataset:
     """int64 [2] elements in order: (record, number of the example)."""
     if not training:
         records = np.arange(len(found))
         return tf.data.Dataset.from_tensor_slices(np.stack([records] * 2, axis=-1))
     order = TrainingOrder(found.portrait & _is_bucketed(config), config.batch_size, seed)
+    worker = context.input_pipeline_id if context else 0
+    # Examples of a batch that this worker reads.
+    count = config.batch_size // (context.num_input_pipelines if context else 1)
 
     def examples_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(order.batches(epoch), [-1, 2]))
+        part = order.batches(epoch)[:, worker * count : (worker + 1) * count]
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(part, [-1, 2]))
 
     epoch, place = order.find(start_step)
     dataset = tf.data.Dataset.range(epoch, _NO_END).flat_map(examples_of)
-    return dataset.skip(place * config.batch_size)
+    return dataset.skip(place * count)
 
 
 def _is_bucketed(config: Config) -> bool:

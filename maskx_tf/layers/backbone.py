@@ -19,7 +19,8 @@ def normalization_layer(kind: str, name: str) -> tf_keras.layers.Layer:
       name: name of the layer.
     """
     if kind == "group_norm":
-        return _GroupNorm(name=name)
+        # Keras computes its moments in the input's precision.
+        return _GroupNorm(dtype="float32", name=name)
     return tf_keras.layers.BatchNormalization(
         epsilon=EPSILON,
         momentum=0.95,
@@ -73,7 +74,8 @@ class ConvNorm(tf_keras.layers.Layer):
         """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), filters]."""
         if self.pad:
             x = tf.pad(x, [[0, 0], [self.pad, self.pad], [self.pad, self.pad], [0, 0]])
-        x = self.norm(self.conv(x), training=training and self.norm.trainable)
+        x = self.conv(x)
+        x = tf.cast(self.norm(x, training=training and self.norm.trainable), x.dtype)
         return tf.nn.relu(x) if self.relu else x
 
 

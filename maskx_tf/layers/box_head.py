@@ -44,20 +44,19 @@ class BoxHead(tf_keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, roi_features: tf.Tensor) -> tf.Tensor:
-        """RoI features [N, S, S, C] -> box features [N, D]."""
+        """RoI features [N, S, S, C] -> box features float32 [N, D]."""
         side_by_side = roi_features.shape[1] * roi_features.shape[2] * roi_features.shape[3]
-        return self.fc2(self.fc1(tf.reshape(roi_features, [-1, side_by_side])))
+        features = self.fc2(self.fc1(tf.reshape(roi_features, [-1, side_by_side])))
+        return tf.cast(features, tf.float32)  # also in mixed precision: so are class and box output
 
     def class_logits(self, box_features: tf.Tensor) -> tf.Tensor:
         """Box features [N, D] -> float32 logits [N, K + 1], background first."""
-        logits = tf.matmul(box_features, self.cls_kernel, transpose_b=True) + self.cls_bias
-        return tf.cast(logits, tf.float32)
+        return tf.matmul(box_features, self.cls_kernel, transpose_b=True) + self.cls_bias
 
     def class_deltas(self, box_features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """Deltas (dy, dx, dh, dw) of each RoI for one class only. [N, D], [N] -> float32 [N, 4]."""
         kernels = tf.gather(self.box_kernel, classes)  # [N, 4, D]
-        deltas = tf.linalg.matvec(kernels, box_features) + tf.gather(self.box_bias, classes)
-        return tf.cast(deltas, tf.float32)
+        return tf.linalg.matvec(kernels, box_features) + tf.gather(self.box_bias, classes)
 
     def class_weights(self, classes: tf.Tensor, kind: str) -> tf.Tensor:
         """w_det of the given classes (paper §3.2): raw weights without biases.

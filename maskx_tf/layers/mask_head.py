@@ -75,9 +75,10 @@ class MaskHead(tf_keras.layers.Layer):
         x = self.trunk(roi_features)
         side, count = x.shape[1], tf.shape(x)[0]
         pixels = tf.reshape(x, [count, side * side, self.filters])
-        logits = tf.linalg.matvec(pixels, kernels)  # [N, side²]
+        logits = tf.cast(tf.linalg.matvec(pixels, tf.cast(kernels, x.dtype)), tf.float32)
         if biases is not None:
-            logits += biases[:, None]
+            logits += tf.cast(biases, tf.float32)[:, None]
         if self.mlp:
-            logits += self.mlp_dense(tf.reshape(x, [count, side * side * self.filters]))
-        return tf.cast(tf.reshape(logits, [count, side, side]), tf.float32)
+            branch = self.mlp_dense(tf.reshape(x, [count, side * side * self.filters]))
+            logits += tf.cast(branch, tf.float32)
+        return tf.reshape(logits, [count, side, side])

@@ -47,7 +47,8 @@ def roi_align(
       [N, S, S, C] in the dtype of `features`.
     """
     size = tf.cast(tf.shape(features)[1:3], tf.float32) + 2.0  # of the padded map
-    padded = tf.pad(features, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+    # The op has no bfloat16, and its gradient adds up many small terms: float32 in any case.
+    padded = tf.pad(tf.cast(features, tf.float32), [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
     grid = output_size * samples
     if half_pixel:
         top_left, bottom_right = boxes_yxyx[:, :2] / stride - 0.5, boxes_yxyx[:, 2:] / stride - 0.5

@@ -38,19 +38,21 @@ class RPN(tf_keras.layers.Layer):
         self.conventions = CONVENTIONS[conventions]
         self.nms_threshold = self.conventions.nms_threshold(nms_iou)
 
-        def conv(channels: int, size: int, name: str, activation: str | None = None):
+        def conv(channels: int, size: int, name: str, activation=None, dtype=None):
             return tf_keras.layers.Conv2D(
                 channels,
                 size,
                 padding="same",
                 activation=activation,
                 kernel_initializer=initializers.gaussian_fill(0.01),
+                dtype=dtype,
                 name=name,
             )
 
         self.conv = conv(filters, 3, "conv", "relu")
-        self.objectness = conv(len(anchor_ratios), 1, "objectness")
-        self.deltas = conv(4 * len(anchor_ratios), 1, "deltas")
+        # Outputs are float32 also in mixed precision: rounded logits would tie.
+        self.objectness = conv(len(anchor_ratios), 1, "objectness", dtype="float32")
+        self.deltas = conv(4 * len(anchor_ratios), 1, "deltas", dtype="float32")
 
     def call(self, pyramid: dict[int, tf.Tensor]) -> dict[int, dict[str, tf.Tensor]]:
         """Logits and deltas of every level.
@@ -69,8 +71,8 @@ class RPN(tf_keras.layers.Layer):
         hidden = self.conv(features)
         logits, deltas = self.objectness(hidden), self.deltas(hidden)
         return {
-            "logits": tf.cast(tf.reshape(logits, [batch, -1]), tf.float32),
-            "deltas": tf.cast(tf.reshape(deltas, [batch, -1, 4]), tf.float32),
+            "logits": tf.reshape(logits, [batch, -1]),
+            "deltas": tf.reshape(deltas, [batch, -1, 4]),
             "anchors_yxyx": anchors.level_anchors(
                 height,
                 width,

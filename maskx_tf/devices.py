@@ -1,0 +1,98 @@
+"""The devices a run trains on: GPUs of one machine or of several, or the CPU."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from maskx_tf.errors import UserError
+
+
+class Cluster(NamedTuple):
+    """Several machines (or processes), each of which runs the same command.
+
+    Attributes:
+      hosts: `host:port` of every worker, in the same order everywhere. Empty: this process alone,
+        or those that the environment variable TF_CONFIG describes.
+      index: of this worker; number 0 is the chief, who alone writes the run.
+    """
+
+    hosts: tuple[str, ...] = ()
+    index: int = 0
+
+
+def make_strategy(num_gpus: int, cluster: Cluster | None = None) -> tf.distribute.Strategy:
+    """A strategy over the GPUs asked for (-1: all) of each worker, or the CPU where is none.
+
+    Call it before anything else uses TensorFlow: a cluster can only be joined at the start.
+
+    Raises:
+      UserError: there are fewer GPUs, or the cluster's description is wrong.
+    """
+    resolver = _resolver(cluster or Cluster())
+    # Logical devices are asked for last: that starts TensorFlow, and no cluster can be joined then.
+    listed = tf.config.list_logical_devices if resolver is None else tf.config.list_physical_devices
+    gpus = listed("GPU")
+    if num_gpus > len(gpus):
+        raise UserError(f"--num_gpus={num_gpus}, but TensorFlow sees {len(gpus)} GPUs.")
+    chosen = gpus if num_gpus < 0 else gpus[:num_gpus]
+    if not chosen:
+        # On the CPU the gradient of crop-and-resize is a race: threads lose each other's updates,
+        # up to half of a cell's value (tensorflow#42033). This makes it one thread.
+        tf.config.experimental.enable_op_determinism()
+    if resolver is None:
+        return tf.distribute.MirroredStrategy([gpu.name for gpu in chosen] or ["/cpu:0"])
+    tf.config.set_visible_devices(chosen, "GPU")  # a worker takes all that it sees
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except (RuntimeError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"cannot join the workers of --worker_hosts: {reason}") from None
+
+
+def _resolver(cluster: Cluster) -> tf.distribute.cluster_resolver.ClusterResolver | None:
+    """None if there is one worker only."""
+    if not cluster.hosts:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        return resolver if os.environ.get("TF_CONFIG") and resolver.task_type else None
+    _check(cluster)
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.hosts)}),
+        task_type="worker",
+        task_id=cluster.index,
+        rpc_layer="grpc",
+    )
+
+
+def _check(cluster: Cluster) -> None:
+    for host in cluster.hosts:
+        name, _, port = host.rpartition(":")
+        if not name or not port.isdecimal():
+            raise UserError(f"--worker_hosts: {host!r} is not of the form host:port.")
+    if len(set(cluster.hosts)) < len(cluster.hosts):
+        raise UserError(f"--worker_hosts={','.join(cluster.hosts)} names a worker twice.")
+    if not 0 <= cluster.index < len(cluster.hosts):
+        raise UserError(
+            f"--worker_index={cluster.index} must be from 0 to {len(cluster.hosts) - 1}: "
+            f"--worker_hosts names {len(cluster.hosts)} workers."
+        )
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes the run."""
+    return strategy.extended.should_checkpoint
+
+
+def checkpoint_directory(strategy: tf.distribute.Strategy, model_dir: str) -> str:
+    """Where this process saves: `model_dir`, or a temporary place unless it is the chief.
+
+    All workers have to save: values that each has its own of are added up over all then.
+    """
+    if is_chief(strategy):
+        return model_dir
+    directory = tempfile.mkdtemp(prefix="maskx_tf_worker_")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory

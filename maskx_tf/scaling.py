@@ -1,0 +1,45 @@
+"""The linear rule: a schedule made for one batch size, trained with another."""
+
+import sys
+
+from maskx_tf.config import Config
+
+_STEPS = ("train_steps", "warmup_steps", "lr_steps", "checkpoint_interval", "eval_interval")
+
+
+def scaled(config: Config, batch_size: int) -> Config:
+    """The options for `batch_size` images a step in place of `config.batch_size`.
+
+    The learning rate is multiplied by the ratio of the sizes; steps and intervals between
+    checkpoints and evaluations are divided by it, so that as many images are seen. The decay of
+    the moving average is that of as many images as before.
+    """
+    ratio = batch_size / config.batch_size
+
+    def steps(count: int) -> int:
+        return max(round(count / ratio), 1) if count else 0
+
+    changes: dict = {"batch_size": batch_size, "learning_rate": config.learning_rate * ratio}
+    for name in _STEPS:
+        value = getattr(config, name)
+        changes[name] = tuple(map(steps, value)) if isinstance(value, tuple) else steps(value)
+    if config.ema_decay:
+        changes["ema_decay"] = config.ema_decay**ratio
+    return config.replace(**changes)
+
+
+def apply(config: Config, batch_size: int) -> Config:
+    """`scaled`, with a line for each option that it changes on stderr; as is with batch_size 0."""
+    if not batch_size or batch_size == config.batch_size:
+        return config
+    result = scaled(config, batch_size)
+    print(f"Scaled from {config.batch_size} to {batch_size} images a step:", file=sys.stderr)
+    for name in ("learning_rate", *_STEPS, "ema_decay"):
+        before, after = _text(getattr(config, name)), _text(getattr(result, name))
+        if before != after:
+            print(f"  {name} {before} -> {after}", file=sys.stderr)
+    return result
+
+
+def _text(value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:.10g}"

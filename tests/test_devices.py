@@ -1,0 +1,198 @@
+"""Training on several devices and in several processes against one device."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskx_tf import checkpoints, devices, replicas
+from maskx_tf import config as config_lib
+from maskx_tf.devices import Cluster
+from maskx_tf.errors import UserError
+from tests import batches, harness
+from tf_records import coco
+from tf_records.output import Output
+
+STEPS = 50
+TWO_CPUS = """
+import sys
+import tensorflow as tf
+from maskx_tf import config, devices, training
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+one = devices.make_strategy
+def two(*arguments):
+    one(*arguments)  # deterministic ops
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+devices.make_strategy = two
+training.train(config.read_flagfile(sys.argv[1]))
+"""
+
+
+class TestOneReplica:
+    """Without a strategy nothing is changed, to the bit: published figures stay what they are."""
+
+    def test_random_numbers(self):
+        seed = tf.constant([3, 4])
+        found = replicas.uniform([2, 5], seed)
+        np.testing.assert_array_equal(found, tf.random.stateless_uniform([2, 5], seed))
+
+    def test_losses(self):
+        rng = np.random.default_rng(0)
+        losses = {
+            name: (tf.constant(rng.uniform(), tf.float32), tf.constant(count))
+            for name, count in {"rpn_box": 3.0, "class": 7.0, "box": 2.0, "mask": 5.0}.items()
+        }
+        for name, share in replicas.shares(losses).items():
+            assert float(share) == float(losses[name][0])
+        nothing = {name: (tf.constant(0.0), tf.constant(0.0)) for name in losses}
+        assert [float(share) for share in replicas.shares(nothing).values()] == [0.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (Cluster(("a:1", "b"), 0), "--worker_hosts: 'b' is not of the form host:port"),
+        (Cluster(("a:1", "b:x"), 0), "--worker_hosts: 'b:x' is not of the form host:port"),
+        (Cluster(("a:1", "a:1"), 0), "names a worker twice"),
+        (Cluster(("a:1", "b:1"), 2), "--worker_index=2 must be from 0 to 1"),
+        (Cluster(("a:1", "b:1"), -1), "--worker_index=-1 must be from 0 to 1"),
+    ],
+)
+def test_a_cluster_that_cannot_be(cluster, message):
+    with pytest.raises(UserError, match=message):
+        devices.make_strategy(0, cluster)
+
+
+def write_flagfile(directory):
+    """Records of 8 smooth images, without equal pixels: equal scores would fall as they please."""
+    rng = np.random.default_rng(0)
+    annotations = [
+        harness.annotation(image, [*corner, *side], category_id=int(rng.integers(1, 4)))
+        for image in range(1, 9)
+        for corner, side in [(rng.integers(0, 30, 2).tolist(), rng.integers(16, 34, 2).tolist())]
+        for _ in range(1 + image % 3)
+    ]
+    path, images = harness.write_coco(directory / "coco", annotations, sizes=[(64, 64)] * 8)
+    coco.convert(path, images, Output(str(directory / "records"), "smooth", workers=1))
+    config = batches.tiny_config(
+        train_records=(str(directory / "records"),),
+        normalization="sync_batch_norm",
+        pixel_std=(57.0, 57.0, 57.0),
+        rpn_post_nms_train=20,
+        roi_batch_size=16,
+        learning_rate=0.005,
+        warmup_steps=10,
+        lr_steps=(40,),
+        train_steps=STEPS,
+        checkpoint_interval=STEPS // 2,
+        summary_interval=1,
+        keep_checkpoints=9,
+        ema_decay=0.9,
+        num_gpus=0,
+    )
+    path = directory / "run.flags"
+    path.write_text(config_lib.to_text(config))
+    return path
+
+
+def start(*command):
+    """A process in the repository; its output is read by `finish`."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=harness.REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(harness.REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes):
+    outputs = [process.communicate(timeout=900)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return outputs
+
+
+def scalars(run):
+    """{name: {step: value}} of a run's TensorBoard logs."""
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted((run / "train").glob("events*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = tf.make_ndarray(value.tensor).item()
+    return found
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    """(flagfile, run) of 50 steps on one device."""
+    directory = tmp_path_factory.mktemp("devices")
+    flagfile = write_flagfile(directory)
+    run = directory / "one"
+    finish(start("-m", "maskx_tf.train", f"--flagfile={flagfile}", f"--model_dir={run}"))
+    return flagfile, run
+
+
+def assert_equal_runs(run, wanted):
+    found, wanted_points = scalars(run), scalars(wanted)
+    for name in ("loss", "rpn_score", "rpn_box", "class", "box", "mask", "learning_rate"):
+        assert list(wanted_points[name]) == list(range(1, STEPS + 1))
+        assert list(found[name]) == list(wanted_points[name])
+        differences = [abs(found[name][s] - wanted_points[name][s]) for s in found[name]]
+        assert max(differences) < 1e-4, (name, differences)
+    weights = [
+        {v.name: v.numpy() for v in checkpoints.load_model(str(path)).model.weights}
+        for path in (run, wanted)
+    ]
+    for name, value in weights[1].items():
+        np.testing.assert_allclose(weights[0][name], value, rtol=1e-2, atol=1e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one(one_device):
+    flagfile, wanted = one_device
+    run = wanted.with_name("two")
+    path = flagfile.with_name("two.flags")
+    path.write_text(f"{flagfile.read_text()}--model_dir={run}\n")
+    finish(start("-c", TWO_CPUS, path))
+    assert_equal_runs(run, wanted)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_and_resume(one_device):
+    flagfile, wanted = one_device
+    run = wanted.with_name("workers")
+
+    def train(steps):
+        hosts = ",".join(f"localhost:{port}" for port in free_ports(2))
+        command = ("-m", "maskx_tf.train", f"--flagfile={flagfile}", f"--model_dir={run}")
+        command += (f"--worker_hosts={hosts}", f"--train_steps={steps}")
+        return finish(*(start(*command, f"--worker_index={index}") for index in range(2)))
+
+    train(STEPS // 2)
+    saved = config_lib.load(str(run))
+    assert saved == config_lib.read_flagfile(str(flagfile)).replace(
+        train_steps=STEPS // 2, model_dir=str(run)
+    )
+    for output in train(STEPS):
+        assert f"Resuming {run}/ckpt-{STEPS // 2} at step {STEPS // 2}." in output
+    assert_equal_runs(run, wanted)
+    files = {path.name for path in run.iterdir()}
+    assert files == {path.name for path in wanted.iterdir()}  # nothing of worker 1
+    assert len(list((run / "train").glob("events*"))) == 2  # the chief's, one for each start
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for item in sockets:
+        item.bind(("localhost", 0))
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
+    return ports
