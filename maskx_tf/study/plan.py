@@ -120,7 +120,9 @@ class Plan:
         return self._read[arguments]
 
     def _groups(self, seed: int) -> list[Group]:
-        stage_wise, end_to_end, random = [], [], []
+        stage_wise: list[Group] = []
+        end_to_end: list[Run] = []
+        random: list[Group] = []
         shared = self._shared_runs(seed)
         for split in self.study.splits.values():
             runs = [self._run(row, (split,), seed) for row in self._rows(split, seed)]
