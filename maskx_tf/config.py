@@ -192,8 +192,8 @@ class Config:
     )
     transfer_embeddings: str = _option(
         "",
-        "What transfer_input=embedding takes: word vectors in GloVe's text format, a .npy [K, D] in "
-        "vocabulary order, randn (a random vector a word) or randn_class (one a class name).",
+        "What transfer_input=embedding takes: word vectors in GloVe's text format, a .npy [K, D] "
+        "in vocabulary order, randn (a random vector a word) or randn_class (one a class name).",
     )
     mask_mlp: bool = _option(True, "Add the class-agnostic fully connected branch.")
     mask_rois: str = _option(
