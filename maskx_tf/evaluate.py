@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -14,6 +15,7 @@ from maskx_tf.data import classes
 from maskx_tf.data.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco, report, runner
+from maskx_tf.evaluation.grabcut import GrabCutMasks
 from maskx_tf.model import build_model
 
 # What may differ from the training run; every other option stays as it was trained.
@@ -37,12 +39,18 @@ TEST_OPTIONS = (
 )
 
 
+OUTPUTS = {"model": "evaluation.json", "grabcut": "evaluation_grabcut.json"}
+
+
 def define_flags() -> None:
     """Defines the configuration's flags and this command's own."""
     config_lib.define_flags()
     flags.DEFINE_string("checkpoint", "", "Checkpoint to evaluate; empty: the latest of model_dir.")
     flags.DEFINE_bool("per_class", False, "Also print and write the AP of every class.")
-    flags.DEFINE_string("output", "", "Result file; empty: MODEL_DIR/evaluation.json.")
+    flags.DEFINE_enum("masks", "model", list(OUTPUTS), "Who makes the masks of the detected boxes.")
+    flags.DEFINE_string(
+        "output", "", "Result file; empty: MODEL_DIR/evaluation.json, or evaluation_grabcut.json."
+    )
     flags.DEFINE_enum("engine", "faster_coco_eval", list(coco.ENGINES), "Implementation of COCO.")
     flags.DEFINE_string(
         "annotations", "", "COCO json of the same images: exact masks in place of the records'."
@@ -85,7 +93,11 @@ def main() -> None:
         mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
     annotations = flags.FLAGS.annotations
     ground_truth = coco.ground_truth_from_json(annotations, vocabulary) if annotations else None
-    with reading_errors():
+    by_grabcut = flags.FLAGS.masks == "grabcut"
+    with (
+        reading_errors(),
+        GrabCutMasks(config.eval_records) if by_grabcut else contextlib.nullcontext() as segment,
+    ):
         results = runner.evaluate_model(
             model,
             config,
@@ -95,12 +107,14 @@ def main() -> None:
             engine=flags.FLAGS.engine,
             per_class=flags.FLAGS.per_class,
             progress=True,
+            segment=segment,
         )
     names = {vocabulary.names[class_id - 1] for class_id in mask_class_ids}
     rest = vocabulary.num_classes - len(names)
     print(f"{checkpoint}; A: {len(names)} classes with masks, B: {rest} without")
     print(report.format_table(results, names))
-    output = flags.FLAGS.output or str(pathlib.Path(checkpoint).parent / "evaluation.json")
+    default = pathlib.Path(checkpoint).parent / OUTPUTS[flags.FLAGS.masks]
+    output = flags.FLAGS.output or str(default)
     report.write_json({"checkpoint": checkpoint, **results}, output)
     print(f"written: {output}")
 

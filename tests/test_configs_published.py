@@ -224,6 +224,7 @@ _MODEL_OPTIONS = [
 
 
 @functools.cache
+@tf.autograph.experimental.do_not_convert  # nothing to convert, and that takes most of the time
 def _variables(config: Config, classes: int, vector_size: int | None) -> dict:
     """In a graph, where nothing is allocated; the heads alone, once for each kind."""
     rows = None if vector_size is None else np.zeros([classes, vector_size])
@@ -245,6 +246,7 @@ def _variables(config: Config, classes: int, vector_size: int | None) -> dict:
 
 
 @functools.cache
+@tf.autograph.experimental.do_not_convert
 def _pyramid_variables(
     backbone, width, normalization, frozen, filters, min_level, max_level, rpn_filters
 ) -> dict:
