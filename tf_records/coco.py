@@ -103,7 +103,7 @@ def _define_flags() -> None:
         "masks",
         grabcut_masks.ANNOTATED,
         list(grabcut_masks.CHOICES),
-        "Masks of the annotations; GrabCut's in the boxes of all objects, or of those without mask.",
+        "Masks: annotated ones; GrabCut's, in the boxes of all objects or of those without mask.",
     )
     flags.DEFINE_bool("skip_bad_images", False, "Drop and list missing or corrupt images.")
     output_lib.define_flags()

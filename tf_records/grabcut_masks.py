@@ -20,7 +20,7 @@ CHOICES = (ANNOTATED, ALL, MISSING)
 def with_grabcut(
     record: ImageRecord, masks: str, mask_size: int
 ) -> tuple[ImageRecord, list[Issue]]:
-    """The record with masks by GrabCut; crowd regions, which stand for several objects, keep theirs.
+    """The record with masks by GrabCut; crowd regions, of several objects each, keep theirs.
 
     Args:
       record: of an image whose bytes can be decoded.
