@@ -101,6 +101,11 @@ class Config:
         "Set A, the classes whose masks may be used: all, none, coco, voc, nonvoc, a random split "
         "of the paper (E1_A20B60 to E5_A60B20), or a .txt file.",
     )
+    mask_sources: tuple[str, ...] = _option(
+        (),
+        "Training uses only masks of these sources, as the records name them (human, grabcut); "
+        "empty: all.",
+    )
     batch_size: int = _positive(16, "Images per step, over all devices.")
     image_min_side: int = _positive(800, "Length in pixels that the short side is resized to.")
     image_max_side: int = _positive(1333, "Largest length in pixels of the long side.")
@@ -209,7 +214,9 @@ class Config:
         True, "Keep the mask loss from changing the box head's last layers through T."
     )
     transfer_embeddings: str = _option(
-        "", ".npy of shape [K, D] in vocabulary order, for transfer_input=embedding."
+        "",
+        "What transfer_input=embedding takes: word vectors in GloVe's text format, a .npy [K, D] "
+        "in vocabulary order, randn (a random vector a word) or randn_class (one a class name).",
     )
     mask_mlp: bool = _option(True, "Add the class-agnostic fully connected branch.")
     mask_rois: str = _option(
@@ -249,7 +256,7 @@ class Config:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
         if self.transfer_input == "embedding" and not self.transfer_embeddings:
-            raise UserError("--transfer_input=embedding needs --transfer_embeddings=FILE.npy.")
+            raise UserError("--transfer_input=embedding needs --transfer_embeddings.")
         if self.scale_jitter_min > self.scale_jitter_max:
             raise UserError(
                 f"--scale_jitter_min={self.scale_jitter_min} is larger than "

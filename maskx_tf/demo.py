@@ -30,7 +30,7 @@ CONFIGS = "configs/shapes"
 # Rows of the comparison: flagfile of stage 2, and what it is called in the table.
 ROWS = {
     "class_agnostic": "class-agnostic baseline",
-    "maskx": "Mask^X R-CNN",
+    "cls_box": "Mask^X R-CNN",
     "oracle": "oracle (all masks)",
 }
 
@@ -92,8 +92,8 @@ class Plan:
             title = f"the mask head: {ROWS[row]}"
             trained = self._train(row, title, detector.outputs[0], init)
             steps += [trained, self._evaluate(row, trained.outputs[0])]
-        if "maskx" in self.rows:
-            steps += self._use(self.run("maskx"))
+        if "cls_box" in self.rows:
+            steps += self._use(self.run("cls_box"))
         return steps
 
     def _train(self, name: str, title: str, needs: pathlib.Path, *extra: str) -> Step:
@@ -191,7 +191,7 @@ def table(evaluations: dict[str, dict]) -> str:
     for row, result in evaluations.items():
         values = [result[s][c]["AP"] for s in ("mask", "mask_given_boxes") for c in ("A", "B")]
         lines.append(f"{ROWS[row]:25}" + "".join(f"{100 * value:9.1f}" for value in values))
-    if {"maskx", "class_agnostic"} <= set(evaluations):
+    if {"cls_box", "class_agnostic"} <= set(evaluations):
         lines.append(
             f"Gain of Mask^X on B, classes without any mask: {100 * gain(evaluations):+.0f} %"
         )
@@ -200,7 +200,7 @@ def table(evaluations: dict[str, dict]) -> str:
 
 def gain(evaluations: dict[str, dict]) -> float:
     """Relative gain of Mask^X over the class-agnostic baseline in mask AP on B."""
-    ours, baseline = (evaluations[r]["mask"]["B"]["AP"] for r in ("maskx", "class_agnostic"))
+    ours, baseline = (evaluations[r]["mask"]["B"]["AP"] for r in ("cls_box", "class_agnostic"))
     return ours / baseline - 1.0
 
 

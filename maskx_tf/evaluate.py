@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -15,6 +16,7 @@ from maskx_tf.data.files import write_atomically
 from maskx_tf.data.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco, curves, report, runner
+from maskx_tf.evaluation.grabcut import GrabCutMasks
 from maskx_tf.model import build_model
 
 # What may differ from the training run; every other option stays as it was trained.
@@ -39,12 +41,18 @@ TEST_OPTIONS = (
 )
 
 
+OUTPUTS = {"model": "evaluation.json", "grabcut": "evaluation_grabcut.json"}
+
+
 def define_flags() -> None:
     """Defines the configuration's flags and this command's own."""
     config_lib.define_flags()
     flags.DEFINE_string("checkpoint", "", "Checkpoint to evaluate; empty: the latest of model_dir.")
     flags.DEFINE_bool("per_class", False, "Also print and write the AP of every class.")
-    flags.DEFINE_string("output", "", "Result file; empty: MODEL_DIR/evaluation.json.")
+    flags.DEFINE_enum("masks", "model", list(OUTPUTS), "Who makes the masks of the detected boxes.")
+    flags.DEFINE_string(
+        "output", "", "Result file; empty: MODEL_DIR/evaluation.json, or evaluation_grabcut.json."
+    )
     flags.DEFINE_enum("engine", "faster_coco_eval", list(coco.ENGINES), "Implementation of COCO.")
     flags.DEFINE_string(
         "annotations", "", "COCO json of the same images: exact masks in place of the records'."
@@ -87,7 +95,11 @@ def main() -> None:
         mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
     annotations = flags.FLAGS.annotations
     ground_truth = coco.ground_truth_from_json(annotations, vocabulary) if annotations else None
-    with reading_errors():
+    by_grabcut = flags.FLAGS.masks == "grabcut"
+    with (
+        reading_errors(),
+        GrabCutMasks(config.eval_records) if by_grabcut else contextlib.nullcontext() as segment,
+    ):
         evaluator = runner.ModelEvaluator(
             model,
             config,
@@ -95,15 +107,17 @@ def main() -> None:
             mask_class_ids,
             ground_truth=ground_truth,
             engine=flags.FLAGS.engine,
+            segment=segment,
         )
         results = evaluator.evaluate(flags.FLAGS.per_class, progress=True)
     names = {vocabulary.names[class_id - 1] for class_id in mask_class_ids}
     rest = vocabulary.num_classes - len(names)
     print(f"{checkpoint}; A: {len(names)} classes with masks, B: {rest} without")
     print(report.format_table(results, names))
-    output = flags.FLAGS.output or str(pathlib.Path(checkpoint).parent / "evaluation.json")
+    default = pathlib.Path(checkpoint).parent / OUTPUTS[flags.FLAGS.masks]
+    output = flags.FLAGS.output or str(default)
     report.write_json({"checkpoint": checkpoint, **results}, output)
-    picture = pathlib.Path(output).with_name("precision_recall.png")
+    picture = pathlib.Path(output).with_suffix(".png")
     write_atomically(picture, curves.draw(evaluator.curves))
     print(f"written: {output}, {picture}")
 

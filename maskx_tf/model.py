@@ -95,8 +95,8 @@ class MaskXRCNN(tf_keras.Model):
         if embeddings is None or embeddings.ndim != 2 or len(embeddings) != self.num_classes:
             shape = None if embeddings is None else embeddings.shape
             raise UserError(
-                f"--transfer_embeddings has shape {shape}; it must have one row for each of the "
-                f"{self.num_classes} classes, in vocabulary order."
+                f"The class vectors that T takes have shape {shape}; there must be one row for "
+                f"each of the {self.num_classes} classes, in vocabulary order."
             )
         rows = np.pad(embeddings.astype(np.float32), [[1, 0], [0, 0]])
         return tf.Variable(rows, trainable=False, name="embeddings")
@@ -374,15 +374,8 @@ def build_model(
     Args:
       config: its options.
       num_classes: K, without background.
-      embeddings: [K, D] in place of the file config.transfer_embeddings.
+      embeddings: [K, D], needed with transfer_input=embedding; see `data.word_vectors`.
     """
-    if config.transfer_input == "embedding" and embeddings is None:
-        try:
-            embeddings = np.load(config.transfer_embeddings)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"--transfer_embeddings={config.transfer_embeddings}: {error}"
-            ) from None
     tf_keras.utils.set_random_seed(config.seed)
     side = 2 ** max(5, config.max_level)
     images, sizes = tf.zeros([1, side, side, 3]), tf.fill([1, 2], float(side))

@@ -5,6 +5,7 @@ import io
 import pathlib
 import sys
 
+import numpy as np
 import orbit
 import tensorflow as tf
 
@@ -15,6 +16,7 @@ from maskx_tf.data.classes import Vocabulary, load_mask_classes
 from maskx_tf.data.manifest import vocabulary_of
 from maskx_tf.data.pipeline import make_dataset
 from maskx_tf.data.reader import reading_errors
+from maskx_tf.data.word_vectors import class_vectors
 from maskx_tf.devices import Cluster
 from maskx_tf.errors import UserError
 from maskx_tf.interruption import Interrupted, Interruption
@@ -68,7 +70,7 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
     mask_class_ids = load_mask_classes(config.mask_classes, vocabulary)
     checkpoints.check_vocabulary(config.model_dir, vocabulary)
     with strategy.scope():
-        model = build_model(config, vocabulary.num_classes)
+        model = build_model(config, vocabulary.num_classes, _class_vectors(config, vocabulary))
         optimizer = build_optimizer(config)
         average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
     loaded = LoadedModel(model, config, vocabulary, mask_class_ids)
@@ -102,6 +104,15 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
         _run(config, trainer, evaluator, manager, interruption)
     print(f"Checkpoints and TensorBoard logs are in {config.model_dir}", file=sys.stderr)
     return evaluator.results if evaluator else {}
+
+
+def _class_vectors(config: Config, vocabulary: Vocabulary) -> np.ndarray | None:
+    """What T takes with transfer_input=embedding, [K, D]; says which words it lacks."""
+    if config.transfer_input != "embedding":
+        return None
+    found = class_vectors(config.transfer_embeddings, vocabulary.names, config.seed)
+    print(found.report, file=sys.stderr)
+    return found.vectors
 
 
 def _check(config: Config, strategy: tf.distribute.Strategy) -> None:

@@ -22,7 +22,8 @@ SIZES = tf.constant([[64.0, 64.0]])
 
 
 def randomized(config, num_classes, seed):
-    model = build_model(config, num_classes)
+    rows = np.load(config.transfer_embeddings) if config.transfer_embeddings else None
+    model = build_model(config, num_classes, rows)
     rng = np.random.default_rng(seed)
     for variable in model.trainable_variables:
         variable.assign(rng.normal(0, 0.1, variable.shape))

@@ -1,32 +1,22 @@
-"""Every flagfile under configs/ parses, says what it stands for, and spells known options only."""
+"""Every flagfile under configs/ parses, says what it stands for, and is listed in the index."""
 
-import pathlib
 import re
 
 import pytest
 from absl import flags
 
-from maskx_tf import config as config_lib
-from maskx_tf.config import Config
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-FLAGFILES = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.flags"))
-EXPERIMENTS = [path for path in FLAGFILES if not path.name.startswith("base")]
-COCO_BASE = "--flagfile=configs/coco/base.flags\n"  # what the published rows are built on
-COCO_ROWS = [path for path in EXPERIMENTS if COCO_BASE in (ROOT / path).read_text()]
-
-
-def parse(path: pathlib.Path, *arguments: str) -> Config:
-    values = flags.FlagValues()
-    config_lib.define_flags(values)
-    values(["test", f"--flagfile={path}", *arguments])
-    return config_lib.from_flags(values)
-
-
-def head_of(path: pathlib.Path) -> str:
-    lines = (ROOT / path).read_text().splitlines()
-    count = next(i for i, line in enumerate(lines) if not line.startswith("#"))
-    return "\n".join(lines[:count])
+from tests.flagfiles import (
+    EXPERIMENTS,
+    FLAGFILES,
+    ROOT,
+    ROWS,
+    SCORE,
+    SHAPES,
+    commands_of,
+    head_of,
+    on_one_line,
+    parse,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +25,9 @@ def _repository_root(monkeypatch):
 
 
 def test_there_are_flagfiles():
-    assert COCO_ROWS
-    assert all(path.suffix == ".flags" for path in (ROOT / "configs").rglob("*") if path.is_file())
+    assert len(ROWS) > 90 and len(SHAPES) > 15
+    files = [path for path in (ROOT / "configs").rglob("*") if path.is_file()]
+    assert {path.name for path in files if path.suffix != ".flags"} == {"README.md"}
 
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=str)
@@ -55,44 +46,61 @@ def test_head_has_the_exact_command(path):
     assert "python -m " in head_of(path)
 
 
-@pytest.mark.parametrize("path", COCO_ROWS, ids=str)
-def test_coco_head_names_row_score_hardware_and_command(path):
-    command = f"# Command:   python -m maskx_tf.train --flagfile={path}\n"
-    for entry in ("# Row: ", "# Published: ", "# Hardware: ", command):
-        assert entry in head_of(path) + "\n", f"{path}: the head lacks {entry!r}"
+@pytest.mark.parametrize("path", ROWS + SHAPES, ids=str)
+def test_head_names_row_hardware_and_command(path):
+    head = on_one_line(head_of(path))
+    entries = ["# Row:  ", "# Hardware: "]
+    entries += ["# Published: ", "# Hours:  "] if path in ROWS else []
+    for entry in entries:
+        assert entry in head, f"{path}: the head lacks {entry!r}"
+    (command,) = re.findall(r"# Command: +(.*)", head)
+    assert command == f"python -m maskx_tf.train --flagfile={path}"
 
 
-@pytest.mark.parametrize("path", COCO_ROWS, ids=str)
-def test_coco_run_has_the_name_of_its_flagfile(path):
-    assert parse(path).model_dir == f"runs/coco/{path.stem}"
+@pytest.mark.parametrize("path", ROWS + SHAPES, ids=str)
+def test_run_has_the_name_of_its_flagfile(path):
+    name = str(path.with_suffix("")).removeprefix("configs/")
+    assert parse(path).model_dir == f"runs/{name}"
+    for command in commands_of(head_of(path)):
+        assert "maskx_tf.evaluate" not in command or f"--model_dir=runs/{name} " in command
 
 
 def test_second_stages_start_from_a_first_one():
-    rows = [parse(path) for path in COCO_ROWS]
+    rows = [parse(path) for path in ROWS + SHAPES]
     first = {config.model_dir for config in rows if config.mode == "stage1_boxes"}
     second = [config for config in rows if config.mode == "stage2_masks"]
     assert second
     assert [config.model_dir for config in second if config.init_checkpoint not in first] == []
 
 
-@pytest.mark.parametrize("path", COCO_ROWS, ids=str)
-def test_coco_rows_have_the_published_schedule(path):
+@pytest.mark.parametrize("path", ROWS + SHAPES, ids=str)
+def test_second_stages_name_the_first_one(path):
     config = parse(path)
-    assert (config.batch_size, config.learning_rate) == (16, 0.02)
-    assert (config.train_steps, config.lr_steps) == (90_000, (60_000, 80_000))
+    wanted = config.init_checkpoint.replace("runs/", "configs/") + ".flags"
+    assert (f"# After:     {wanted}." in head_of(path)) == (config.mode == "stage2_masks")
 
 
-@pytest.mark.parametrize("path", COCO_ROWS, ids=str)
-def test_coco_file_name_says_what_it_sets(path):
-    config = parse(path)
-    words = set(re.split("_", path.stem))
-    assert config.mode.split("_")[0] == ("end" if "e2e" in words else path.stem.split("_")[0])
-    if "to" in words:
-        assert config.mask_classes == path.stem.split("_to_")[0].split("_")[-1]
-    outputs = {"maskx": "transfer", "agnostic": "class_agnostic", "oracle": "class_specific"}
-    for word in words & outputs.keys():
-        assert config.mask_output == outputs[word]
-        assert config.mask_mlp == (word == "maskx")
+INDEX = (ROOT / "configs" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", ROWS + SHAPES, ids=str)
+def test_index_lists_every_flagfile_with_its_scores(path):
+    name = str(path).removeprefix("configs/")
+    if path.parts[2] == "fig3":  # fifty files, listed by their pattern
+        assert re.fullmatch(r"coco/fig3/E\d_A\d0B\d0_(class_agnostic|cls_box)\.flags", name)
+        return
+    lines = [line for line in INDEX.splitlines() if f"]({name})" in line]
+    assert lines, f"configs/README.md lacks {name}"
+    assert (ROOT / path).is_file()
+    published = re.search(r"# Published: (.*)", on_one_line(head_of(path)))
+    scores = {score for _, score in SCORE.findall(published[1])} if published else set()
+    for score in scores - {"36.7"}:
+        assert any(re.search(rf"\b{re.escape(score)}\b", line) for line in lines), (name, score)
+
+
+def test_index_links_to_files_that_exist():
+    links = re.findall(r"\]\(([\w/.-]+\.flags)\)", INDEX)
+    assert links and not [link for link in links if not (ROOT / "configs" / link).is_file()]
 
 
 def test_unknown_option_in_a_flagfile_fails(tmp_path):
@@ -102,4 +110,4 @@ def test_unknown_option_in_a_flagfile_fails(tmp_path):
 
 
 def test_command_line_overrides_a_flagfile():
-    assert parse(COCO_ROWS[0], "--batch_size=3").batch_size == 3
+    assert parse(ROWS[0], "--batch_size=3").batch_size == 3

@@ -29,7 +29,7 @@ def test_a_step_is_done_when_no_output_is_missing_or_older_than_an_input(tmp_pat
 
 def test_data_cut_off_before_their_last_file_are_made_again(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    data = demo.Plan(tmp_path, 0, ("class_agnostic", "maskx")).steps()[0]
+    data = demo.Plan(tmp_path, 0, ("class_agnostic", "cls_box")).steps()[0]
     for split in ("train", "val"):
         assert not data.is_done()
         manifest = tmp_path / "data" / "records" / split / "manifest.json"
@@ -41,7 +41,7 @@ def test_data_cut_off_before_their_last_file_are_made_again(tmp_path, monkeypatc
 
 
 def test_table():
-    evaluations = {"class_agnostic": evaluation(0.107, 0.10), "maskx": evaluation(0.179, 0.15)}
+    evaluations = {"class_agnostic": evaluation(0.107, 0.10), "cls_box": evaluation(0.179, 0.15)}
     assert demo.gain(evaluations) == pytest.approx(0.5)
     assert demo.table(evaluations).splitlines() == [
         "                                  mask AP       given boxes",

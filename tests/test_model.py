@@ -162,13 +162,12 @@ def test_w_seg_is_t_of_the_class_weights(transfer_input, parts):
     assert biases is None
 
 
-def test_w_seg_of_embeddings(tmp_path):
-    path, rows = tmp_path / "e.npy", np.random.default_rng(0).normal(size=(7, 9))
-    np.save(path, rows)
+def test_w_seg_of_embeddings():
+    rows = np.random.default_rng(0).normal(size=(7, 9))
     config = CONFIG.replace(
-        transfer_input="embedding", transfer_embeddings=str(path), transfer_layers=1
+        transfer_input="embedding", transfer_embeddings="rows.npy", transfer_layers=1
     )
-    model = build_model(config, 7)
+    model = build_model(config, 7, rows)
     kernel, bias = model.weight_transfer.get_weights()
     found = model.w_seg(tf.constant([7, 1, 0]))
     wanted = np.stack([rows[6], rows[0], np.zeros(9)]) @ kernel + bias
@@ -176,16 +175,11 @@ def test_w_seg_of_embeddings(tmp_path):
     assert not any(v.name.startswith("embeddings") for v in model.trainable_variables)
 
 
-@pytest.mark.parametrize("problem", ["missing", "rows", "not an array"])
-def test_unusable_embeddings_are_a_user_error(tmp_path, problem):
-    path = tmp_path / "e.npy"
-    if problem == "rows":
-        np.save(path, np.zeros([6, 9]))
-    elif problem == "not an array":
-        path.write_text("glove")
-    config = CONFIG.replace(transfer_input="embedding", transfer_embeddings=str(path))
-    with pytest.raises(UserError, match="transfer_embeddings"):
-        build_model(config, 7)
+@pytest.mark.parametrize("rows", [None, np.zeros([6, 9]), np.zeros(7)])
+def test_embeddings_have_a_row_for_each_class(rows):
+    config = CONFIG.replace(transfer_input="embedding", transfer_embeddings="rows.npy")
+    with pytest.raises(UserError, match="one row for each of the 7 classes"):
+        build_model(config, 7, rows)
 
 
 @pytest.mark.parametrize("mask_output", ["class_agnostic", "class_specific"])

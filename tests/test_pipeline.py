@@ -120,6 +120,31 @@ def test_class_that_the_vocabulary_lacks(tmp_path):
     next(elements(records, vocabulary=cats_and_dogs, mask_class_ids=()))
 
 
+def test_training_takes_masks_of_the_chosen_sources(tmp_path):
+    annotations = [
+        harness.annotation(1, [5, 5, 30, 20]),
+        harness.annotation(1, [20, 10, 30, 20], segmentation=[]),
+    ]
+    made = harness.write_coco(tmp_path / "coco", annotations)
+    for masks in ("grabcut_missing", "annotated"):
+        coco.convert(*made, Output(str(tmp_path / masks), "x", 1, workers=1), masks=masks)
+    both = (str(tmp_path / "grabcut_missing"),)
+    config = SQUARE.replace(batch_size=1, horizontal_flip=False)
+
+    def has_mask(*sources, training=True):
+        chosen = config.replace(mask_sources=sources)
+        return single_image(both, chosen, training=training)[1]["has_mask"].tolist()[:2]
+
+    assert has_mask("human") == [True, False]
+    assert has_mask("grabcut", "human") == [True, True]
+    assert has_mask("human", training=False) == [True, True]
+    with pytest.raises(UserError, match="no record has a mask of humans; .* of: grabcut, human"):
+        has_mask("human", "humans")
+    only = config.replace(mask_sources=("grabcut",))
+    with pytest.raises(UserError, match="no record has a mask of grabcut; there are .*: human"):
+        elements((str(tmp_path / "annotated"),), only, training=True)
+
+
 def test_masks_of_set_b_and_of_crowds_are_withheld(tmp_path):
     annotations = [
         harness.annotation(1, [0, 0, 9, 9], category_id=1),

@@ -28,6 +28,7 @@ def make_record(rng: np.random.Generator, num_objects: int) -> ImageRecord:
                 is_crowd=bool(rng.integers(2)),
                 annotation_id=int(rng.integers(2**62)) + index,
                 mask=mask if rng.integers(2) else None,
+                mask_source=("human", "grabcut", "naïve")[rng.integers(3)],
             )
         )
     encoded = encode_image(random_image(40, 60))
@@ -40,7 +41,7 @@ def assert_equal_records(one: ImageRecord, other: ImageRecord) -> None:
     assert len(one.objects) == len(other.objects)
     for a, b in zip(one.objects, other.objects, strict=True):
         np.testing.assert_allclose(a.box_yxyx, b.box_yxyx, atol=1e-5)
-        for field in ("class_id", "class_name", "area", "is_crowd", "annotation_id"):
+        for field in ("class_id", "class_name", "area", "is_crowd", "annotation_id", "mask_source"):
             assert getattr(a, field) == getattr(b, field)
         assert (a.mask is None) == (b.mask is None)
         if a.mask is not None:
@@ -92,6 +93,7 @@ def test_keys_are_model_gardens():
         "image/object/is_crowd",
         "image/object/has_mask",
         "image/object/mask",
+        "image/object/mask_source",
     }
     assert all(0 <= value <= 1 for name in side for value in features[name].float_list.value)
 
@@ -113,9 +115,22 @@ def test_graph_parsing_agrees_with_eager_parsing(num_objects):
         assert bool(parsed["has_mask"][index]) == (item.mask is not None)
         png = parsed["mask_pngs"][index].numpy()
         assert (png == b"") == (item.mask is None)
+        assert parsed["mask_sources"][index].numpy().decode() == item.mask_source
         if item.mask is not None:
             decoded = tf.io.decode_png(png, channels=1).numpy()[..., 0]
             np.testing.assert_array_equal(decoded, item.mask * 255)
+
+
+def test_records_of_before_the_source_have_masks_of_people():
+    record = make_record(np.random.default_rng(3), 6)
+    wanted = ["" if item.mask is None else "human" for item in record.objects]
+    assert len(set(wanted)) == 2
+    example = records.to_example(record)
+    del example.features.feature["image/object/mask_source"]
+    old = example.SerializeToString()
+    assert [item.mask_source for item in records.from_example(old).objects] == wanted
+    parsed = tf.function(records.parse_example)(tf.constant(old))["mask_sources"]
+    assert [source.decode() for source in parsed.numpy()] == wanted
 
 
 def test_malformed_examples_name_the_image():

@@ -9,9 +9,11 @@ import pytest
 from pycocotools import mask as mask_lib
 
 from maskx_tf.data import manifest as manifest_lib
+from maskx_tf.data import word_vectors
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
 from maskx_tf.data.records import read_records
 from maskx_tf.errors import UserError
+from maskx_tf.evaluation.factors import explained_share
 from tf_records import shapes, shapes_draw, shapes_scene
 from tf_records.shapes_scene import CLASS_NAMES, SceneOptions, make_scene
 
@@ -146,6 +148,38 @@ def test_files_records_and_masks_agree(tmp_path):
     set_b = load_mask_classes(str(tmp_path / "set_b.txt"), vocabulary)
     assert sorted(set_a + set_b) == list(range(1, 73))
     assert manifests["val"].set_a == tuple(vocabulary.names[index - 1] for index in set_a)
+
+
+def test_word_vectors_say_how_words_are_used(tmp_path):
+    shapes.generate(str(tmp_path), train_images=1, val_images=0, seed=3, workers=1)
+    words = {*shapes_scene.SHAPES, *shapes_scene.TEXTURE_NAMES}
+    vectors = word_vectors.read_text(str(tmp_path / "word_vectors.txt"), words)
+    assert set(vectors) == words
+    assert {vector.shape for vector in vectors.values()} == {(50,)}
+
+    def cosine(one, other):
+        one, other = vectors[one], vectors[other]
+        return one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+
+    assert cosine("striped", "barred") > 0.5 > abs(cosine("striped", "star"))
+    classes = word_vectors.class_vectors(str(tmp_path / "word_vectors.txt"), CLASS_NAMES).vectors
+    assert len(np.unique(classes, axis=0)) == 72
+    factors = np.array([name.split() for name in CLASS_NAMES])
+    assert explained_share(classes, factors) == pytest.approx(1)
+    alone = word_vectors.class_vectors("randn_class", CLASS_NAMES).vectors
+    assert explained_share(alone, factors) < 0.5
+
+
+def test_records_with_masks_by_grabcut(tmp_path):
+    made = shapes.generate(str(tmp_path), train_images=3, val_images=1, workers=1, grabcut=True)
+    assert set(made) == {"train", "train_grabcut", "val"}
+    boxes = made["train"].num_objects
+    assert made["train"].mask_sources == {"human": boxes}
+    assert made["train_grabcut"].mask_sources == {"grabcut": boxes}
+    again = shapes.generate(
+        str(tmp_path), train_images=3, val_images=1, workers=1, grabcut=True, reuse=True
+    )
+    assert again == made
 
 
 def all_files(root):

@@ -157,6 +157,7 @@ CONTENT = [
     ("image/object/mask", 1, b"PNG", "a mask of 3 bytes is not a PNG"),
     ("image/object/mask", 1, EMPTY, "the mask has no pixel"),
     ("image/object/mask", 1, FULL, "the mask of 30 x 30 pixels is larger than its box of 10.0 x"),
+    ("image/object/mask_source", 1, b"", "has_mask is 1 with a mask of the source ''"),
     ("image/object/area", 0, -1.0, r"the area is -1\.0"),
     ("image/object/is_crowd", 0, 3, "is_crowd is 3"),
 ]

@@ -12,7 +12,7 @@ from absl import flags
 from maskx_tf import cli
 from maskx_tf.data.manifest import Manifest
 from maskx_tf.errors import UserError
-from tf_records import coco_json, writer
+from tf_records import coco_json, grabcut_masks, writer
 from tf_records import output as output_lib
 from tf_records.coco_objects import Settings, encode_image
 from tf_records.images import printable
@@ -28,6 +28,7 @@ def convert(
     *,
     mask_size: int = DEFAULT_MASK_SIZE,
     skip_bad_images: bool = False,
+    masks: str = grabcut_masks.ANNOTATED,
     set_a: Sequence[str] | None = None,
 ) -> Manifest:
     """Writes the records of a COCO json.
@@ -38,6 +39,7 @@ def convert(
       output: where to.
       mask_size: largest side of a stored mask in pixels, 0: full resolution.
       skip_bad_images: drop and list missing or corrupt images, instead of an error.
+      masks: whose they are, one of `grabcut_masks.CHOICES`.
       set_a: class names kept in the manifest.
 
     Raises:
@@ -55,6 +57,8 @@ def convert(
         "num_images": len(content.items),
         "skip_bad_images": skip_bad_images,
     }
+    if masks != grabcut_masks.ANNOTATED:
+        source["masks"] = masks
     vocabulary = content.vocabulary
     classes = {
         external_id: (class_id, vocabulary.names[class_id - 1])
@@ -63,7 +67,7 @@ def convert(
     kept = output.reusable(source)
     if kept is None and not skip_bad_images:
         _check_files(content.items, images)
-    settings = Settings(images, classes, mask_size, skip_bad_images)
+    settings = Settings(images, classes, mask_size, skip_bad_images, masks)
     return writer.write(
         functools.partial(encode_image, settings=settings),
         content.items,
@@ -95,6 +99,12 @@ def _define_flags() -> None:
     flags.DEFINE_integer(
         "mask_size", DEFAULT_MASK_SIZE, "Largest side of a stored mask, pixels; 0: full resolution."
     )
+    flags.DEFINE_enum(
+        "masks",
+        grabcut_masks.ANNOTATED,
+        list(grabcut_masks.CHOICES),
+        "Masks: annotated ones; GrabCut's, in the boxes of all objects or of those without mask.",
+    )
     flags.DEFINE_bool("skip_bad_images", False, "Drop and list missing or corrupt images.")
     output_lib.define_flags()
 
@@ -110,6 +120,7 @@ def main() -> None:
         output,
         mask_size=options.mask_size,
         skip_bad_images=options.skip_bad_images,
+        masks=options.masks,
     )
     print(writer.describe(manifest, options.output_dir))
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from maskx_tf.data.records import ImageRecord, ObjectRecord
 from maskx_tf.errors import UserError
+from tf_records import grabcut_masks
 from tf_records.coco_json import ImageItem
 from tf_records.coco_masks import MaskError, crop_mask
 from tf_records.images import BadImageError, EncodedImage, read_image
@@ -31,12 +32,14 @@ class Settings(NamedTuple):
       classes: category id of the json -> (class id 1..K, name).
       mask_size: largest side of a mask, 0: full resolution.
       skip_bad_images: drop images that are missing or corrupt, instead of an error.
+      masks: whose they are, one of `grabcut_masks.CHOICES`.
     """
 
     images: str
     classes: Mapping[int, tuple[int, str]]
     mask_size: int
     skip_bad_images: bool
+    masks: str = grabcut_masks.ANNOTATED
 
 
 def encode_image(item: ImageItem, settings: Settings) -> Encoded:
@@ -65,7 +68,8 @@ def encode_image(item: ImageItem, settings: Settings) -> Encoded:
     record = ImageRecord(
         item.image_id, item.file_name, image.encoded, image.height, image.width, objects
     )
-    return encode(record, issues)
+    record, found = grabcut_masks.with_grabcut(record, settings.masks, settings.mask_size)
+    return encode(record, issues + found)
 
 
 def _dropped(item: ImageItem, reason: str) -> tuple[Issue, ...]:

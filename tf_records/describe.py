@@ -13,7 +13,7 @@ from absl import flags
 
 from maskx_tf import cli, visualize
 from maskx_tf.data.files import write_atomically
-from maskx_tf.data.manifest import Manifest
+from maskx_tf.data.manifest import HUMAN, Manifest
 from maskx_tf.errors import UserError
 from tf_records import directories
 from tf_records import issues as issues_lib
@@ -37,6 +37,7 @@ def summarize(manifest: Manifest, statistics: Statistics) -> dict[str, Any]:
         "images": len(statistics.image_sizes),
         "boxes": len(statistics.side),
         "masks": int(statistics.has_mask.sum()),
+        "mask_sources": dict(manifest.mask_sources),
         "crowd": int(statistics.is_crowd.sum()),
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
@@ -104,7 +105,7 @@ def _totals(summary: dict[str, Any]) -> str:
     small, medium, large = summary["boxes_small_medium_large"]
     lines = [
         f"{summary['name']}: {summary['images']} images, {summary['boxes']} boxes, "
-        f"{summary['masks']} masks, {summary['crowd']} crowd; "
+        f"{summary['masks']} masks{_sources(summary['mask_sources'])}, {summary['crowd']} crowd; "
         f"{len(summary['classes'])} classes, {summary['shards']} shards, "
         f"{summary['bytes'] / 1e6:.1f} MB",
         "",
@@ -119,6 +120,13 @@ def _totals(summary: dict[str, Any]) -> str:
         f"to {_MEDIUM_PX} px {medium / total:.0%}, above {large / total:.0%}"
     )
     return "\n".join(lines)
+
+
+def _sources(counts: dict[str, int]) -> str:
+    """Where the masks are from, unless all are the annotations' own."""
+    if set(counts) <= {HUMAN}:
+        return ""
+    return f" ({', '.join(f'{name} {count}' for name, count in counts.items())})"
 
 
 def _class_table(classes: Sequence[dict[str, Any]]) -> str:

@@ -38,6 +38,7 @@ REASONS = {
     "image_size_invalid": (REPAIRED, "the json's size is no whole number: the file's was taken"),
     "mask_empty": (MASK_DROPPED, "the mask has no pixel in its box"),
     "mask_invalid": (MASK_DROPPED, "the segmentation cannot be decoded"),
+    "mask_is_box": (KEPT, "GrabCut could tell nothing apart: the mask is the whole box"),
     "mask_part_invalid": (REPAIRED, "some polygons cannot be decoded: the others were taken"),
     "objects_entry_malformed": (DROPPED, "an entry of objects.json has no image id or no objects"),
     "objects_entry_missing": (KEPT, "objects.json has no entry for the image: it has no objects"),

@@ -25,7 +25,8 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.files import write_atomically
 from maskx_tf.data.manifest import Manifest
 from maskx_tf.errors import UserError
-from tf_records import coco, pool, writer
+from tf_records import coco, pool, shapes_words, writer
+from tf_records.grabcut_masks import ALL, ANNOTATED
 from tf_records.output import Output
 from tf_records.shapes_scene import CLASS_NAMES, SceneObject, SceneOptions, make_scene, set_a_names
 
@@ -130,23 +131,25 @@ def generate(
     workers: int = 0,
     reuse: bool = False,
     overwrite: bool = False,
+    grabcut: bool = False,
     options: SceneOptions | None = None,
 ) -> dict[str, Manifest]:
     """Writes the data set and its records; equal arguments give equal files.
 
     Args:
-      output_dir: gets train/*.jpg, val/*.jpg, instances_{train,val}.json, set_a.txt, set_b.txt and
-        the records in records/{train,val}.
+      output_dir: gets train/*.jpg, val/*.jpg, instances_{train,val}.json, set_a.txt, set_b.txt,
+        word_vectors.txt and the records in records/{train,val}.
       train_images: number of training images.
       val_images: number of validation images.
       seed: of the scenes.
       workers: processes, 0: one per core.
       reuse: keep finished scenes and records of equal arguments, instead of an error.
       overwrite: replace what is there, instead of an error.
+      grabcut: write records/train_grabcut too, the training images with masks by GrabCut.
       options: statistics of the scenes.
 
     Returns:
-      The manifests of records/train and records/val by split; splits of no images are left out.
+      The manifests by the name of their directory in records/; splits of no images are left out.
     """
     root = pathlib.Path(output_dir)
     set_a, set_b = set_a_names()
@@ -157,18 +160,26 @@ def generate(
         settings = SplitSettings(str(root / name), seed, split, options or SceneOptions())
         path = root / f"instances_{name}.json"
         drawn = reuse and not overwrite and _is_drawn(path, _info(settings, count))
-        output = Output(str(root / "records" / name), name, 0, workers, reuse, overwrite)
-        if not drawn:
+        made = {name: ANNOTATED} | ({"train_grabcut": ALL} if grabcut and not split else {})
+        outputs = {
+            Output(str(root / "records" / key), key, 0, workers, reuse, overwrite): masks
+            for key, masks in made.items()
+        }
+        for output in outputs if not drawn else ():
             output.reusable({})  # refuses now what would be refused after drawing
         if count:
-            jobs.append((settings, count, path, drawn, output))
+            jobs.append((settings, count, path, drawn, outputs))
     manifests = {}
-    for settings, count, path, drawn, output in jobs:
+    for settings, count, path, drawn, outputs in jobs:
         if not drawn:
             write_split(settings, count, workers, path)
-        manifests[output.name] = coco.convert(str(path), settings.directory, output, set_a=set_a)
+        for output, masks in outputs.items():
+            manifests[output.name] = coco.convert(
+                str(path), settings.directory, output, masks=masks, set_a=set_a
+            )
     write_atomically(root / "set_a.txt", "\n".join(set_a) + "\n")
     write_atomically(root / "set_b.txt", "\n".join(set_b) + "\n")
+    write_atomically(root / "word_vectors.txt", shapes_words.to_text(seed))
     return manifests
 
 
@@ -179,6 +190,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("seed", 0, "Seed of the scenes.")
     flags.DEFINE_integer("workers", 0, "Processes; 0: one per core. The data do not depend on it.")
     flags.DEFINE_bool("reuse", False, "Keep finished data of the same settings.")
+    flags.DEFINE_bool("grabcut", False, "Also write records/train_grabcut, masks by GrabCut.")
     flags.DEFINE_bool("overwrite", False, "Replace data that are there.")
 
 
@@ -193,6 +205,7 @@ def main() -> None:
         workers=options.workers,
         reuse=options.reuse,
         overwrite=options.overwrite,
+        grabcut=options.grabcut,
     )
     for name, manifest in manifests.items():
         print(writer.describe(manifest, str(pathlib.Path(options.output_dir) / "records" / name)))

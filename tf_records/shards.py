@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from maskx_tf.data import manifest as manifest_lib
 from maskx_tf.data.files import sync_directory, write_atomically
 from maskx_tf.data.framing import masked_crc
 from maskx_tf.data.manifest import Shard
@@ -39,11 +40,13 @@ class Encoded:
       example: the serialised record; None if the item was dropped.
       classes: (class name, has mask) of each object.
       issues: what was dropped or repaired.
+      mask_sources: of each mask, see `data.records.MASK_SOURCES`.
     """
 
     example: bytes | None
     classes: tuple[tuple[str, bool], ...] = ()
     issues: tuple[Issue, ...] = ()
+    mask_sources: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +58,14 @@ class Part:
       max_objects: largest number of objects in an image.
       classes: class name -> (objects, objects with mask).
       issues: of its items, in order.
+      mask_sources: source -> number of masks.
     """
 
     shard: Shard
     max_objects: int
     classes: Mapping[str, tuple[int, int]]
     issues: tuple[Issue, ...]
+    mask_sources: Mapping[str, int]
 
 
 def write_shard(path: pathlib.Path, results: Iterable[Encoded], fingerprint: str) -> Part:
@@ -138,7 +143,8 @@ def load_part(path: pathlib.Path, fingerprint: str, *, check_hash: bool = True) 
                 return None
     classes = {name: (pair[0], pair[1]) for name, pair in content["classes"].items()}
     issues = tuple(Issue(*issue) for issue in content["issues"])
-    return Part(shard, content["max_objects"], classes, issues)
+    sources = manifest_lib.mask_sources_of(content, classes)
+    return Part(shard, content["max_objects"], classes, issues, sources)
 
 
 def _read_sidecar(path: pathlib.Path) -> dict[str, Any]:
@@ -161,6 +167,7 @@ def _write_sidecar(path: pathlib.Path, part: Part, fingerprint: str) -> None:
         "max_objects": part.max_objects,
         "classes": part.classes,
         "issues": part.issues,
+        "mask_sources": part.mask_sources,
     }
     own = path.with_suffix(f".{uuid.uuid4().hex}{SIDECAR}{TEMPORARY}")
     write_atomically(own, json.dumps(content))
@@ -175,10 +182,12 @@ class _Tally:
         self._max_objects = 0
         self._issues: list[Issue] = []
         self._classes: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+        self._mask_sources: collections.Counter[str] = collections.Counter()
 
     def examples(self, results: Iterable[Encoded]) -> Iterator[bytes]:
         for result in results:
             self._issues += result.issues
+            self._mask_sources.update(result.mask_sources)
             self._max_objects = max(self._max_objects, len(result.classes))
             for name, has_mask in result.classes:
                 self._classes[name][0] += 1
@@ -189,4 +198,5 @@ class _Tally:
 
     def part(self, shard: Shard) -> Part:
         classes = {name: (pair[0], pair[1]) for name, pair in self._classes.items()}
-        return Part(shard, self._max_objects, classes, tuple(self._issues))
+        issues, sources = tuple(self._issues), dict(self._mask_sources)
+        return Part(shard, self._max_objects, classes, issues, sources)

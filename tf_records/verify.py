@@ -26,7 +26,7 @@ from tf_records.verify_report import Fault, Record, Report, Tally
 
 _RECORDS_PER_TASK = 32
 
-Objects = tuple[tuple[str, bool], ...]  # (class name, has mask) of each
+Objects = tuple[tuple[str, str], ...]  # (class name, source of the mask) of each
 
 
 class _Task(NamedTuple):

@@ -24,12 +24,12 @@ class Contents:
 
     Attributes:
       image_id: decimal text, or "unknown".
-      objects: (class name, has mask) of each object.
+      objects: (class name, source of the mask; "" without mask) of each object.
       faults: what is wrong, in words.
     """
 
     image_id: str
-    objects: tuple[tuple[str, bool], ...]
+    objects: tuple[tuple[str, str], ...]
     faults: tuple[str, ...]
 
 
@@ -51,7 +51,7 @@ def examine(payload: bytes, names: Sequence[str]) -> Contents:
     for number, row in enumerate(rows):
         found = _object_faults(row, size, names)
         faults += [f"object {number} (id {row['id']}): {fault}" for fault in found]
-    objects = tuple((_text(row["class/text"]), bool(row["has_mask"])) for row in rows)
+    objects = tuple((_text(row["class/text"]), _source(row)) for row in rows)
     return Contents(image_id, objects, tuple(faults))
 
 
@@ -97,6 +97,9 @@ def _mask_faults(row: dict[str, Any], height: float, width: float) -> Iterator[s
     if row["has_mask"] not in (0, 1) or bool(row["has_mask"]) != bool(row["mask"]):
         yield f"has_mask is {row['has_mask']} with a mask of {len(row['mask'])} bytes"
         return
+    if row["has_mask"] != bool(row["mask_source"]):
+        source = _text(row["mask_source"])
+        yield f"has_mask is {row['has_mask']} with a mask of the source {source!r}"
     if not row["mask"]:
         return
     try:
@@ -111,6 +114,10 @@ def _mask_faults(row: dict[str, Any], height: float, width: float) -> Iterator[s
             f"the mask of {mask.shape[0]} x {mask.shape[1]} pixels is larger than its box of "
             f"{height:.1f} x {width:.1f}"
         )
+
+
+def _source(row: dict[str, Any]) -> str:
+    return (_text(row["mask_source"]) or "unknown") if row["has_mask"] else ""
 
 
 def _text(data: bytes) -> str:

@@ -98,13 +98,15 @@ class Tally:
 
     def __init__(self) -> None:
         self.classes: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+        self.sources: collections.Counter[str] = collections.Counter()
         self.largest = 0
 
-    def add(self, objects: Sequence[tuple[str, bool]]) -> None:
-        """Counts the objects of an image: (class name, has mask)."""
-        for name, has_mask in objects:
+    def add(self, objects: Sequence[tuple[str, str]]) -> None:
+        """Counts the objects of an image: (class name, source of the mask; "" without mask)."""
+        for name, source in objects:
             self.classes[name][0] += 1
-            self.classes[name][1] += has_mask
+            self.classes[name][1] += bool(source)
+        self.sources.update(source for _, source in objects if source)
         self.largest = max(self.largest, len(objects))
 
     def faults(self, path: str, manifest: Manifest) -> Iterator[Fault]:
@@ -118,6 +120,11 @@ class Tally:
                     f"says {said[0]} objects of {name!r}, {said[1]} with mask; the records have "
                     f"{found[0]}, {found[1]} with mask",
                 )
+        for name in sorted(manifest.mask_sources.keys() | self.sources.keys()):
+            said_masks = manifest.mask_sources.get(name, 0)
+            if said_masks != self.sources[name]:
+                message = f"says {said_masks} masks of the source {name!r}, the records have "
+                yield Fault(path, f"{message}{self.sources[name]}")
         if self.largest != (said_largest := manifest.max_objects_per_image):
             message = f"says at most {said_largest} objects in an image, there are {self.largest}"
             yield Fault(path, message)

@@ -30,7 +30,8 @@ Item = TypeVar("Item")
 def encode(record: ImageRecord, issues: Sequence[Issue] = ()) -> Encoded:
     """The result for an image that is kept."""
     classes = tuple((item.class_name, item.mask is not None) for item in record.objects)
-    return Encoded(serialize_record(record), classes, tuple(issues))
+    sources = tuple(item.mask_source for item in record.objects if item.mask is not None)
+    return Encoded(serialize_record(record), classes, tuple(issues), sources)
 
 
 def write(
@@ -130,7 +131,9 @@ def _manifest(
     set_a: Sequence[str] | None,
 ) -> Manifest:
     counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    sources: collections.Counter[str] = collections.Counter()
     for part in parts:
+        sources.update(part.mask_sources)
         for class_name, (objects, masks) in part.classes.items():
             counts[class_name][0] += objects
             counts[class_name][1] += masks
@@ -147,6 +150,7 @@ def _manifest(
         set_a=None if set_a is None else tuple(set_a),
         issues=issues_lib.tabulate(_all_issues(issues, parts)),
         source=dict(source),
+        mask_sources=dict(sorted(sources.items())),
     )
 
 

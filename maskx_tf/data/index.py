@@ -94,6 +94,38 @@ def build(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a record lies."""
+
+    path: pathlib.Path
+    frame: Frame
+
+    def read(self) -> bytes:
+        """The payload; UserError if it is damaged."""
+        with open(self.path, "rb", buffering=0) as file:
+            payload, damage = framing.read_payload(file, self.frame)
+        if damage:
+            remedy = REMEDY.format(self.path.parent)
+            raise UserError(f"{self.path}, byte {self.frame.offset}: {damage}; {remedy}.")
+        return payload
+
+
+def places_by_image_id(paths: Sequence[pathlib.Path]) -> dict[int, Place]:
+    """The records of files by image id, the first of several with one id."""
+    places: dict[int, Place] = {}
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            for item in framing.walk(path):
+                if isinstance(item, Fault):
+                    remedy = REMEDY.format(path.parent)
+                    raise UserError(f"{path}, byte {item.offset}: {item.message}; {remedy}.")
+                read = functools.partial(_read_inside, file, item)
+                found = peek(read, item.length, ["image/source_id"])
+                places.setdefault(int(found["image/source_id"]), Place(path, item))
+    return places
+
+
 def image_id(payload: bytes) -> str:
     """The image id in a perhaps damaged record, as text."""
     found = peek(lambda at, count: payload[at : at + count], len(payload), ["image/source_id"])

@@ -15,6 +15,7 @@ from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
 
 FILE_NAME = "manifest.json"
+HUMAN = "human"  # source of a mask that the annotations hold
 _FORMAT = "maskx_tf records, version 1"
 
 
@@ -41,6 +42,7 @@ class Manifest:
       set_a: names of the classes meant to be trained with masks, where the source says so.
       issues: reason -> {"effect": str, "count": int, "ids": [[annotation id or None, image id]]}.
       source: what the records were made of: settings and fingerprints.
+      mask_sources: where masks are from (`records.MASK_SOURCES`) -> how many.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Manifest:
     set_a: tuple[str, ...] | None
     issues: Mapping[str, Mapping[str, Any]]
     source: Mapping[str, Any]
+    mask_sources: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def num_images(self) -> int:
@@ -75,6 +78,7 @@ class Manifest:
             "images": self.num_images,
             "objects": self.num_objects,
             "objects_with_mask": self.num_masks,
+            "mask_sources": dict(self.mask_sources),
             "max_objects_per_image": self.max_objects_per_image,
             "source": dict(self.source),
             "set_a": None if self.set_a is None else list(self.set_a),
@@ -118,7 +122,16 @@ class Manifest:
             set_a=None if content["set_a"] is None else tuple(content["set_a"]),
             issues=content["dropped_or_repaired"],
             source=content["source"],
+            mask_sources=mask_sources_of(content, content["class_counts"]),
         )  # fmt: skip
+
+
+def mask_sources_of(
+    content: Mapping[str, Any], class_counts: Mapping[str, Sequence[int]]
+) -> dict[str, int]:
+    """The entry "mask_sources"; files of before it tell of masks that the annotations hold."""
+    masks = sum(counts[1] for counts in class_counts.values())
+    return dict(content.get("mask_sources", {HUMAN: masks} if masks else {}))
 
 
 def _dump(value: Any) -> str:

@@ -40,7 +40,8 @@ def make_dataset(
         original_size int32 [B, 2]; image_id int64 [B].
       labels: boxes_yxyx float32 [B, M, 4], network-input pixels, zeros as padding;
         classes int32 [B, M], 0 as padding; is_crowd bool [B, M];
-        has_mask bool [B, M], the record has a mask, its class is in `mask_class_ids`, no crowd;
+        has_mask bool [B, M], the record has a mask, its class is in `mask_class_ids`, no crowd,
+        and in training its source is one of `config.mask_sources`, if these are given;
         masks uint8 {0, 1} [B, M, S, S], the mask stretched over its box; zeros without mask.
 
     Unless the canvas is square, a batch holds images of one orientation. Training: shuffled over
@@ -70,6 +71,8 @@ def make_dataset(
     files = find_records(records, check_sizes=not skip_corrupt)
     for manifest in files.manifests.values():
         _check_manifest(manifest, config, vocabulary, training)
+    if training:
+        _check_mask_sources(files.manifests.values(), config.mask_sources)
     counts = {path: shard.count for path, shard in files.shards.items()}
     found = index.build(files.paths, counts, skip_corrupt)
     examples = _examples(found, config, training, seed, start_step, context)
@@ -81,6 +84,9 @@ def make_dataset(
         example = _check_record(parse_example(reader.check(serialized, where)), where)
         example["classes"] = class_ids(example, where)
         example["has_mask"] &= tf.gather(in_set_a, example["classes"]) & ~example["is_crowd"]
+        if training and config.mask_sources:
+            wanted = tf.constant(config.mask_sources)
+            example["has_mask"] &= tf.reduce_any(example["mask_sources"][:, None] == wanted, -1)
         image = _check_size(preprocessing.decode_image(example["encoded"]), example, where)
         random = augmentation.draw(config, training, tf.stack([seed, number]))
         return augmentation.to_features_and_labels(image, example, random, config)
@@ -179,7 +185,8 @@ def _check_record(example: dict[str, tf.Tensor], where: tf.Tensor) -> dict[str, 
             tf.io.is_jpeg(encoded) | is_png, ["neither JPEG nor PNG data:", *place]
         ),
         tf.debugging.Assert(
-            tf.size(example["class_names"]) == tf.size(example["mask_pngs"]),
+            (tf.size(example["class_names"]) == tf.size(example["mask_pngs"]))
+            & (tf.size(example["class_names"]) == tf.size(example["mask_sources"])),
             ["object features differ in length:", *place],
         ),
     ]
@@ -211,4 +218,14 @@ def _check_manifest(
             manifest.name,
             manifest.max_objects_per_image,
             config.max_objects,
+        )
+
+
+def _check_mask_sources(manifests: Iterable[Manifest], wanted: Sequence[str]) -> None:
+    """A source that no record has is a slip, and would leave the mask loss at 0."""
+    sources = {name for manifest in manifests for name in manifest.mask_sources}
+    if missing := [name for name in wanted if name not in sources]:
+        raise UserError(
+            f"--mask_sources={','.join(wanted)}: no record has a mask of {', '.join(missing)}; "
+            f"there are masks of: {', '.join(sorted(sources)) or 'no source'}."
         )

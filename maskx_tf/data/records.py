@@ -16,11 +16,14 @@ import numpy as np
 
 from maskx_tf.data import framing
 from maskx_tf.data.example_proto import serialize
+from maskx_tf.data.manifest import HUMAN
 from maskx_tf.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
+GRABCUT = "grabcut"
+MASK_SOURCES = (HUMAN, GRABCUT)  # what the annotations say; GrabCut in the box
 _OBJECT = "image/object/"
 _OBJECT_FEATURES = {
     "bbox/ymin": float,  # divided by the image height
@@ -34,6 +37,7 @@ _OBJECT_FEATURES = {
     "id": int,  # annotation id
     "has_mask": int,
     "mask": bytes,  # 1-bit PNG covering exactly the box; empty without mask
+    "mask_source": bytes,  # who drew the mask, see MASK_SOURCES; empty without mask
 }
 _IMAGE_FEATURES = {
     "image/source_id": bytes,  # image id as decimal text, as Model Garden has it
@@ -56,6 +60,7 @@ class ObjectRecord:
       is_crowd: the box stands for a group.
       annotation_id: id in the source.
       mask: uint8 {0, 1} [h, w] covering exactly the box, of any size; None: no mask.
+      mask_source: where the mask is from, one of `MASK_SOURCES` or another word; "" without mask.
     """
 
     box_yxyx: np.ndarray
@@ -65,6 +70,11 @@ class ObjectRecord:
     is_crowd: bool
     annotation_id: int
     mask: np.ndarray | None
+    mask_source: str = HUMAN
+
+    def __post_init__(self) -> None:
+        if self.mask is None:
+            self.mask_source = ""
 
 
 @dataclasses.dataclass
@@ -96,6 +106,15 @@ def decode_mask(encoded: bytes) -> np.ndarray:
     return (image > 0).astype(np.uint8)
 
 
+def decode_image(encoded: bytes) -> np.ndarray:
+    """uint8 BGR [H, W, 3] of JPEG or PNG bytes, as stored (EXIF does not turn it)."""
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
+    if image is None:
+        raise UserError(f"an image of {len(encoded)} bytes is neither JPEG nor PNG")
+    return image
+
+
 def serialize_record(record: ImageRecord) -> bytes:
     """The serialised tf.Example of an image; equal records give equal bytes."""
     objects = record.objects
@@ -113,6 +132,7 @@ def serialize_record(record: ImageRecord) -> bytes:
         "id": [item.annotation_id for item in objects],
         "has_mask": [int(item.mask is not None) for item in objects],
         "mask": [b"" if item.mask is None else encode_mask(item.mask) for item in objects],
+        "mask_source": [item.mask_source.encode() for item in objects],
     }
     features: dict[str, tuple[type, Any]] = {
         _OBJECT + name: (kind, columns[name]) for name, kind in _OBJECT_FEATURES.items()
@@ -158,6 +178,8 @@ def columns_of(serialized: bytes) -> tuple[dict[str, Any], dict[str, list]]:
         image[key] = values[0]
     columns = {name: _values(features[_OBJECT + name], kind)
                for name, kind in _OBJECT_FEATURES.items()}  # fmt: skip
+    if not columns["mask_source"]:  # records of before the key
+        columns["mask_source"] = [HUMAN.encode() if has else b"" for has in columns["has_mask"]]
     if len(set(map(len, columns.values()))) > 1:
         where = f"Record of image {image['image/source_id'].decode(errors='replace')}"
         counts = ", ".join(f"{name}: {len(values)}" for name, values in columns.items())
@@ -192,6 +214,7 @@ def _to_object(row: dict[str, Any], height: int, width: int) -> ObjectRecord:
         is_crowd=bool(row["is_crowd"]),
         annotation_id=row["id"],
         mask=decode_mask(row["mask"]) if row["has_mask"] else None,
+        mask_source=row["mask_source"].decode(),
     )
 
 
@@ -207,7 +230,7 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
       encoded, file_name: string []; image_id: int64 []; original_size: int32 [2] (height, width);
       boxes_yxyx: float32 [N, 4], pixels of the original image; class_labels: int64 [N];
       class_names: string [N]; areas: float32 [N]; is_crowd, has_mask: bool [N];
-      annotation_ids: int64 [N]; mask_pngs: string [N], empty without mask.
+      annotation_ids: int64 [N]; mask_pngs, mask_sources: string [N], empty without mask.
     """
     import tensorflow as tf
 
@@ -235,7 +258,16 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         "has_mask": parsed[_OBJECT + "has_mask"] > 0,
         "annotation_ids": parsed[_OBJECT + "id"],
         "mask_pngs": parsed[_OBJECT + "mask"],
+        "mask_sources": _sources(parsed[_OBJECT + "mask_source"], parsed[_OBJECT + "has_mask"]),
     }
+
+
+def _sources(stored: tf.Tensor, has_mask: tf.Tensor) -> tf.Tensor:
+    """The sources of masks, string [N]; records of before the key have masks of people."""
+    import tensorflow as tf
+
+    default = tf.where(has_mask > 0, HUMAN, "")
+    return tf.cond(tf.size(stored) > 0, lambda: stored, lambda: default)
 
 
 def read_records(paths: Iterable[str | os.PathLike[str]]) -> Iterator[ImageRecord]:

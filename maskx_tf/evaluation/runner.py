@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +16,9 @@ from maskx_tf.evaluation import coco, frozen
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.ops.conventions import CONVENTIONS
 
+# (image id, boxes_yxyx float64 [N, 4] in original pixels) -> N run-length codes.
+Segment = Callable[[int, np.ndarray], list[mask_ops.Rle]]
+
 
 def evaluate_model(
     model,
@@ -28,6 +30,7 @@ def evaluate_model(
     engine: str = "faster_coco_eval",
     per_class: bool = False,
     progress: bool = False,
+    segment: Segment | None = None,
 ) -> dict:
     """Scores a model on `config.eval_records`; see `ModelEvaluator` to do so repeatedly.
 
@@ -40,6 +43,7 @@ def evaluate_model(
       engine: one of `coco.ENGINES`.
       per_class: also list the AP of every class.
       progress: show a progress bar.
+      segment: makes the masks, in place of the model.
 
     Returns:
       What `CocoEvaluator.evaluate` returns, with "mask_given_boxes": the masks predicted for the
@@ -50,7 +54,13 @@ def evaluate_model(
       UserError: there are no evaluation records, or they do not fit the ground truth.
     """
     evaluator = ModelEvaluator(
-        model, config, vocabulary, mask_class_ids, ground_truth=ground_truth, engine=engine
+        model,
+        config,
+        vocabulary,
+        mask_class_ids,
+        ground_truth=ground_truth,
+        engine=engine,
+        segment=segment,
     )
     return evaluator.evaluate(per_class=per_class, progress=progress)
 
@@ -67,8 +77,10 @@ class ModelEvaluator:
         *,
         ground_truth: dict | None = None,
         engine: str = "faster_coco_eval",
+        segment: Segment | None = None,
     ):
         """Arguments as of `evaluate_model`."""
+        self._segment = segment
         if not config.eval_records:
             raise UserError("There is nothing to evaluate on: set --eval_records=DIRECTORY.")
         self._config, self._vocabulary = config, vocabulary
@@ -106,7 +118,7 @@ class ModelEvaluator:
             for batch in self._predictions(dataset, total):
                 for i in range(len(batch["image_id"])):
                     image = {key: value[i] for key, value in batch.items()}
-                    add_image(evaluator, image, whole_pixels)
+                    add_image(evaluator, image, whole_pixels, self._segment)
                 bar.update(len(batch["image_id"]))
         results = evaluator.evaluate(per_class)
         self.curves = evaluator.curves
@@ -127,7 +139,10 @@ def _to_numpy(tensors: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
 
 
 def add_image(
-    evaluator: coco.CocoEvaluator, image: dict[str, np.ndarray], whole_pixels: bool = False
+    evaluator: coco.CocoEvaluator,
+    image: dict[str, np.ndarray],
+    whole_pixels: bool = False,
+    segment: Segment | None = None,
 ) -> None:
     """Adds the detections and the masks for given boxes of one image, in original pixels.
 
@@ -136,14 +151,19 @@ def add_image(
       image: features, labels and detections without their batch dimension, and "given_masks"
         float [M, m, m].
       whole_pixels: how masks are pasted, see `ops.masks.paste_region`.
+      segment: makes the masks of the boxes, in place of those in `image`.
     """
-    paste = functools.partial(mask_ops.paste_to_rle, whole_pixels=whole_pixels)
-
     height, width = (int(side) for side in image["original_size"])
     image_id = int(image["image_id"])
+
+    def masks_of(masks: np.ndarray, boxes_yxyx: np.ndarray) -> list[mask_ops.Rle]:
+        if segment:
+            return segment(image_id, boxes_yxyx)
+        return mask_ops.paste_to_rle(masks, boxes_yxyx, height, width, whole_pixels=whole_pixels)
+
     count = int(image["num_detections"])
     boxes = to_original(image["detection_boxes"][:count], image["image_scale"], height, width)
-    rles = paste(image["detection_masks"][:count], boxes, height, width)
+    rles = masks_of(image["detection_masks"][:count], boxes)
     evaluator.add(
         image_id,
         boxes,
@@ -153,7 +173,7 @@ def add_image(
     )
     given = (image["classes"] > 0) & ~image["is_crowd"]
     boxes = to_original(image["boxes_yxyx"][given], image["image_scale"], height, width)
-    rles = paste(image["given_masks"][given], boxes, height, width)
+    rles = masks_of(image["given_masks"][given], boxes)
     evaluator.add_given_boxes(image_id, boxes, image["classes"][given], rles)
 
 

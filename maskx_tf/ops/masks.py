@@ -113,11 +113,19 @@ def paste_to_rle(
         paste_region(mask, box, height, width, threshold, whole_pixels)
         for mask, box in zip(masks, boxes_yxyx, strict=True)
     )
-    return [_encode_region(*region, height, width) for region in regions]
+    return [encode_region(*region, height, width) for region in regions]
 
 
-def _encode_region(region: np.ndarray, top: int, left: int, height: int, width: int) -> Rle:
-    """Run-length code of an image that is zero outside the region, uint8 [h, w] at (top, left)."""
+def encode_region(region: np.ndarray, top: int, left: int, height: int, width: int) -> Rle:
+    """Run-length code of an image [height, width], zero but for a region at (top, left).
+
+    Args:
+      region: uint8 {0, 1} [h, w], inside the image.
+      top: first row of the region.
+      left: first column of the region.
+      height: of the image.
+      width: of the image.
+    """
     rows, columns = region.shape
     step = rows + int(rows < height)  # a zero under each column keeps its runs from the next one's
     flat = np.zeros(columns * step + 2, np.uint8)  # with a zero before and after
