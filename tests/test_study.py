@@ -273,7 +273,7 @@ def test_the_estimate_uses_what_runs_have_taken(study):
 
 
 GOLDEN = """\
-|  | A → B: B | B → A: A |
+|  | A → B: AP on B | B → A: AP on A |
 |---|---|---|
 | class-agnostic | 10.0 ± 0.0 | 10.0 ± 0.0 |
 | transfer | 20.0 ± 0.0 (20.2) | 20.0 ± 0.0 |

@@ -42,4 +42,6 @@ def draw(curves: dict[str, dict[str, np.ndarray]]) -> bytes:
 
 def pixels(png: bytes) -> np.ndarray:
     """uint8 RGB [H, W, 3] of a PNG."""
-    return cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None, "not a PNG"
+    return picture[..., ::-1]

@@ -40,7 +40,7 @@ def over_size(study: Study, results: Results, path: pathlib.Path) -> bool:
         axes.set_ylabel("mask AP on B")
         axes.set_xticks(sorted({s.size for s in drawn}))
         axes.set_ylim(bottom=0)
-        axes.legend()
+        axes.legend(loc="lower right")
         axes.grid(alpha=0.3)
         _save(figure, path)
     plt.close(figure)
@@ -57,21 +57,23 @@ def bars(study: Study, results: Results, table: Table, path: pathlib.Path) -> bo
     }
     if not any(values.values()):
         return False
-    width = 1.5 + 0.5 * len(table.rows)
-    figure, panels = plt.subplots(
-        1, len(columns), figsize=(width * len(columns), 3.6), sharey=True, layout="constrained"
+    width, lines = 1.5 + 0.5 * len(table.rows), -(-len(columns) // 2)
+    figure, grid = plt.subplots(
+        lines, 2, figsize=(2 * width, 3.4 * lines), sharey=True, squeeze=False, layout="constrained"
     )
+    panels = grid.flat
     titles = [study.rows[name].title for name in table.rows]
-    for axes, (split, subset) in zip(np.atleast_1d(panels), columns, strict=True):
+    for axes, (split, subset) in zip(panels, columns, strict=False):
         for place, name in enumerate(table.rows):
             found = values[name, split, subset]
             if found:
                 axes.bar(place, np.mean(found), color=COLORS[place % 10], alpha=0.7)
                 axes.plot([place] * len(found), found, "k.", markersize=4)
         axes.set_xticks(range(len(titles)), titles, rotation=40, ha="right", fontsize=8)
-        axes.set_title(f"{study.splits[split].title}: {subset}", fontsize=10)
+        axes.set_title(f"{study.splits[split].title}: AP on {subset}", fontsize=10)
         axes.grid(axis="y", alpha=0.3)
-    np.atleast_1d(panels)[0].set_ylabel("mask AP")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("mask AP")
     _save(figure, path)
     plt.close(figure)
     return True

@@ -45,8 +45,9 @@ def _head(plan: Plan, results: Results, command: str) -> str:
     done = sum(results.has(run) for run in plan.runs)
     seeds = ", ".join(map(str, study.seeds))
     text = (
-        "Mask AP in percent, mean ± standard deviation over the seeds; in brackets, what the paper "
-        f"has on COCO for the same row. Seeds {seeds}; {done} of {len(plan.runs)} runs are done. "
+        "Mask AP in percent on A, the classes with masks, and B, those without; mean ± standard "
+        "deviation over the seeds. In brackets: what the paper has on COCO for the same row. Seeds"
+        f" {seeds}; {done} of {len(plan.runs)} runs are done. "
         f"Command:\n\n    {command}"
     )
     return text

@@ -16,8 +16,7 @@ def table(study: Study, results: Results, declared: Table, section: str = "mask"
     for column in declared.columns:
         split, subset = column.split("/")
         for metric in declared.metrics:
-            suffix = f" {metric}" if len(declared.metrics) > 1 else ""
-            heads.append(f"{study.splits[split].title}: {subset}{suffix}")
+            heads.append(f"{study.splits[split].title}: {metric} on {subset}")
     lines = [_line(["", *heads]), "|---" * (len(heads) + 1) + "|"]
     for name in declared.rows:
         cells = []
