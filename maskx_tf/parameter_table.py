@@ -31,15 +31,15 @@ def format_table(model: MaskXRCNN, trained: Sequence[tf.Variable]) -> str:
       trained: the variables that the run trains.
     """
     keys = {variable_key(variable) for variable in trained}
-    statistics = _statistics(model)
+    reasons = _reasons(model, keys)
     rows, sums = [], [0, 0]
     for variable in model.weights:
         name, size = variable_key(variable), variable.shape.num_elements()
         is_trained = name in keys
         sums = [sums[0] + size, sums[1] + size * is_trained]
         shape = " x ".join(map(str, variable.shape)) or "scalar"
-        stopped = _stopped(model, variable, is_trained, name in statistics)
-        rows.append((name, shape, f"{size:,}", "yes" if is_trained else "no", stopped))
+        yes = "yes" if is_trained else "no"
+        rows.append((name, shape, f"{size:,}", yes, reasons.get(name, "")))
     lines = [_HEAD, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
     text = "".join(
@@ -58,25 +58,18 @@ def write(model: MaskXRCNN, trained: Sequence[tf.Variable], model_dir: str) -> s
     return table
 
 
-def _stopped(model: MaskXRCNN, variable: tf.Variable, is_trained: bool, is_statistic: bool) -> str:
-    config, name = model.config, variable_key(variable)
-    if is_statistic:
-        return "statistics"
-    if not variable.trainable:
-        return "frozen"
-    if not is_trained:
-        return f"--mode={config.mode}"
-    read = _READ_BY_T.get(config.transfer_input, ())
-    by_t = config.mask_output == "transfer" and config.transfer_stop_gradient
-    if config.mode == "end_to_end" and by_t and name in read:
-        return "mask loss"
-    return ""
-
-
-def _statistics(model: MaskXRCNN) -> set[str]:
-    """Names of the means and variances that training changes."""
-    if model.config.mode == "stage2_masks":
-        return set()
-    norms = [x for x in model.submodules if isinstance(x, tf_keras.layers.BatchNormalization)]
-    changed = [v for x in norms if x.trainable for v in (x.moving_mean, x.moving_variance)]
-    return {variable_key(variable) for variable in changed}
+def _reasons(model: MaskXRCNN, trained: set[str]) -> dict[str, str]:
+    """Why no gradient, or not every gradient, arrives at a variable, by its name."""
+    config = model.config
+    # Of a variable itself Keras does not tell that its layer is frozen.
+    trainable = {variable_key(variable) for variable in model.trainable_variables}
+    reasons = {variable_key(v): "frozen" for v in model.weights}
+    reasons |= dict.fromkeys(trainable, f"--mode={config.mode}") | dict.fromkeys(trained, "")
+    if config.mode != "stage2_masks":
+        norms = [x for x in model.submodules if isinstance(x, tf_keras.layers.BatchNormalization)]
+        moving = [v for x in norms if x.trainable for v in (x.moving_mean, x.moving_variance)]
+        reasons |= {variable_key(v): "statistics" for v in moving}
+    stops = config.mask_output == "transfer" and config.transfer_stop_gradient
+    if config.mode == "end_to_end" and stops:
+        reasons |= dict.fromkeys(_READ_BY_T.get(config.transfer_input, ()), "mask loss")
+    return reasons

@@ -364,6 +364,20 @@ def test_bad_image_in_a_record_is_named(tmp_path, encoded, message):
         next(elements((f"{path}/*.tfrecord",)))
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_box_in_a_record_that_is_not_finite_is_named(tmp_path, value):
+    path = make_records(tmp_path, [harness.annotation(1, [2, 3, 9, 9])])[0]
+    shard = next((tmp_path / "pets_records").glob("*.tfrecord"))
+    example = tf.train.Example.FromString(next(iter(tf.data.TFRecordDataset(str(shard)))).numpy())
+    example.features.feature["image/object/bbox/xmax"].float_list.value[0] = value
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        writer.write(example.SerializeToString())
+    (tmp_path / "pets_records" / "manifest.json").unlink()
+    message = r"NaN or infinite(.|\n)*1\.jpg(.|\n)*image(.|\n)*pets-00000"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        next(elements((f"{path}/*.tfrecord",)))
+
+
 def test_too_many_objects_are_announced_once(tmp_path, caplog):
     annotations = [harness.annotation(1, [i, i, 9, 9]) for i in range(6)]
     records = make_records(tmp_path, annotations)

@@ -189,6 +189,11 @@ def _check_record(example: dict[str, tf.Tensor], where: tf.Tensor) -> dict[str, 
             & (tf.size(example["class_names"]) == tf.size(example["mask_sources"])),
             ["object features differ in length:", *place],
         ),
+        # Clipped to the image they would look like any other box.
+        tf.debugging.Assert(
+            tf.reduce_all(tf.math.is_finite(example["boxes_yxyx"])),
+            ["boxes that are NaN or infinite:", *place],
+        ),
     ]
     with tf.control_dependencies(checks):
         return {key: tf.identity(value) for key, value in example.items()}
