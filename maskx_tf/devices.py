@@ -1,17 +1,18 @@
 """The devices a run trains on: GPUs of one machine or of several, or the CPU."""
 
 import atexit
+import dataclasses
 import os
 import shutil
 import tempfile
-from typing import NamedTuple
 
 import tensorflow as tf
 
 from maskx_tf.errors import UserError
 
 
-class Cluster(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Cluster:
     """Several machines (or processes), each of which runs the same command.
 
     Attributes:
