@@ -87,7 +87,7 @@ def train(config: Config, cluster: Cluster | None = None) -> dict:
     )
     trainer = Trainer(model, optimizer, dataset, strategy, average)
     evaluator = Evaluator(loaded, average) if config.eval_records else None
-    with reading_errors():
+    with reading_errors(), devices.lost_workers(strategy):
         _run(config, trainer, evaluator, manager)
     print(f"Checkpoints and TensorBoard logs are in {config.model_dir}", file=sys.stderr)
     return evaluator.results if evaluator else {}
