@@ -10,7 +10,12 @@ from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FLAGFILES = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.flags"))
+# Options of training; a study of several runs has options of its own.
+FLAGFILES = sorted(
+    path.relative_to(ROOT)
+    for path in (ROOT / "configs").rglob("*.flags")
+    if not path.name.startswith("study")
+)
 EXPERIMENTS = [path for path in FLAGFILES if not path.name.startswith("base")]
 ROWS = [
     path for path in EXPERIMENTS if path.parts[1] in ("coco", "vg") and path.name != "overfit.flags"
