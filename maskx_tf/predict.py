@@ -14,12 +14,11 @@ import tqdm
 from absl import flags
 
 from maskx_tf import cli, visualize
-from maskx_tf.data import files
+from maskx_tf.data import files, image_bytes
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.detector import Detector, load_checkpoint, load_saved_model
 from maskx_tf.errors import UserError
 from maskx_tf.ops import masks as mask_ops
-from maskx_tf.serving import decode_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
@@ -145,9 +144,9 @@ def predict(
     results, problems = [], []
     for path, target, image_id in zip(tqdm.tqdm(paths, unit="image"), targets, ids, strict=True):
         try:
-            image = decode_image(tf.io.read_file(str(path)))
+            image = image_bytes.decode(tf.io.read_file(str(path)))
         except (tf.errors.OpError, ValueError) as error:
-            problems.append(f"{path}: {_reason(error)}")
+            problems.append(f"{path}: {image_bytes.reason(error)}")
             continue
         outputs = {key: value[0].numpy() for key, value in detector.detect(image[None]).items()}
         found = to_coco(outputs, image_id, path.name, detector.vocabulary)
@@ -172,12 +171,6 @@ def overlay_paths(paths: Sequence[pathlib.Path], directory: pathlib.Path) -> lis
             raise UserError(f"--output_dir: {target} is one of --images; choose another.")
         targets[target] = None
     return list(targets)
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "message", str(error))
-    text = text.split("[Op:")[0].strip() or type(error).__name__
-    return text.splitlines()[0]
 
 
 def main() -> None:

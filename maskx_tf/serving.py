@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 
 import tensorflow as tf
 
+from maskx_tf.batching import Batching, on_rows
 from maskx_tf.config import Config
+from maskx_tf.data import image_bytes as image_files
 from maskx_tf.data import preprocessing
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.ops import graph_rle
 
 
 class DetectionModule(tf.Module):
@@ -25,7 +29,17 @@ class DetectionModule(tf.Module):
       detection_mask_seen     bool [B, D], the class had training masks (set A)
       image_size              int32 [B, 2], (height, width) of the original image
 
-    Every image goes through the model on its own: its result does not depend on its neighbours.
+    With `rle` also
+
+      detection_rle_bytes     string [B, D], the masks pasted into the original image at a threshold
+                              of 0.5: `counts` of COCO's compressed code; empty in the padding
+
+    Original pixels are those of the upright image where a JPEG file has an EXIF orientation.
+
+    The images of a call are decoded and resized one by one and go through the network in one batch
+    for each lie of the canvas, landscape or portrait. With `batching`, a batch is made of the
+    images of concurrent calls; decoding stays outside of it, so that an image that cannot be
+    decoded fails its own call only.
     """
 
     def __init__(
@@ -34,67 +48,129 @@ class DetectionModule(tf.Module):
         config: Config,
         vocabulary: Vocabulary,
         mask_class_ids: Sequence[int],
+        batching: Batching | None = None,
+        max_pixels: int = image_files.MAX_PIXELS,
+        rle: bool = False,
     ):
-        """Takes a `MaskXRCNN`, its options, its class names, and the classes of set A."""
+        """Takes a `MaskXRCNN`, its options, its class names, and the classes of set A.
+
+        Args:
+          model: a `MaskXRCNN`.
+          config: its options.
+          vocabulary: its class names.
+          mask_class_ids: the classes of set A.
+          batching: how concurrent calls share batches; None: each call has its own.
+          max_pixels: encoded images with more are refused.
+          rle: whether run-length codes are among the results.
+        """
         super().__init__(name="maskx_detector")
-        # Not an attribute: a saved Keras model would bring every layer's own graphs along.
-        self._run_model = lambda image, size, scale: model(image, size, scale, training=False)
+        self._max_pixels, self._rle = max_pixels, rle
         self._sides = config.image_min_side, config.image_max_side
+        self._canvas = preprocessing.canvas_sides(*self._sides)  # (height, width) when landscape
         count = vocabulary.num_classes
         self._names = tf.constant(("background", *vocabulary.names))  # [K + 1]
         self._mask_seen = tf.constant([c in set(mask_class_ids) for c in range(count + 1)])
-        most, side = config.max_detections, config.mask_size
-        self._signature = {
-            "num_detections": tf.TensorSpec([], tf.int32),
-            "detection_boxes": tf.TensorSpec([most, 4], tf.float32),
-            "detection_scores": tf.TensorSpec([most], tf.float32),
-            "detection_classes": tf.TensorSpec([most], tf.int32),
-            "detection_class_names": tf.TensorSpec([most], tf.string),
-            "detection_masks": tf.TensorSpec([most, side, side], tf.uint8),
-            "detection_mask_seen": tf.TensorSpec([most], tf.bool),
-            "image_size": tf.TensorSpec([2], tf.int32),
-        }
+        # Graphs do not keep their variables alive. As an attribute, the Keras model would be saved
+        # with every layer's own graphs.
+        self._keep_alive = lambda: model
+        networks = [_landscape_network(model)]
+        if self._canvas[0] < self._canvas[1]:
+            networks.append(_portrait_network(model))
+        signature = [
+            tf.TensorSpec([None, *self._canvas, 3], tf.uint8),
+            tf.TensorSpec([None, 2], tf.float32),
+            tf.TensorSpec([None, 2], tf.float32),
+        ]
+        unique = uuid.uuid4().hex
+        self._networks = [
+            on_rows(network, signature, batching, f"maskx_{unique}_{lie}")
+            for network, lie in zip(networks, ("landscape", "portrait"), strict=False)
+        ]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def detect_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detections of JPEG, PNG, BMP or GIF files (of a GIF its first frame), string [B]."""
-        return self._map(lambda encoded: self._detect(decode_image(encoded)), image_bytes)
+        return self._detect(
+            lambda encoded: image_files.decode(encoded, self._max_pixels), image_bytes
+        )
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
     def detect_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detections of RGB images of one size, uint8 [B, H, W, 3]."""
-        return self._map(self._detect, images)
+        return self._detect(tf.identity, images)
 
-    def _map(self, detect, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        # One image at a time bounds the memory; the operations inside use all cores.
-        return tf.map_fn(detect, images, fn_output_signature=self._signature, parallel_iterations=1)
-
-    def _detect(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Detections of one image, uint8 [H, W, 3]."""
-        resized, size, scale = preprocessing.resize_and_pad(image, *self._sides)
-        found = self._run_model(resized[None], size[None], scale[None])
-        found = {key: value[0] for key, value in found.items()}
-        image_size = tf.shape(image)[:2]
-        limit = tf.cast(tf.tile(image_size, [2]), tf.float32)  # [4]
-        boxes = found["detection_boxes"] / tf.tile(scale, [2])
+    def _detect(self, decode, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Detections of B images, each of which `decode` turns into uint8 [H, W, 3]."""
+        canvases, sizes, scales, is_portrait, image_sizes = tf.map_fn(
+            lambda image: self._to_canvas(decode(image)),
+            images,
+            fn_output_signature=(
+                tf.TensorSpec([*self._canvas, 3], tf.uint8),
+                tf.TensorSpec([2], tf.float32),
+                tf.TensorSpec([2], tf.float32),
+                tf.TensorSpec([], tf.int32),
+                tf.TensorSpec([2], tf.int32),
+            ),
+            parallel_iterations=1,  # one decoded image at a time bounds the memory
+        )
+        found = self._run_networks(canvases, sizes, scales, is_portrait)
+        limits = tf.cast(tf.tile(image_sizes, [1, 2]), tf.float32)[:, None]  # [B, 1, 4]
+        boxes = found["detection_boxes"] / tf.tile(scales, [1, 2])[:, None]
         classes = found["detection_classes"]
-        return {
+        boxes = tf.clip_by_value(boxes, 0.0, limits)
+        outputs = {
             "num_detections": found["num_detections"],
-            "detection_boxes": tf.clip_by_value(boxes, 0.0, limit),
+            "detection_boxes": boxes,
             "detection_scores": found["detection_scores"],
             "detection_classes": classes,
             "detection_class_names": tf.gather(self._names, classes),
-            "detection_masks": tf.cast(tf.round(255 * found["detection_masks"]), tf.uint8),
+            "detection_masks": found["detection_masks"],
             "detection_mask_seen": tf.gather(self._mask_seen, classes),
-            "image_size": image_size,
+            "image_size": image_sizes,
+        }
+        if self._rle:
+            outputs["detection_rle_bytes"] = tf.map_fn(
+                lambda one: graph_rle.paste_to_rle(*one),
+                (found["detection_masks"], boxes, found["num_detections"], image_sizes),
+                fn_output_signature=tf.TensorSpec([boxes.shape[1]], tf.string),
+                parallel_iterations=1,
+            )
+        return outputs
+
+    def _to_canvas(self, image: tf.Tensor):
+        """An image on its canvas, a portrait one transposed so that all canvases have one shape."""
+        canvas, size, scale = preprocessing.resize_and_pad(image, *self._sides)
+        is_portrait = tf.shape(canvas)[0] > tf.shape(canvas)[1]
+        canvas = tf.cond(is_portrait, lambda: tf.transpose(canvas, [1, 0, 2]), lambda: canvas)
+        canvas = tf.ensure_shape(canvas, [*self._canvas, 3])
+        return canvas, size, scale, tf.cast(is_portrait, tf.int32), tf.shape(image)[:2]
+
+    def _run_networks(self, canvases, sizes, scales, is_portrait) -> dict[str, tf.Tensor]:
+        """Each image through the network of its canvas; results in the images' order."""
+        parts, places = [], []
+        for lie, network in enumerate(self._networks):
+            rows = tf.where(is_portrait == lie)[:, 0]  # [n]
+            parts.append(network(*(tf.gather(value, rows) for value in (canvases, sizes, scales))))
+            places.append(rows)
+        order = tf.argsort(tf.concat(places, axis=0))
+        return {
+            key: tf.gather(tf.concat([part[key] for part in parts], axis=0), order)
+            for key in parts[0]
         }
 
 
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """uint8 RGB [H, W, 3] from JPEG, PNG, BMP or GIF bytes, JPEG as in training; no EXIF."""
-    image = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: preprocessing.decode_image(encoded),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
-    )
-    return tf.ensure_shape(image, [None, None, 3])
+def _landscape_network(model):
+    """Detections of canvases, uint8 [n, H, W, 3], sizes and scales as of `MaskXRCNN.call`."""
+
+    def run(canvases, sizes, scales):
+        found = dict(model(canvases, sizes, scales, training=False))
+        found["detection_masks"] = tf.cast(tf.round(255 * found["detection_masks"]), tf.uint8)
+        return found
+
+    return run
+
+
+def _portrait_network(model):
+    """The same for transposed portrait canvases."""
+    network = _landscape_network(model)
+    return lambda canvases, *others: network(tf.transpose(canvases, [0, 2, 1, 3]), *others)
