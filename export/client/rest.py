@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import urllib.error
@@ -103,9 +104,7 @@ class RestTransport:
 def _message(body: bytes) -> str:
     """The error in an answer's body, in one line of at most some 300 characters."""
     text = body.decode(errors="replace")
-    try:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
         text = str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError):
-        pass
     text = " ".join(text.split())
     return text if len(text) <= 300 else f"{text[:300]}…"
