@@ -165,7 +165,7 @@ def main() -> None:
     collector.write()
     print(f"written: {values.output} ({collector.done} of {len(paths)} images)")
     if collector.problems:
-        print(f"{len(collector.problems)} problems:", file=sys.stderr)
+        print(f"{len(collector.problems)} of {len(paths)} images had problems:", file=sys.stderr)
         print("\n".join(collector.problems), file=sys.stderr)
     if not collector.done:
         sys.exit(1)

@@ -31,7 +31,23 @@ export function wireInput(input, take, refuse) {
 // turn photographs upright; a model that does not gives the size of the picture lying.
 export async function readPicture(file, size = null) {
   const upright = await createImageBitmap(file);
-  if (!size || (upright.width === size.width && upright.height === size.height)) return upright;
-  const stored = await createImageBitmap(file, { imageOrientation: "none" });
-  return stored.width === size.width && stored.height === size.height ? stored : upright;
+  const fits = ({ width, height }) => !size || (width === size.width && height === size.height);
+  if (fits(upright)) return upright;
+  const stored = await createImageBitmap(await withoutExif(file));
+  return fits(stored) ? stored : upright;
+}
+
+// A JPEG file without its EXIF data, where the orientation stands; other files as they are.
+async function withoutExif(file) {
+  const view = new DataView(await file.arrayBuffer());
+  const [exif, scan] = [0xffe1, 0xffda];
+  if (view.byteLength < 4 || view.getUint16(0) !== 0xffd8) return file;
+  const kept = [file.slice(0, 2)];
+  let at = 2;
+  while (at + 4 <= view.byteLength && view.getUint16(at) !== scan) {
+    const end = at + 2 + view.getUint16(at + 2);
+    if (view.getUint16(at) !== exif) kept.push(file.slice(at, end));
+    at = end;
+  }
+  return new Blob([...kept, file.slice(at)], { type: file.type });
 }

@@ -6,7 +6,7 @@ import { pasteRegion } from "./masks.js";
 const FILL = { plain: 0.42, near: 0.6, alone: 0.08 }; // opacity of masks
 const VEIL = "rgb(12 14 17 / 0.72)"; // over all but the object that is seen alone
 
-// Draws into a canvas of the size it has.
+// Draws into a canvas of the size it has; small objects end up on top.
 //   bitmap: the picture; objects: those to draw, best first, with `shade`;
 //   alone: the object among them that is seen alone, or null; near: one to stress, or null.
 export function drawPicture(canvas, bitmap, objects, { alone = null, near = null, line = 2 } = {}) {
@@ -14,7 +14,7 @@ export function drawPicture(canvas, bitmap, objects, { alone = null, near = null
   const scale = canvas.width / bitmap.width;
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  const shown = alone ? [alone] : objects;
+  const shown = alone ? [alone] : objects.toSorted((a, b) => areaOf(a) - areaOf(b));
   const styleOf = (object) => (alone ? "alone" : object === near ? "near" : "plain");
   const layers = shown.map((object) => layerOf(object, canvas, scale, line, styleOf(object)));
   if (alone) veil(context, canvas, bitmap, layers[0]);
@@ -25,16 +25,22 @@ export function drawPicture(canvas, bitmap, objects, { alone = null, near = null
     drawBox(context, object, scale, object === near ? line * 2 : line);
   }
   const first = near && shown.includes(near) ? [near] : [];
-  drawLabels(context, [...first, ...shown.filter((o) => o !== near)], near, scale, line);
+  const ranked = alone ? shown : objects;
+  drawLabels(context, [...first, ...ranked.filter((o) => o !== near)], near, scale, line);
 }
 
 // Whether a point of the picture, in its pixels, is in an object's mask.
 export function covers(object, x, y) {
   const [y1, x1, y2, x2] = object.box;
   if (x < x1 || x >= x2 || y < y1 || y >= y2) return false;
-  const region = pasteRegion(object.mask, object.box, ...object.imageSize);
-  const [column, row] = [Math.floor(x) - region.left, Math.floor(y) - region.top];
-  return region.data[row * region.width + column] === 1;
+  const [row, column] = [Math.floor(y), Math.floor(x)];
+  const box = [y1 - row, x1 - column, y2 - row, x2 - column]; // from that pixel's corner
+  return pasteRegion(object.mask, box, 1, 1).data[0] === 1;
+}
+
+// Of an object's box, in pixels of the picture.
+export function areaOf({ box: [y1, x1, y2, x2] }) {
+  return (y2 - y1) * (x2 - x1);
 }
 
 // An object's mask at this scale, with a solid edge; kept, since pasting is the slow part.
@@ -57,20 +63,24 @@ function makeLayer(object, canvas, scale, line, fill) {
   const picture = new OffscreenCanvas(width, height);
   const context = picture.getContext("2d");
   const image = context.createImageData(width, height);
-  const [red, green, blue] = rgb(object.shade);
+  const [edge, inside] = [1, fill].map((opacity) => packed(object.shade, opacity));
+  const pixels = new Uint32Array(image.data.buffer);
   const reach = Math.max(1, Math.round(line * 0.8));
   const isSet = (x, y) => x >= 0 && x < width && y >= 0 && y < height && data[y * width + x];
   const inner = (x, y) =>
     isSet(x - reach, y) && isSet(x + reach, y) && isSet(x, y - reach) && isSet(x, y + reach);
   for (let y = 0, i = 0; y < height; y++) {
     for (let x = 0; x < width; x++, i++) {
-      if (!data[i]) continue;
-      const opacity = inner(x, y) ? fill : 1;
-      image.data.set([red, green, blue, Math.round(255 * opacity)], 4 * i);
+      if (data[i]) pixels[i] = inner(x, y) ? inside : edge;
     }
   }
   context.putImageData(image, 0, 0);
   return { picture, region, top, left };
+}
+
+// A pixel's four bytes as one number, in this machine's order.
+function packed(shade, opacity) {
+  return new Uint32Array(new Uint8Array([...rgb(shade), Math.round(255 * opacity)]).buffer)[0];
 }
 
 // Darkens all but one mask.
