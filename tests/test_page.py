@@ -489,3 +489,21 @@ class TestArithmetic:
         mask = np.full((28, 28), 255, np.uint8)
         boxes = [(5, 5, 5, 9), (9, 5, 5, 9), (-20, -20, -10, -10), (50, 60, 70, 80), (0, 0, 50, 60)]
         self.compare(driver, [(mask, np.float32(box), 50, 60) for box in boxes])
+
+    def test_numbers_are_rounded_as_python_does(self, driver):
+        """Halves to the even neighbour: 12.0625 is 12.062, and 0.1875 is 0.188."""
+        generator = np.random.default_rng(3)
+        boxes = np.concatenate(
+            [generator.integers(0, 4096, (200, 4)) / 16, generator.uniform(0, 700, (200, 4))]
+        )
+        boxes = boxes.astype(np.float32).astype(float)
+        scores = [float(np.float32(v)) for v in generator.uniform(0, 1, 398)] + [0.0078125, 0.5]
+        script = """
+            const [boxes, scores] = arguments, done = arguments[2];
+            import("/page/results.js").then(({toCoco}) => done(toCoco(boxes.map((box, i) => ({
+              box, score: scores[i], mask: [[255]], imageSize: [2, 2]})), 1, "a", "rle")));
+        """
+        found = driver.execute_async_script(script, boxes.tolist(), scores)
+        for (y1, x1, y2, x2), score, one in zip(boxes.tolist(), scores, found, strict=True):
+            assert one["bbox"] == [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)]
+            assert one["score"] == round(score, 6)

@@ -124,7 +124,7 @@ def _detection(arrays: dict[str, np.ndarray], index: int, size: tuple[int, int])
 
 def _array(outputs: Mapping[str, Any], key: str, dtype: type, rank: int, server: str) -> np.ndarray:
     try:
-        array = np.asarray(outputs[key], dtype)
+        array: np.ndarray = np.asarray(outputs[key], dtype)
     except KeyError:
         raise ServerError(
             f"{server} has no output {key}: it was not made by export.saved_model."

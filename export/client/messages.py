@@ -134,7 +134,7 @@ def to_array(tensor: Any) -> np.ndarray:
     if tensor.tensor_content and tensor.dtype != STRING:
         little_endian = np.dtype(dtype).newbyteorder("<")
         return np.frombuffer(tensor.tensor_content, little_endian).astype(dtype).reshape(shape)
-    values = np.array(list(getattr(tensor, field)), dtype)
+    values: np.ndarray = np.array(list(getattr(tensor, field)), dtype)
     if len(values) > size or (size and not len(values)):
         raise ValueError(f"{len(values)} values for a tensor of shape {shape}")
     # Values left out at the end are equal to the last one given.
