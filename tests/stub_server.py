@@ -6,6 +6,8 @@ import base64
 import contextlib
 import http.server
 import json
+import mimetypes
+import pathlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from export.serving import page_files
-
 # The outputs for an image's bytes, with batch dimension 1; or (HTTP status, error message).
 Model = Callable[[bytes], dict[str, np.ndarray] | tuple[int, str]]
+PAGE = pathlib.Path(__file__).resolve().parent.parent / "export" / "serving" / "page"
 # As strict as the page can live with: what breaks it shows in the browser's log.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -111,11 +112,10 @@ def _handler(server: StubServer) -> type[http.server.BaseHTTPRequestHandler]:
             self._send(status, json.dumps(answer).encode(), "application/json")
 
         def do_GET(self) -> None:
-            name = self.path.removeprefix("/page/")
-            if self.path == "/":
-                self._send(200, page_files.render_index("maskx"), "text/html; charset=utf-8")
-            elif self.path.startswith("/page/") and name in page_files.files():
-                self._send(200, *page_files.files()[name])
+            path = PAGE / (self.path.removeprefix("/page/") if self.path != "/" else "index.html")
+            if path.is_file() and path.parent == PAGE:
+                content = path.read_bytes().replace(b"{{MODEL_NAME}}", b"maskx")
+                self._send(200, content, mimetypes.guess_type(path.name)[0] or "")
             else:
                 self._send(404, b"not found", "text/plain")
 

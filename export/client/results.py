@@ -106,7 +106,8 @@ def read_upright(path: pathlib.Path, image_size: tuple[int, int]) -> np.ndarray:
     """
     try:
         with Image.open(path) as stored:
-            upright = ImageOps.exif_transpose(stored)
+            is_jpeg = stored.format in ("JPEG", "MPO")  # the model turns no others
+            upright = ImageOps.exif_transpose(stored) if is_jpeg else stored
             for picture in (upright, stored):
                 if (picture.height, picture.width) == image_size:
                     return np.asarray(picture.convert("RGB"))
