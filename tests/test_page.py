@@ -289,6 +289,19 @@ class TestBrowser:
         driver.find_element(By.ID, "file").send_keys(str(path))
         browser.wait_for(lambda: text(driver, "error") == message, f"the error {message}")
 
+    def test_a_server_that_is_gone(self, driver, server, tmp_path):
+        conditions = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        driver.execute_cdp_cmd("Network.enable", {})
+        driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **conditions})
+        try:
+            driver.find_element(By.ID, "file").send_keys(str(picture(tmp_path / "a.png")))
+            message = "The server cannot be reached. Is it still running?"
+            browser.wait_for(lambda: text(driver, "error") == message, "the error")
+        finally:
+            driver.execute_cdp_cmd(
+                "Network.emulateNetworkConditions", {"offline": False, **conditions}
+            )
+
     def test_a_file_that_is_no_picture(self, driver, server, tmp_path):
         before = len(server.requests)
         path = tmp_path / "a.jpg"

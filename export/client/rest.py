@@ -30,7 +30,11 @@ class RestTransport:
           ServerError: it is no URL.
         """
         parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        try:
+            is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # the port
+            is_url = False
+        if not is_url:
             raise ServerError(
                 f"{url!r} is not a server's URL; it looks like http://localhost:8501."
             )
