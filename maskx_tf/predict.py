@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import pathlib
 import sys
@@ -18,9 +17,8 @@ from maskx_tf.data import files, image_bytes
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.detector import Detector, load_checkpoint, load_saved_model
 from maskx_tf.errors import UserError
+from maskx_tf.image_files import find_images, image_ids, overlay_paths
 from maskx_tf.ops import masks as mask_ops
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 
 def define_flags() -> None:
@@ -31,48 +29,6 @@ def define_flags() -> None:
     flags.DEFINE_string("saved_model", "", "Exported model to predict with instead.")
     flags.DEFINE_float("score_threshold", 0.5, "Detections below this score are not drawn.")
     flags.DEFINE_string("annotations", "", "COCO json that gives the image ids by file name.")
-
-
-def find_images(patterns: Sequence[str]) -> list[pathlib.Path]:
-    """The image files of files, directories and glob patterns, each once, in order.
-
-    Raises:
-      UserError: something matches no image.
-    """
-    found: dict[pathlib.Path, None] = {}
-    for pattern in patterns:
-        path = pathlib.Path(pattern)
-        if path.is_dir():
-            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        elif path.is_file():
-            matches = [path]
-        else:
-            matches = [pathlib.Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
-            matches = [match for match in matches if match.is_file()]
-        if not matches:
-            raise UserError(f"--images: {pattern!r} matches no image file.")
-        found.update(dict.fromkeys(matches))
-    if not found:
-        raise UserError("--images is needed: image files, directories or glob patterns.")
-    return list(found)
-
-
-def image_ids(paths: Sequence[pathlib.Path], annotations: str) -> list[int]:
-    """The image ids of a COCO json by file name; without one, 1, 2, 3, … in order."""
-    if not annotations:
-        return list(range(1, len(paths) + 1))
-    try:
-        images = json.loads(pathlib.Path(annotations).read_text())["images"]
-        ids = {pathlib.Path(image["file_name"]).name: image["id"] for image in images}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--annotations={annotations} is not a COCO json: {error!r}.") from None
-    missing = [path.name for path in paths if path.name not in ids]
-    if missing:
-        raise UserError(
-            f"--annotations={annotations} does not have {len(missing)} of {len(paths)} images, "
-            f"such as {missing[0]}; leave them out or drop the flag."
-        )
-    return [ids[path.name] for path in paths]
 
 
 def to_coco(
@@ -103,19 +59,6 @@ def to_coco(
         }
         for i, (y1, x1, y2, x2) in enumerate(boxes)
     ]
-
-
-def overlay(image: np.ndarray, results: Sequence[dict], score_threshold: float) -> np.ndarray:
-    """Picture, uint8 RGB, of COCO results as of `to_coco` over their image, uint8 [H, W, 3]."""
-    results = [result for result in results if result["score"] >= score_threshold]
-    boxes = [(y, x, y + height, x + width) for x, y, width, height in (r["bbox"] for r in results)]
-    return visualize.draw(
-        image,
-        np.array(boxes).reshape(-1, 4),
-        [result["segmentation"] for result in results],
-        [f"{result['category_name']} {result['score']:.2f}" for result in results],
-        visualize.instance_colors([int(result["mask_seen"]) for result in results], {1}),
-    )
 
 
 def predict(
@@ -151,12 +94,14 @@ def predict(
         outputs = {key: value[0].numpy() for key, value in detector.detect(image[None]).items()}
         found = to_coco(outputs, image_id, path.name, detector.vocabulary)
         results.extend(found)
-        visualize.write_picture(overlay(image.numpy(), found, score_threshold), target)
+        picture = visualize.draw_results(image.numpy(), found, score_threshold)
+        visualize.write_picture(picture, target)
     lines = ",\n".join(json.dumps(result) for result in results)
     files.write_atomically(output_dir / "detections.json", f"[\n{lines}\n]\n")
     return problems
 
 
+<<<<<<< HEAD
 def overlay_paths(paths: Sequence[pathlib.Path], directory: pathlib.Path) -> list[pathlib.Path]:
     """A path of its own in `directory` for each image: JPEG for JPEG, PNG for all else."""
     inputs = {path.resolve() for path in paths}
@@ -171,6 +116,12 @@ def overlay_paths(paths: Sequence[pathlib.Path], directory: pathlib.Path) -> lis
             raise UserError(f"--output_dir: {target} is one of --images; choose another.")
         targets[target] = None
     return list(targets)
+=======
+def _reason(error: Exception) -> str:
+    text = getattr(error, "message", str(error))
+    text = text.split("[Op:")[0].strip() or type(error).__name__
+    return text.splitlines()[0]
+>>>>>>> client
 
 
 def main() -> None:

@@ -136,6 +136,28 @@ def draw_detections(
     )
 
 
+def draw_results(
+    image: np.ndarray, results: Sequence[dict], score_threshold: float = 0.5
+) -> np.ndarray:
+    """Picture, uint8 RGB as of `draw`, of COCO results with names over their image.
+
+    Args:
+      image: uint8 [H, W, 3] RGB.
+      results: dictionaries with bbox (xywh), score, category_name, mask_seen and segmentation, a
+        run-length code.
+      score_threshold: results below this score are left out.
+    """
+    kept = [result for result in results if result["score"] >= score_threshold]
+    boxes = [(y, x, y + height, x + width) for x, y, width, height in (r["bbox"] for r in kept)]
+    return draw(
+        image,
+        np.array(boxes).reshape(-1, 4),
+        [result["segmentation"] for result in kept],
+        [f"{result['category_name']} {result['score']:.2f}" for result in kept],
+        instance_colors([int(result["mask_seen"]) for result in kept], {1}),
+    )
+
+
 def side_by_side(
     ground_truth: np.ndarray,
     prediction: np.ndarray,

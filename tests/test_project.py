@@ -44,7 +44,8 @@ def locked() -> dict[str, str]:
 
 def direct() -> list[Requirement]:
     extras = pyproject()["project"]["optional-dependencies"]
-    return [*requirements("requirements.txt"), *map(Requirement, extras["dev"] + extras["serving"])]
+    optional = extras["dev"] + extras["serving"] + extras["client"]
+    return [*requirements("requirements.txt"), *map(Requirement, optional)]
 
 
 @pytest.mark.parametrize("requirement", direct(), ids=lambda requirement: requirement.name)

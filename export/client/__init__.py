@@ -1,0 +1,16 @@
+"""Detections from a served model, over REST or gRPC, without TensorFlow.
+
+    from export.client import Client
+
+    with Client("http://localhost:8501", "maskx") as client:
+        for detection in client.detect("photo.jpg").detections:
+            print(detection.class_name, detection.score, detection.mask().sum())
+
+The same as a command: `python -m export.client --help`. See docs/client.md.
+"""
+
+from export.client.client import Client
+from export.client.detections import Detection, ImageDetections
+from export.client.errors import ImageError, ServerError
+
+__all__ = ["Client", "Detection", "ImageDetections", "ImageError", "ServerError"]

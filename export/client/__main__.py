@@ -1,0 +1,176 @@
+"""Entry point: detections of image files from a server (`python -m export.client --url=…`)."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import tqdm
+from absl import flags
+
+from export.client import results
+from export.client.client import Client
+from export.client.detections import Detection, ImageDetections
+from export.client.errors import ImageError, ServerError
+from maskx_tf import cli, visualize
+from maskx_tf.data import files
+from maskx_tf.errors import UserError
+from maskx_tf.image_files import find_images, image_ids, overlay_paths
+
+DEFAULT_URL = "http://localhost:8501"
+
+
+def define_flags() -> None:
+    """Defines this command's flags."""
+    flags.DEFINE_string("url", "", f"Server's REST interface; by default {DEFAULT_URL}.")
+    flags.DEFINE_string("grpc", "", "Its gRPC interface instead, such as localhost:8500.")
+    flags.DEFINE_string("model_name", "maskx", "Name the model is served under.")
+    flags.DEFINE_integer("model_version", None, "Version of it; by default the latest.", 1)
+    flags.DEFINE_list("images", [], "Image files, directories of images or glob patterns.")
+    flags.DEFINE_string("output", "", "Gets the detections, a json of COCO results.")
+    formats = ["rle", "polygon", "png"]
+    flags.DEFINE_enum("format", "rle", formats, "Masks; png: files in a folder beside --output.")
+    flags.DEFINE_float("min_score", 0.0, "Detections below this score are left out.", 0, 1)
+    flags.DEFINE_string("annotations", "", "COCO json with the ids of the images and classes.")
+    flags.DEFINE_string("overlays", "", "Directory that gets the images with masks over them.")
+    flags.DEFINE_float("score_threshold", 0.5, "Detections below this score are not drawn.", 0, 1)
+    flags.DEFINE_integer("parallel", 4, "Requests at a time.", 1, 256)
+    flags.DEFINE_float("timeout_s", 60.0, "Longest wait for one answer.", 0.001)
+    flags.DEFINE_integer("max_retries", 4, "Repeats of a request to a busy server.", 0)
+
+
+class Collector:
+    """Gathers results image by image and writes them, whatever happened in between.
+
+    Args:
+      paths: N image files.
+      ids: N image ids, for the results.
+      output: the json to write.
+      png: write masks to files in the folder OUTPUT_masks instead of into the json.
+      mask_fields: what the json says of a mask, without `png`.
+      category_ids: as of `results.to_coco`.
+      min_score: as of `results.to_coco`.
+      overlays: directory for pictures; "": none are drawn.
+      score_threshold: detections below it are not drawn.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[pathlib.Path],
+        ids: Sequence[int],
+        output: pathlib.Path,
+        *,
+        png: bool,
+        mask_fields: Callable[[Detection], results.Fields],
+        category_ids: Mapping[str, int] | None,
+        min_score: float,
+        overlays: str,
+        score_threshold: float,
+    ):
+        self.problems: list[str] = []
+        self.done = 0
+        self._ids = dict(zip(paths, ids, strict=True))
+        self._output, self._masks = output, output.with_name(f"{output.stem}_masks")
+        self._png, self._mask_fields = png, mask_fields
+        self._category_ids, self._min_score = category_ids, min_score
+        self._score_threshold = score_threshold
+        targets = overlay_paths(paths, pathlib.Path(overlays)) if overlays else []
+        self._overlays = dict(zip(paths, targets, strict=False))
+        self._lines: list[str] = []
+
+    def add(self, path: pathlib.Path, found: ImageDetections | ImageError) -> None:
+        """Takes an image's detections, or what was wrong with it."""
+        if isinstance(found, ImageError):
+            self.problems.append(str(found))
+            return
+        image_id, numbers = self._ids[path], iter(range(1, len(found.detections) + 1))
+
+        def mask_file(detection: Detection) -> results.Fields:
+            target = self._masks / f"{path.stem}-{image_id}-{next(numbers)}.png"
+            results.write_mask(detection, target)
+            return {"mask_file": f"{self._masks.name}/{target.name}"}
+
+        fields = mask_file if self._png else self._mask_fields
+        arguments = found, image_id, path.name
+        made = results.to_coco(*arguments, fields, self._category_ids, self._min_score)
+        self._lines += [json.dumps(result) for result in made]
+        self.done += 1
+        if path in self._overlays:
+            self._draw(path, found)
+
+    def _draw(self, path: pathlib.Path, found: ImageDetections) -> None:
+        drawn = results.to_coco(found, 0, path.name, min_score=self._score_threshold)
+        try:
+            image = results.read_upright(path, found.image_size)
+        except ImageError as error:
+            self.problems.append(str(error))
+            return
+        picture = visualize.draw_results(image, drawn, self._score_threshold)
+        visualize.write_picture(picture, self._overlays[path])
+
+    def write(self) -> None:
+        """Writes the json."""
+        lines = ",\n".join(self._lines)
+        files.write_atomically(self._output, f"[\n{lines}\n]\n")
+
+
+def _client(values: flags.FlagValues) -> Client:
+    if values.url and values.grpc:
+        raise UserError("Give either --url=URL or --grpc=ADDRESS.")
+    return Client(
+        values.url or DEFAULT_URL,
+        values.model_name,
+        grpc=values.grpc,
+        version=values.model_version,
+        timeout_s=values.timeout_s,
+        max_retries=values.max_retries,
+    )
+
+
+def _collector(values: flags.FlagValues, paths: Sequence[pathlib.Path]) -> Collector:
+    polygon = values.format == "polygon"
+    return Collector(
+        paths,
+        image_ids(paths, values.annotations),
+        pathlib.Path(values.output),
+        png=values.format == "png",
+        mask_fields=results.polygon_fields if polygon else results.rle_fields,
+        category_ids=results.category_ids(values.annotations),
+        min_score=values.min_score,
+        overlays=values.overlays,
+        score_threshold=values.score_threshold,
+    )
+
+
+def main() -> None:
+    """Asks for every image, writes what was found, then lists the images that failed."""
+    values = flags.FLAGS
+    if not values.output:
+        raise UserError("--output=FILE.json is needed.")
+    paths = find_images(values.images)
+    collector = _collector(values, paths)
+    with _client(values) as client:
+        answers = client.detect_many(paths, values.parallel)
+        try:
+            for path, found in tqdm.tqdm(answers, total=len(paths), unit="image"):
+                collector.add(path, found)
+        except ServerError as error:
+            if not collector.done:
+                raise
+            collector.write()
+            rest = f"{collector.done} of {len(paths)} images were done and are in {values.output}"
+            raise ServerError(f"{error}; {rest}.") from None
+    collector.write()
+    print(f"written: {values.output} ({collector.done} of {len(paths)} images)")
+    if collector.problems:
+        print(f"{len(collector.problems)} of {len(paths)} images had problems:", file=sys.stderr)
+        print("\n".join(collector.problems), file=sys.stderr)
+    if not collector.done:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

@@ -1,0 +1,134 @@
+"""The client: images in, typed detections out, one request an image."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+from export.client import detections, retries
+from export.client.detections import ImageDetections
+from export.client.errors import ImageError
+from export.client.rest import RestTransport
+
+Image = TypeVar("Image", bound="str | os.PathLike[str] | bytes")
+
+
+class _Transport(Protocol):
+    name: str
+
+    def predict(self, image: bytes) -> dict[str, Any]: ...
+
+    def close(self) -> None: ...
+
+
+class Client:
+    """A served model of this project; may be used by several threads.
+
+    Args:
+      url: of the server's REST interface, such as http://localhost:8501.
+      model_name: name it is served under.
+      grpc: address of the server's gRPC interface, such as localhost:8500; used instead of `url`.
+      version: of the model; None: the one the server chooses, normally the latest.
+      signature_name: of the signature that takes `image_bytes`.
+      timeout_s: longest wait for the answer to one request.
+      max_retries: how often a request is repeated while the server is unavailable.
+
+    Raises:
+      ServerError: the URL is none, or gRPC's packages are missing.
+    """
+
+    def __init__(
+        self,
+        url: str = "http://localhost:8501",
+        model_name: str = "maskx",
+        *,
+        grpc: str = "",
+        version: int | None = None,
+        signature_name: str = "serving_default",
+        timeout_s: float = 60.0,
+        max_retries: int = 4,
+    ):
+        if grpc:
+            from export.client.grpc_transport import GrpcTransport
+
+            self._transport: _Transport = GrpcTransport(
+                grpc, model_name, version, signature_name, timeout_s
+            )
+        else:
+            self._transport = RestTransport(url, model_name, version, signature_name, timeout_s)
+        self._max_retries = max_retries
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._transport.close()
+
+    def detect(self, image: str | os.PathLike[str] | bytes, name: str = "") -> ImageDetections:
+        """The objects in an image.
+
+        Args:
+          image: path of an image file, or its bytes.
+          name: of the image, in the result and in errors; its path if it has one.
+
+        Raises:
+          ImageError: it cannot be read, was refused, or got no answer in time.
+          ServerError: the server cannot be reached, or has no such model.
+        """
+        if isinstance(image, bytes):
+            encoded, name = image, name or "image"
+        else:
+            encoded, name = _read(image), name or os.fspath(image)
+        try:
+            outputs = retries.call(lambda: self._transport.predict(encoded), self._max_retries)
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from None
+        return detections.parse(outputs, name, self._transport.name)
+
+    def detect_many(
+        self, images: Iterable[Image], parallel: int = 4
+    ) -> Iterator[tuple[Image, ImageDetections | ImageError]]:
+        """Each image with its objects or with what was wrong with it, in order.
+
+        Args:
+          images: paths or bytes, taken as they are needed.
+          parallel: requests at a time.
+
+        Raises:
+          ServerError: the server cannot be reached, or has no such model.
+        """
+        with concurrent.futures.ThreadPoolExecutor(parallel) as pool:
+            waiting: collections.deque = collections.deque()
+            try:
+                for image in images:
+                    waiting.append((image, pool.submit(self._try, image)))
+                    if len(waiting) > 2 * parallel:
+                        image, future = waiting.popleft()
+                        yield image, future.result()
+                while waiting:
+                    image, future = waiting.popleft()
+                    yield image, future.result()
+            finally:
+                for _, future in waiting:
+                    future.cancel()
+
+    def _try(self, image: str | os.PathLike[str] | bytes) -> ImageDetections | ImageError:
+        try:
+            return self.detect(image)
+        except ImageError as error:
+            return error
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}.") from None

@@ -1,0 +1,17 @@
+"""What can go wrong with a request, by what it concerns: all images, one image, this moment."""
+
+from __future__ import annotations
+
+from maskx_tf.errors import UserError
+
+
+class ServerError(UserError):
+    """The server, or the model on it, cannot be used: no image will get an answer."""
+
+
+class ImageError(UserError):
+    """One image could not be read, was refused or got no answer in time; others may go on."""
+
+
+class UnavailableError(Exception):
+    """The server cannot be reached or is too busy at the moment; the request may be repeated."""

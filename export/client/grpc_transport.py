@@ -1,0 +1,85 @@
+"""Requests to TensorFlow Serving's gRPC interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from export.client.errors import ImageError, ServerError, UnavailableError
+
+try:
+    import grpc
+
+    from export.client import messages
+except ImportError as error:
+    raise ServerError(
+        f"gRPC needs the packages grpcio and protobuf: {error}. REST (--url) needs neither."
+    ) from None
+
+
+class GrpcTransport:
+    """One model of one server.
+
+    Attributes:
+      name: address and model, for error messages.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        model_name: str,
+        version: int | None,
+        signature_name: str,
+        timeout_s: float,
+    ):
+        """Takes the server's address, such as localhost:8500; the connection is not encrypted."""
+        self.name = f"gRPC {address}, model {model_name!r}"
+        self._spec = messages.ModelSpec(name=model_name, signature_name=signature_name)
+        if version is not None:
+            self._spec.version.value = version
+        self._timeout_s = timeout_s
+        # The answer may be larger than gRPC's 4 MB.
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        self._channel = grpc.insecure_channel(address, options)
+        self._call = self._channel.unary_unary(
+            messages.METHOD,
+            request_serializer=messages.PredictRequest.SerializeToString,
+            response_deserializer=messages.PredictResponse.FromString,
+        )
+
+    def predict(self, image: bytes) -> dict[str, Any]:
+        """The outputs for an image file's bytes, as arrays without batch dimension.
+
+        Raises:
+          UnavailableError: the server cannot be reached, or is too busy.
+          ImageError: it refused this image, or did not answer in time.
+          ServerError: it will refuse all.
+        """
+        request = messages.PredictRequest(model_spec=self._spec)
+        tensor = request.inputs["image_bytes"]
+        tensor.dtype = messages.STRING
+        tensor.tensor_shape.dim.add(size=1)
+        tensor.string_val.append(image)
+        try:
+            response = self._call(request, timeout=self._timeout_s)
+            return {key: messages.to_array(value)[0] for key, value in response.outputs.items()}
+        except grpc.RpcError as error:
+            raise self._refusal(error) from None
+        except (ValueError, IndexError) as error:
+            raise ServerError(f"{self.name}: its answer cannot be read: {error}.") from None
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+    def _refusal(self, error: Any) -> Exception:
+        code = error.code()
+        details = " ".join((error.details() or "").split())
+        message = f"{self.name} answered {code.name}: {details[:300]}"
+        if code == grpc.StatusCode.UNAVAILABLE:
+            return UnavailableError(message)
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return ImageError(f"{self.name} gave no answer within {self._timeout_s:g} s")
+        unusable = ("NOT_FOUND", "UNIMPLEMENTED", "UNAUTHENTICATED", "PERMISSION_DENIED")
+        if code.name in unusable:
+            return ServerError(f"{message}; are the address and the model's name right?")
+        return ImageError(message)

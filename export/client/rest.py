@@ -1,0 +1,114 @@
+"""Requests to TensorFlow Serving's REST interface, with the standard library alone."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from export.client.errors import ImageError, ServerError, UnavailableError
+
+
+class RestTransport:
+    """One model of one server.
+
+    Attributes:
+      name: URL of its predictions, for error messages.
+    """
+
+    def __init__(
+        self, url: str, model_name: str, version: int | None, signature_name: str, timeout_s: float
+    ):
+        """Takes the server's URL, such as http://localhost:8501.
+
+        Raises:
+          ServerError: it is no URL.
+        """
+        parts = urllib.parse.urlsplit(url)
+        try:
+            is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # the port
+            is_url = False
+        if not is_url:
+            raise ServerError(
+                f"{url!r} is not a server's URL; it looks like http://localhost:8501."
+            )
+        model = urllib.parse.quote(model_name, safe="")
+        chosen = "" if version is None else f"/versions/{version}"
+        self.name = f"{url.rstrip('/')}/v1/models/{model}{chosen}:predict"
+        self._signature_name = signature_name
+        self._timeout_s = timeout_s
+
+    def predict(self, image: bytes) -> dict[str, Any]:
+        """The outputs for an image file's bytes, as lists without batch dimension.
+
+        Raises:
+          UnavailableError: the server cannot be reached, or is too busy.
+          ImageError: it refused this image, or did not answer in time.
+          ServerError: it will refuse all.
+        """
+        encoded = base64.b64encode(image).decode()
+        body = {
+            "signature_name": self._signature_name,
+            "instances": [{"image_bytes": {"b64": encoded}}],
+        }
+        request = urllib.request.Request(
+            self.name, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        return self._outputs(self._send(request))
+
+    def close(self) -> None:
+        """Does nothing: each request has its own connection."""
+
+    def _send(self, request: urllib.request.Request) -> bytes:
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout_s) as response:
+                return response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refusal(error.code, error.read()) from None
+        except TimeoutError:
+            raise self._too_late() from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, TimeoutError):
+                raise self._too_late() from None
+            raise UnavailableError(f"{self.name} cannot be reached: {error.reason}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise UnavailableError(f"{self.name} broke off: {error!r}") from None
+
+    def _too_late(self) -> ImageError:
+        return ImageError(f"{self.name} gave no answer within {self._timeout_s:g} s")
+
+    def _refusal(self, code: int, body: bytes) -> Exception:
+        message = f"{self.name} answered {code}: {_message(body)}"
+        if code == 503:
+            return UnavailableError(message)
+        if code in (401, 403, 404, 405):
+            return ServerError(f"{message}; are the URL and the model's name right?")
+        return ImageError(message)
+
+    def _outputs(self, body: bytes) -> dict[str, Any]:
+        try:
+            outputs = json.loads(body)["predictions"][0]
+            if isinstance(outputs, dict):
+                return outputs
+        except (ValueError, KeyError, TypeError, IndexError):
+            pass
+        raise ServerError(
+            f"{self.name} answered {_message(body)!r}, not with predictions of a model of this "
+            "project; is it TensorFlow Serving?"
+        )
+
+
+def _message(body: bytes) -> str:
+    """The error in an answer's body, in one line of at most some 300 characters."""
+    text = body.decode(errors="replace")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        text = str(json.loads(text)["error"])
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else f"{text[:300]}…"
