@@ -1,0 +1,1 @@
+"""Serving an exported model: with TensorFlow Serving, or locally without Docker."""

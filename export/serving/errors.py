@@ -1,0 +1,68 @@
+"""The one error a client sees: a canonical code and a message, the same over REST and gRPC."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+import grpc
+
+Code = grpc.StatusCode
+
+# gRPC's trailing metadata is limited to some 8 kB; a message echoing input must not exceed it.
+MAX_MESSAGE_CHARS = 1000
+
+_HTTP = {
+    Code.CANCELLED: 499,
+    Code.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    Code.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
+    Code.OUT_OF_RANGE: HTTPStatus.BAD_REQUEST,
+    Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    Code.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
+    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.ALREADY_EXISTS: HTTPStatus.CONFLICT,
+    Code.ABORTED: HTTPStatus.CONFLICT,
+    Code.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    Code.UNIMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
+    Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+}
+_BY_NUMBER = {code.value[0]: code for code in Code}
+# What TensorFlow appends to the message of a failed operation: its place in the graph.
+_PLACE = re.compile(
+    r"\s*\[\[.*?\]\]|\s*(Original stack trace for|Errors may have originated).*", re.S
+)
+
+
+class ServingError(Exception):
+    """A request that is refused.
+
+    Attributes:
+      code: a `grpc.StatusCode`, never OK.
+      message: for the client, at most `MAX_MESSAGE_CHARS` characters.
+    """
+
+    def __init__(self, code: Code, message: str):
+        if len(message) > MAX_MESSAGE_CHARS:
+            message = message[: MAX_MESSAGE_CHARS - 1] + "…"
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    @property
+    def http_status(self) -> int:
+        """The status TensorFlow Serving maps the code to; 500 where it names none."""
+        return int(_HTTP.get(self.code, HTTPStatus.INTERNAL_SERVER_ERROR))
+
+
+def invalid(message: str) -> ServingError:
+    """The request itself is wrong."""
+    return ServingError(Code.INVALID_ARGUMENT, message)
+
+
+def from_tensorflow(error) -> ServingError:
+    """A `tf.errors.OpError` with its code, without the operation's place in the graph."""
+    lines = _PLACE.sub("", error.message).strip().splitlines()
+    kept = [line for line in lines if not line.startswith(("Detected at node", "Node: "))]
+    code = _BY_NUMBER.get(error.error_code, Code.UNKNOWN)
+    return ServingError(code, "\n".join(kept).strip() or type(error).__name__)
