@@ -28,10 +28,10 @@ _HTTP = {
     Code.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
 }
 _BY_NUMBER = {code.value[0]: code for code in Code}
-# What TensorFlow appends to the message of a failed operation: its place in the graph.
-_PLACE = re.compile(
-    r"\s*\[\[.*?\]\]|\s*(Original stack trace for|Errors may have originated).*", re.S
-)
+# What TensorFlow's session puts around the message of a failed operation.
+_PREFIX = "Graph execution error:"
+_PLACE = re.compile(r"\s*\[\[.*?\]\]")  # [[{{node …}}]]
+_TRACE = re.compile(r"\s*(Original stack trace for|Errors may have originated).*", re.DOTALL)
 
 
 class ServingError(Exception):
@@ -40,19 +40,17 @@ class ServingError(Exception):
     Attributes:
       code: a `grpc.StatusCode`, never OK.
       message: for the client, at most `MAX_MESSAGE_CHARS` characters.
+      http_status: what TensorFlow Serving maps the code to, 500 where it names none; unless
+        HTTP has a status for just this.
     """
 
-    def __init__(self, code: Code, message: str):
+    def __init__(self, code: Code, message: str, http_status: int = 0):
         if len(message) > MAX_MESSAGE_CHARS:
             message = message[: MAX_MESSAGE_CHARS - 1] + "…"
         super().__init__(message)
         self.code = code
         self.message = message
-
-    @property
-    def http_status(self) -> int:
-        """The status TensorFlow Serving maps the code to; 500 where it names none."""
-        return int(_HTTP.get(self.code, HTTPStatus.INTERNAL_SERVER_ERROR))
+        self.http_status = http_status or int(_HTTP.get(code, HTTPStatus.INTERNAL_SERVER_ERROR))
 
 
 def invalid(message: str) -> ServingError:
@@ -62,7 +60,8 @@ def invalid(message: str) -> ServingError:
 
 def from_tensorflow(error) -> ServingError:
     """A `tf.errors.OpError` with its code, without the operation's place in the graph."""
-    lines = _PLACE.sub("", error.message).strip().splitlines()
-    kept = [line for line in lines if not line.startswith(("Detected at node", "Node: "))]
+    message = _PLACE.sub("", _TRACE.sub("", error.message.removeprefix(_PREFIX))).strip()
+    noise = ("Detected at node", "Node: ")
+    kept = [line for line in message.splitlines() if not line.startswith(noise)]
     code = _BY_NUMBER.get(error.error_code, Code.UNKNOWN)
     return ServingError(code, "\n".join(kept).strip() or type(error).__name__)

@@ -1,4 +1,4 @@
-"""The page at the server's root: the static files of `page/`, which may talk to this server only."""
+"""The page at the server's root: static files of `page/`, which may talk to this server only."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ HEADERS = {
 }
 
 
-def add_routes(app: web.Application, directory: pathlib.Path = DIRECTORY) -> None:
-    """Serves `index.html` at `/` and the directory's other files under `/page/`, if it exists."""
+def add_routes(app: web.Application) -> None:
+    """Serves `index.html` at `/` and the other files of `DIRECTORY` under `/page/`, if there."""
+    directory = DIRECTORY
     if not (directory / "index.html").is_file():
         return
 

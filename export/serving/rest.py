@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from urllib.parse import unquote
 
 import prometheus_client as prometheus
@@ -68,9 +69,9 @@ class _Api:
                 raise ServingError(Code.UNIMPLEMENTED, f"{method}: only predict is served here")
             model = self._core.model(name)
             deadline = time.monotonic() + self._core.options.rest_api_timeout_in_ms / 1000
-            _check_length(request, self._core.options.max_request_bytes)
+            limit = self._core.options.max_request_bytes
             async with self._core.admission.place():
-                body = await _read(request, deadline)
+                body = await _read(request, limit, deadline)
                 reply = await self._core.admission.run(
                     lambda: self._run(model, number, label, body, deadline), deadline
                 )
@@ -130,18 +131,24 @@ def _to_dict(message) -> dict:
     )
 
 
-def _check_length(request: web.Request, limit: int) -> None:
+def _too_large(limit: int) -> ServingError:
+    message = f"The request is larger than {limit} bytes"
+    return ServingError(Code.RESOURCE_EXHAUSTED, message, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+
+
+async def _read(request: web.Request, limit: int, deadline: float) -> bytes:
+    """The body, with any gzip taken off; `limit` holds for what comes out."""
     if (request.content_length or 0) > limit:
-        raise web.HTTPRequestEntityTooLarge(limit, request.content_length or 0)
-
-
-async def _read(request: web.Request, deadline: float) -> bytes:
-
+        raise _too_large(limit)
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
             return await request.read()
     except TimeoutError:
         raise ServingError(Code.DEADLINE_EXCEEDED, "the request's body came too slowly") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large(limit) from None
+    except (web.HTTPException, web.RequestPayloadError) as error:
+        raise errors.invalid(f"the request's body cannot be read: {error}") from None
 
 
 def _json_response(value: dict, status: int = 200) -> web.Response:
@@ -161,7 +168,5 @@ async def _errors_as_json(
         if error.code is Code.UNAVAILABLE:
             response.headers["Retry-After"] = "1"
         return response
-    except web.HTTPRequestEntityTooLarge as error:
-        return _json_response({"error": f"The request is too large: {error.text}"}, 413)
     except web.HTTPException as error:
         return _json_response({"error": error.reason}, error.status)

@@ -32,6 +32,9 @@ class Servable:
         options = tf.compat.v1.ConfigProto(
             inter_op_parallelism_threads=inter, intra_op_parallelism_threads=intra
         )
+        # Its cost model complains, per operation, of sizes that are known only at run time.
+        rewriter = options.graph_options.rewrite_options
+        rewriter.memory_optimization = rewriter.NO_MEM_OPT
         self._path = pathlib.Path(path)
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
         try:

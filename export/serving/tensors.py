@@ -39,7 +39,7 @@ def from_proto(name: str, proto, limit_bytes: int) -> np.ndarray:
         raise errors.invalid(f"input {name}: {found} string_val for shape {shape}")
     try:
         return tf.make_ndarray(proto).reshape(shape)
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise errors.invalid(f"input {name}: malformed TensorProto: {error}") from None
 
 
