@@ -118,7 +118,7 @@ def test_grpc_output_filter(client):
         (":regress", ONE_ROW, 501, "only predict is served"),
         (":frobnicate", ONE_ROW, 400, "Malformed request: POST"),
         ("/versions/a:predict", ONE_ROW, 400, "Malformed request"),
-        (":predict", b'{"instances": [[' + b"1," * 60_000 + b"1]]}", 413, "larger than 100000 bytes"),
+        (":predict", b'{"instances": [[' + b"1," * 60_000 + b"1]]}", 413, "larger than 100000"),
     ],
 )  # fmt: skip
 def test_rest_refusals(client, path, body, status, text):
@@ -401,12 +401,12 @@ def test_without_a_page_there_is_no_root(root, tmp_path, monkeypatch):
 def test_page(root, tmp_path, monkeypatch):
     directory = tmp_path / "page"
     directory.mkdir()
-    (directory / "index.html").write_text("<title>page</title>")
+    (directory / "index.html").write_text("<title>{{MODEL_NAME}}</title>")
     (directory / "app.js").write_text("1")
     (tmp_path / "secret.txt").write_text("secret")
     monkeypatch.setattr(page, "DIRECTORY", directory)
-    with serving_toy.serving(root) as (_, client):
-        assert client.rest("GET", "/") == (200, "<title>page</title>")
+    with serving_toy.serving(root, "a<b") as (_, client):
+        assert client.rest("GET", "/") == (200, "<title>a&lt;b</title>")
         assert client.rest("GET", "/page/app.js") == (200, "1")
         for path in ("/page/none.js", "/page/../secret.txt", "/page/%2e%2e/secret.txt", "/page/"):
             assert client.rest("GET", path)[0] in (403, 404), path

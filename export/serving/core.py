@@ -38,7 +38,7 @@ class Options:
     port: int = 8500
     rest_api_port: int = 8501
     rest_api_timeout_in_ms: int = 30_000
-    num_workers: int = 2
+    num_workers: int = 8
     max_queue: int = 32
     max_request_bytes: int = 32 << 20
     file_system_poll_wait_seconds: float = 1.0

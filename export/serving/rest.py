@@ -36,7 +36,7 @@ def application(core: Core) -> web.Application:
     app.router.add_get("/healthz", api.healthz)
     app.router.add_get("/readyz", api.readyz)
     app.router.add_get("/monitoring/prometheus/metrics", api.metrics)
-    page.add_routes(app)
+    page.add_routes(app, next(iter(core.models)))
     return app
 
 
