@@ -1,9 +1,12 @@
 """The command itself: what it prints, how it fails, how it stops."""
 
-import concurrent.futures
+import contextlib
+import http.client
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,12 +21,12 @@ class Ports:
         self.rest_api_port, self.port = rest, grpc
 
 
-def test_serves_without_this_projects_model_code_and_ends_well_on_sigterm(tmp_path):
-    serving_toy.save(tmp_path, 1)
-    arguments = [f"--model_base_path={tmp_path}", "--port=0", "--rest_api_port=0"]
-    # A maskx_tf that cannot be imported stands before the real one.
+@contextlib.contextmanager
+def command(root, *arguments):
+    """(process, client) of the command, for which maskx_tf cannot be imported; it is ready."""
     script = "import sys, runpy; sys.modules['maskx_tf'] = None; sys.argv[0] = 'server'; "
     script += "runpy.run_module('export.serving.server', run_name='__main__')"
+    arguments = [f"--model_base_path={root}", "--port=0", "--rest_api_port=0", *arguments]
     process = subprocess.Popen(
         [sys.executable, "-c", script, "--model_name=toy", *arguments],
         stdout=subprocess.PIPE,
@@ -37,21 +40,46 @@ def test_serves_without_this_projects_model_code_and_ends_well_on_sigterm(tmp_pa
         port = int(rest.split("/")[2].rsplit(":", 1)[1])
         client = serving_toy.Client(Ports(port, int(grpc.rsplit(":", 1)[1])))
         serving_toy.wait_until(lambda: client.rest("GET", "/readyz")[0] == 200)
-        slow = {"inputs": [2.0], "signature_name": "wait"}
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            call = pool.submit(client.predict, slow)
-            name = 'serving_request_seconds_count{protocol="rest"}'
-            assert name not in client.rest("GET", "/monitoring/prometheus/metrics")[1]
-            serving_toy.time.sleep(0.5)
-            process.send_signal(signal.SIGTERM)
-            assert call.result() == (200, {"outputs": [2.0]})
-        assert process.wait(30) == 0
-        assert "stopping" in process.stdout.read()
-        assert "Traceback" not in process.stderr.read()
+        yield process, client
         client.close()
     finally:
         process.kill()
         process.wait()
+
+
+def wait_until_running(client):
+    """Returns when a request is in a worker's hands."""
+    client.predict({"instances": [[1, 2]]})
+    time.sleep(0.5)
+
+
+def test_serves_without_this_projects_model_code_and_answers_before_it_stops(tmp_path):
+    serving_toy.save(tmp_path, 1)
+    slow = {"inputs": [2.0], "signature_name": "wait"}
+    with command(tmp_path) as (process, client), ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.predict, slow)
+        wait_until_running(client)
+        process.send_signal(signal.SIGTERM)
+        assert call.result() == (200, {"outputs": [2.0]})
+        assert process.wait(30) == 0
+        assert "stopping" in process.stdout.read()
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_requests_beyond_the_grace_are_cut_off(tmp_path):
+    serving_toy.save(tmp_path, 1)
+    slow = {"inputs": [25.0], "signature_name": "wait"}
+    with command(tmp_path, "--shutdown_grace_seconds=0.5") as (process, client):
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(client.predict, slow)
+            wait_until_running(client)
+            start = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 128 + signal.SIGTERM
+            assert time.monotonic() - start < 15
+            with pytest.raises((OSError, http.client.HTTPException)):
+                call.result()
+        assert "cut off" in process.stdout.read()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from export.serving import json_tensors
+from export.serving import json_outputs, json_tensors
 from export.serving.errors import Code, ServingError
 
 
@@ -39,7 +39,7 @@ DTYPES = [np.float32, np.float64, np.int32, np.int64, np.uint8, np.uint64, np.bo
 @hypothesis.settings(max_examples=60, deadline=None)
 def test_numbers_survive_both_directions(array):
     """Bit for bit, NaN and infinities included, but for the shape behind an empty axis."""
-    body = json_tensors.encode({"y": array}, by_row=True)
+    body = json_outputs.encode({"y": array}, by_row=True)
     value = json.loads(body)["predictions"]
     found = json_tensors.to_array("y", value, Info(array.dtype))
     assert found.dtype == array.dtype
@@ -54,7 +54,7 @@ def test_numbers_survive_both_directions(array):
 def test_bytes_survive_both_directions(values):
     array = np.empty(len(values), object)
     array[:] = values
-    value = json.loads(json_tensors.encode({"y_bytes": array}, by_row=False))["outputs"]
+    value = json.loads(json_outputs.encode({"y_bytes": array}, by_row=False))["outputs"]
     assert json_tensors.to_array("y", value, Info(tf.string)).tolist() == values
 
 
@@ -67,21 +67,21 @@ def test_base64_may_lack_its_padding_and_hold_line_breaks():
 def test_strings_are_base64_only_where_the_name_ends_in_bytes():
     array = np.array([b"\xff", b"ok"], object)
     outputs = {"name": array, "name_bytes": array}
-    rows = json.loads(json_tensors.encode(outputs, by_row=True))["predictions"]
+    rows = json.loads(json_outputs.encode(outputs, by_row=True))["predictions"]
     assert rows[1] == {"name": "ok", "name_bytes": {"b64": "b2s="}}
     assert rows[0] == {"name": "\ufffd", "name_bytes": {"b64": "/w=="}}
 
 
 def test_one_output_has_no_name():
     outputs = {"y": np.array([[1], [2]])}
-    assert json.loads(json_tensors.encode(outputs, by_row=True)) == {"predictions": [[1], [2]]}
-    assert json.loads(json_tensors.encode(outputs, by_row=False)) == {"outputs": [[1], [2]]}
+    assert json.loads(json_outputs.encode(outputs, by_row=True)) == {"predictions": [[1], [2]]}
+    assert json.loads(json_outputs.encode(outputs, by_row=False)) == {"outputs": [[1], [2]]}
 
 
 def test_row_format_needs_a_common_batch():
     outputs = {"y": np.zeros([2]), "total": np.zeros([])}
-    assert "inconsistent batch sizes" in refused(json_tensors.encode, outputs, True)
-    assert json.loads(json_tensors.encode(outputs, False)) == {
+    assert "inconsistent batch sizes" in refused(json_outputs.encode, outputs, True)
+    assert json.loads(json_outputs.encode(outputs, False)) == {
         "outputs": {"y": [0.0, 0.0], "total": 0.0}
     }
 

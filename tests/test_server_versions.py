@@ -9,7 +9,8 @@ from tensorflow_serving.config import model_server_config_pb2
 from export.serving import model_config, versions
 from export.serving.errors import Code, ServingError
 from export.serving.model_config import ConfigError
-from export.serving.versions import Model, Poller, Status
+from export.serving.poller import Poller
+from export.serving.versions import Model, Status
 
 
 class Fake:

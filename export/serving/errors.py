@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
-import grpc
-
-Code = grpc.StatusCode
+from grpc import StatusCode as Code
 
 # gRPC's trailing metadata is limited to some 8 kB; a message echoing input must not exceed it.
 MAX_MESSAGE_CHARS = 1000

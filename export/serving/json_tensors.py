@@ -1,4 +1,4 @@
-"""Tensors of REST requests and responses: TensorFlow Serving's row and column JSON ↔ NumPy."""
+"""Tensors of REST requests: TensorFlow Serving's row and column JSON to NumPy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from export.serving import errors
 
 # Lists and objects in one body: each takes 60 bytes and more in memory, and 2 in the body.
 MAX_CONTAINERS = 3_000_000
-_BYTES_SUFFIX = "_bytes"
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -157,7 +156,7 @@ def _floats(name: str, values: list, kind: type) -> np.ndarray:
     except OverflowError:
         raise errors.invalid(f"input {name}: an integer too large for a decimal") from None
     with np.errstate(over="ignore"):
-        array = doubles.astype(kind)
+        array: np.ndarray = doubles.astype(kind)
     if (np.isinf(array.astype(np.float64)) & np.isfinite(doubles)).any():
         raise errors.invalid(f"input {name}: values beyond the range of {np.dtype(kind).name}")
     return array
@@ -182,50 +181,6 @@ def _to_bytes(name: str, value: str | dict) -> bytes:
         raise errors.invalid(f"input {name}: a string with half a surrogate pair") from None
     except ValueError:
         raise errors.invalid(f"input {name}: Unable to base64 decode") from None
-
-
-def encode(outputs: Mapping[str, np.ndarray], by_row: bool) -> bytes:
-    """The response body: `predictions` in row format, `outputs` in column format.
-
-    Strings of outputs whose name ends in `_bytes` become {"b64": …}.
-
-    Raises:
-      ServingError: INVALID_ARGUMENT, where row format is asked of outputs without a common batch.
-    """
-    if by_row:
-        sizes = {name: array.shape[0] if array.ndim else None for name, array in outputs.items()}
-        if None in sizes.values() or len(set(sizes.values())) != 1:
-            raise errors.invalid(f"outputs have inconsistent batch sizes: {sizes}; use 'inputs'")
-    columns = {name: _to_json(name, array) for name, array in outputs.items()}
-    if len(columns) == 1:
-        (value,) = columns.values()
-    elif by_row:
-        rows = zip(*columns.values(), strict=True)
-        value = [dict(zip(columns, row, strict=True)) for row in rows]
-    else:
-        value = columns
-    return json.dumps({"predictions" if by_row else "outputs": value}).encode()
-
-
-def _to_json(name: str, array: np.ndarray) -> Any:
-    if array.dtype == object:
-        values = [_string(name, value) for value in array.ravel()]
-        return _nest(values, array.shape)
-    if array.dtype == np.float32:  # shortest decimals that give the same float32
-        array = array.astype("U").astype(np.float64)
-    return array.tolist()
-
-
-def _string(name: str, value: bytes) -> Any:
-    if name.endswith(_BYTES_SUFFIX):
-        return {"b64": base64.b64encode(value).decode()}
-    return value.decode(errors="replace")
-
-
-def _nest(values: list, shape: tuple[int, ...]) -> Any:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array.reshape(shape).tolist()
 
 
 def _brief(value: Any) -> str:

@@ -15,7 +15,7 @@ from aiohttp import web
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
-from export.serving import errors, json_tensors, metadata, page
+from export.serving import errors, json_outputs, json_tensors, metadata, page
 from export.serving.core import Core
 from export.serving.errors import Code, ServingError
 from export.serving.versions import Model
@@ -91,7 +91,7 @@ class _Api:
             return name, inputs, ()
 
         _, _, outputs = self._core.predict(model, number, label, read, deadline)
-        return json_tensors.encode(outputs, by_row)
+        return json_outputs.encode(outputs, by_row)
 
     async def healthz(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

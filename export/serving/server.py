@@ -26,8 +26,9 @@ from aiohttp import web
 from export.serving import grpc_api, model_config, rest
 from export.serving.core import Core, Options
 from export.serving.metrics import Metrics
+from export.serving.poller import Poller
 from export.serving.servable import Servable
-from export.serving.versions import Model, Poller
+from export.serving.versions import Model
 
 NOTICE = (
     "This is a local server for trying models out. For production use TensorFlow Serving, which "
@@ -112,16 +113,24 @@ class Server:
         await self._grpc.start()
         self._poller.start()
 
-    async def stop(self) -> None:
-        """Refuses new requests, answers those under way, and unloads the models."""
+    async def stop(self) -> bool:
+        """Refuses new requests, answers those under way, and unloads the models.
+
+        Returns:
+          Whether all was answered within the grace. If not, some still run, and nothing is
+          unloaded: the process should end.
+        """
         self.core.stop()
         grace_s = self.core.options.shutdown_grace_seconds
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(grace_s):
                 while not self.core.admission.idle:
                     await asyncio.sleep(0.01)
+        except TimeoutError:
+            return False
         await asyncio.gather(self._grpc.stop(grace_s), self._runner.cleanup())
         await asyncio.to_thread(self._close)
+        return True
 
     def _close(self) -> None:
         self._poller.close()
@@ -162,7 +171,10 @@ async def serve(server: Server) -> None:
     print(f"gRPC  {host}:{server.port}", flush=True)
     await stopped.wait()
     print("stopping: no new requests; finishing those under way", flush=True)
-    await server.stop()
+    if not await server.stop():
+        grace_s = server.core.options.shutdown_grace_seconds
+        print(f"requests that ran for {grace_s:g} s more are cut off", flush=True)
+        os._exit(128 + signal.SIGTERM)  # a normal exit would wait for their threads
 
 
 def _options() -> Options:

@@ -11,13 +11,11 @@ import threading
 from collections.abc import Callable, Iterator
 
 from absl import logging
-from tensorflow_serving.apis import get_model_status_pb2
+from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus as Status
 from tensorflow_serving.config import model_server_config_pb2
 
 from export.serving.errors import Code, ServingError, invalid
 from export.serving.servable import Servable
-
-Status = get_model_status_pb2.ModelVersionStatus
 
 
 @dataclasses.dataclass
@@ -151,7 +149,8 @@ class Model:
 
     def _load(self, number: int, path: pathlib.Path) -> None:
         entry, stamp = _Version(state=Status.LOADING), _stamp(path)
-        self._versions[number] = entry
+        with self._condition:
+            self._versions[number] = entry
         logging.info("%s: loading version %d from %s", self.name, number, path)
         servable = None
         try:
@@ -211,33 +210,3 @@ def _stamp(path: pathlib.Path) -> tuple:
     except OSError:
         return ("gone",)
     return (found.st_mtime_ns, found.st_size, found.st_ino)
-
-
-class Poller:
-    """A thread that polls models: at once, and then every `wait_s` seconds (0: never again)."""
-
-    def __init__(self, models: list[Model], wait_s: float):
-        self._models = models
-        self._wait_s = wait_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="versions", daemon=True)
-
-    def start(self) -> None:
-        """Starts polling."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Ends polling, after a load that is under way."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            for model in self._models:
-                try:
-                    model.poll()
-                except Exception:  # the next round may succeed; without this thread none would
-                    logging.exception("%s: looking for versions failed", model.name)
-            if self._wait_s <= 0:
-                return
-            self._stop.wait(self._wait_s)
