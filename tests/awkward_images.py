@@ -1,0 +1,96 @@
+"""Image files that services meet: odd but valid ones, damaged ones, and no images at all."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> bytes:
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """uint8 [height, width, channels]."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels)).astype(np.uint8)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def flat_png(width: int, height: int) -> bytes:
+    """A black one-bit PNG of any size, without ever holding its pixels."""
+    squeeze, row = zlib.compressobj(9), bytes(1 + (width + 7) // 8)
+    data = b"".join(squeeze.compress(row) for _ in range(height)) + squeeze.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def valid() -> dict[str, bytes]:
+    """Files that a browser would show."""
+    rgb = noise(40, 56)
+    frames = [Image.fromarray(noise(30, 44, seed=seed)) for seed in range(3)]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    sixteen = np.random.default_rng(0).integers(0, 65536, (40, 56)).astype(np.uint16)
+    return {
+        "jpeg": encode(rgb, "JPEG"),
+        "png": encode(rgb),
+        "bmp": encode(rgb, "BMP"),
+        "1x1": encode(noise(1, 1)),
+        "1x4000": encode(noise(4000, 1)),
+        "8000x8000": encode(np.zeros([8000, 8000, 3], np.uint8)),
+        "cmyk": encode(Image.fromarray(noise(40, 56, 4), "CMYK"), "JPEG"),
+        "16 bit": encode(Image.fromarray(sixteen)),
+        "palette": encode(Image.fromarray(rgb).quantize(16)),
+        "grey": encode(Image.fromarray(rgb).convert("L"), "JPEG"),
+        "transparent": encode(noise(40, 56, 4)),
+        "animated": encode(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "exif": encode(rgb, "JPEG", exif=exif),
+    }
+
+
+def invalid() -> dict[str, bytes]:
+    """What must be refused."""
+    return {
+        "empty": b"",
+        "html": b"<!DOCTYPE html><html><body>404</body></html>",
+        "signature only": b"\xff\xd8\xff",
+        "truncated png": encode(noise(40, 56))[:300],
+        "tiff": encode(noise(40, 56), "TIFF"),
+        "bomb": flat_png(30_000, 30_000),
+    }
+
+
+def mutations(count: int, seed: int = 0) -> list[bytes]:
+    """Damaged copies of small valid files: bytes changed, cut out, doubled, cut off, spliced."""
+    rng = np.random.default_rng(seed)
+    files = valid()
+    bases = [data for name, data in files.items() if name != "8000x8000"]
+    return [_mutate(bases[rng.integers(len(bases))], bases, rng) for _ in range(count)]
+
+
+def _mutate(data: bytes, others: list[bytes], rng: np.random.Generator) -> bytes:
+    at, length = int(rng.integers(len(data))), int(rng.integers(1, 64))
+    kind = rng.integers(5)
+    if kind == 0:
+        changed = bytearray(data)
+        for position in rng.integers(len(data), size=rng.integers(1, 16)):
+            changed[position] = rng.integers(256)
+        return bytes(changed)
+    if kind == 1:
+        return data[:at]
+    if kind == 2:
+        return data[:at] + data[at + length :]
+    if kind == 3:
+        return data[:at] + data[at : at + length] * 2 + data[at + length :]
+    other = others[rng.integers(len(others))]
+    return data[:at] + other[int(rng.integers(len(other))) :]
