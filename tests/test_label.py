@@ -148,7 +148,7 @@ def test_masks_are_those_of_model_segment(data, model_dir, tmp_path):
     image = preprocessing.decode_image(tf.io.read_file(f"{data[1]}/1.jpg"))
     resized, size, scale = preprocessing.resize_and_pad(image, 64, 96)
     x, y, w, h = annotation["bbox"]
-    box = tf.constant([[[y, x, y + h, x + w]]]) * tf.tile(scale, [2])
+    box = tf.constant([[[y, x, y + h, x + w]]], tf.float32) * tf.tile(scale, [2])
     wanted = loaded.model.segment(resized[None], size[None], box, tf.constant([[1]]), scale[None])
     (rle,) = masks.paste_to_rle(wanted[0].numpy(), [[y, x, y + h, x + w]], *SIZES[0])
     assert annotation["segmentation"] == rle

@@ -1,4 +1,4 @@
-"""Labelled boxes through every format and back, by readers written from the formats' definitions."""
+"""Labelled boxes through every format and back; the readers follow the formats' definitions."""
 
 import base64
 import decimal

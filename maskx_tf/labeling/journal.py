@@ -1,4 +1,4 @@
-"""What is already labelled, kept beside the output while the command runs: a line for each image."""
+"""What is already labelled, kept beside the output while the command runs."""
 
 from __future__ import annotations
 

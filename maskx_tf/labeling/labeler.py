@@ -73,8 +73,8 @@ def wanted(
         if a.image_id is None or a.class_name is None
     ]
     unknown: Counter[str] = Counter()
-    for image_id, annotations in source.by_image().items():
-        for annotation in annotations:
+    for image_id, in_image in source.by_image().items():
+        for annotation in in_image:
             if annotation.is_crowd or (annotation.has_mask and not overwrite_masks):
                 continue
             if annotation.class_name in known:

@@ -16,8 +16,8 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
       mask: {0, 1} [h, w].
 
     Returns:
-      Polygons, int [n, 2] each (x, y), n >= 4, without holes: a part of the mask that has one is cut
-      in two there. Filled, they give the mask again.
+      Polygons, int [n, 2] each (x, y), n >= 4, without holes: a part of the mask that has one is
+      cut in two there. Filled, they give the mask again.
     """
     count, labels = cv2.connectedComponents(np.asarray(mask, np.uint8))  # 8 neighbours
     return [outline for label in range(1, count) for outline in _component(labels == label)]
@@ -60,6 +60,7 @@ def from_rle(rle: dict, least_iou: float) -> list[np.ndarray]:
     x, y, width, height = (int(v) for v in mask_api.toBbox(rle))
     if not width:
         return []
+    corner = np.array([x, y], np.float64)
     region = mask_api.decode(rle)[y : y + height, x : x + width]
     exact = [outline.astype(np.float64) for outline in outlines(region)]
     whole = mask_api.encode(np.asfortranarray(region))
@@ -70,8 +71,8 @@ def from_rle(rle: dict, least_iou: float) -> list[np.ndarray]:
         ]
         simple = [part for part in simple if len(part) >= 3]
         if simple and _iou(simple, whole) >= least_iou:
-            return [part + (x, y) for part in simple]
-    return [part + (x, y) for part in exact]
+            return [part + corner for part in simple]
+    return [part + corner for part in exact]
 
 
 def _iou(polygons: list[np.ndarray], rle: dict) -> float:

@@ -1,4 +1,4 @@
-"""What a person should look at: doubtful masks and problems, as a list and as a sheet of pictures."""
+"""What a person should look at: doubtful masks and problems, as a list and as pictures."""
 
 from __future__ import annotations
 

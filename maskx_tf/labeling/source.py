@@ -135,7 +135,7 @@ def _skip(text: str, position: int) -> int:
 
 
 def _collect(members: dict[str, Any], values: dict[str, list[Any]], entry: Entry) -> None:
-    """Keeps the texts of an entry, and the values that are needed; the last of equal keys counts."""
+    """Keeps the texts of an entry and the values needed; the last of equal keys counts."""
     if entry.index is None:
         is_list = isinstance(entry.value, list)
         members[entry.key] = [] if is_list else entry.text

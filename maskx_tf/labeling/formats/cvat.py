@@ -70,7 +70,7 @@ def _mask(rle: dict) -> list[str]:
 
 
 def row_runs(mask: np.ndarray) -> list[int]:
-    """Lengths of the runs of a mask {0, 1} [h, w] row by row: zeros, ones, zeros, …"""
+    """Lengths of the runs of a mask {0, 1} [h, w], row by row and zeros first."""
     flat = np.concatenate([[0], np.asarray(mask, np.uint8).ravel()])
     edges = np.flatnonzero(np.diff(flat))
     return np.diff(edges, prepend=0, append=mask.size).tolist()
