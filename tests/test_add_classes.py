@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from export import saved_model
 from maskx_tf import add_classes, checkpoints
 from maskx_tf.adding import examples, fit, grow
 from maskx_tf.checkpoints import LoadedModel
@@ -16,6 +17,7 @@ from maskx_tf.errors import UserError
 from maskx_tf.layers.box_head import BoxHead
 from maskx_tf.layers.detections import by_falling_score
 from maskx_tf.model import build_model
+from maskx_tf.serving import DetectionModule
 from tests import harness, tiny
 
 OPTIONS = tiny.config(max_detections=8, score_threshold=0.02)
@@ -340,3 +342,23 @@ def test_unreadable_images_are_left_out(old, tmp_path, capsys):
     assert samples.weights[samples.labels > 0].sum() == pytest.approx(1)
     assert "1 images cannot be read, such as 2.jpg" in capsys.readouterr().err
     assert json.loads(pathlib.Path(boxes).read_text())["categories"][0]["name"] == "emu"
+
+
+@pytest.mark.slow
+def test_export_grows_and_serves_the_old_classes_the_same(old, tmp_path):
+    rows = random_rows(old.model.box_head, 2)
+    rows = rows._replace(cls_bias=np.array([1.0, 1.5], np.float32))
+    grown = grow.grow(old, ["emu", "fox"], [9, 4], rows)
+    image = tiny.images(1)[0][None]
+    module = DetectionModule(*old)
+    before = {key: value.numpy()[0] for key, value in module.detect_images(image).items()}
+    path = saved_model.export(*grown, str(tmp_path))
+    served = tf.saved_model.load(path).signatures["image_tensor"](images=tf.constant(image))
+    after = {key: value.numpy()[0] for key, value in served.items()}
+    is_new = np.isin(after["detection_class_names"], [b"emu", b"fox"])
+    assert is_new.any() and not after["detection_mask_seen"][is_new].any()
+    is_old = (after["detection_classes"] > 0) & ~is_new
+    count = before["num_detections"]
+    assert is_old.sum() == count > 0
+    for key in ("detection_boxes", "detection_scores", "detection_classes", "detection_masks"):
+        np.testing.assert_array_equal(after[key][is_old], before[key][:count])
