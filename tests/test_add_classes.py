@@ -11,7 +11,7 @@ import tf_keras
 
 from export import saved_model
 from maskx_tf import add_classes, checkpoints
-from maskx_tf.adding import examples, fit, grow
+from maskx_tf.adding import examples, fit, grow, regions
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.errors import UserError
 from maskx_tf.layers.box_head import BoxHead
@@ -241,7 +241,7 @@ def test_fit_is_at_its_minimum(world):
 
 
 def test_weights_of_samples():
-    regions = examples.Regions(
+    found = regions.Regions(
         np.zeros([6, 4]),
         np.array([1, 1, 2, 0, 0, 0]),
         np.zeros([6, 4]),
@@ -249,7 +249,7 @@ def test_weights_of_samples():
     )
     probabilities = np.full([6, 3], 0.25)
     probabilities[3:, 0] = (0.9, 0.9, 0.3)
-    weights = examples.sample_weights(regions, probabilities, 0.25)
+    weights = regions.sample_weights(found, probabilities, 0.25)
     np.testing.assert_allclose(weights, [0.5, 0.5, 1, 6 * 0.9 / 2.1, 6 * 0.9 / 2.1, 6 * 0.3 / 2.1])
 
 
@@ -261,16 +261,14 @@ def test_regions_belong_to_the_box_they_overlap_most():
 
     proposals = np.array([[10.0, 10, 50, 51], [10, 10, 50, 57], [60, 5, 90, 30], [71, 71, 80, 80]])
     rng = np.random.default_rng(0)
-    regions = examples.regions_of(proposals, Given, np.array([100.0, 100]), 0.5, rng)
-    last = {
-        tuple(box): label for box, label in zip(regions.boxes_yxyx, regions.labels, strict=True)
-    }
+    found = regions.regions_of(proposals, Given, np.array([100.0, 100]), 0.5, rng)
+    last = {tuple(box): label for box, label in zip(found.boxes_yxyx, found.labels, strict=True)}
     assert last[tuple(proposals[0])] == 1
     assert last[tuple(proposals[1])] == 0  # the known class has it
     assert last[tuple(proposals[2])] == 0
     assert tuple(proposals[3]) not in last  # may be of a new class
-    assert (regions.labels > 0).sum() > 10
-    assert len(regions.labels) == 2 + examples.JITTERED + 3
+    assert (found.labels > 0).sum() > 10
+    assert len(found.labels) == 2 + regions.JITTERED + 3
 
 
 @pytest.fixture(scope="module")

@@ -68,40 +68,17 @@ def fit(
       residual: variance of the free part of w_cls, as a share of the old rows' variance.
     """
     old = old_rows(head)
-    features = tf.constant(samples.features, tf.float32)
-    # Class logits and deltas are linear in the rows: those of a new class are the same combination
-    # of what the old classes give.
-    old_logits = head.class_logits(features)  # [R, K + 1]
-    mean_logit = tf.reduce_mean(old_logits[:, 1:], axis=1)  # [R]
-    logit_parts = old_logits[:, 1:] - mean_logit[:, None]
-    positive = np.flatnonzero(samples.labels > 0)
-    every = [np.einsum("kcd,rd->rkc", old.box_kernel, samples.features[positive]) + old.box_bias]
-    deltas = tf.constant(every[0], tf.float32)  # [F, K, 4]
-    mean_delta = tf.reduce_mean(deltas, axis=1)
-    delta_parts = deltas - mean_delta[:, None]
     count, width = len(old.cls_kernel), old.cls_kernel.shape[1]
-    variance = residual * old.cls_kernel.var(axis=0).mean()
+    free_scale = float(np.sqrt(residual * old.cls_kernel.var(axis=0).mean()))
+    problem = _Problem(head, old, samples, free_scale)
     mix = tf.Variable(tf.zeros([num_new, count]))
     free = tf.Variable(tf.zeros([num_new, width]))
     bias = tf.Variable(tf.zeros([num_new]))
-    labels = tf.constant(samples.labels, tf.int32)
-    weights = tf.constant(samples.weights, tf.float32)
-    targets = tf.constant(samples.targets[positive], tf.float32)
-    new = tf.gather(labels, positive) - 1
-    free_scale = float(np.sqrt(variance))
 
     def objective():
-        logits = mean_logit[:, None] + tf.matmul(logit_parts, mix, transpose_b=True)
-        logits += tf.matmul(features, free * free_scale, transpose_b=True) + bias
-        # All that is not new is one outcome: which of the old classes it is does not matter.
-        rest = tf.reduce_logsumexp(old_logits, axis=1, keepdims=True)
-        log_p = tf.nn.log_softmax(tf.concat([rest, logits], axis=1))
-        loss = -tf.reduce_sum(weights * tf.gather(log_p, labels, batch_dims=1))
-        found = mean_delta + tf.einsum("fkc,fk->fc", delta_parts, tf.gather(mix, new))
-        loss += tf.reduce_sum(tf.gather(weights, positive) * _smooth_l1(found - targets))
         prior = count * tf.reduce_sum(mix**2) + tf.reduce_sum(free**2)
         prior += tf.reduce_sum((bias / _BIAS_DEVIATION) ** 2)
-        return loss + 0.5 * prior_strength * prior
+        return problem.loss(mix, free, bias) + 0.5 * prior_strength * prior
 
     _minimize(objective, [mix, free, bias])
     combined = [
@@ -111,6 +88,44 @@ def fit(
     combined[0] = combined[0] + free_scale * free.numpy()
     combined[1] = combined[1] + bias.numpy()
     return Rows(*(part.astype(np.float32) for part in combined))
+
+
+class _Problem:
+    """The loss of new rows on the examples, by the combinations that they are.
+
+    Logits and deltas are linear in the rows: those of a new class are the same combination of what
+    the old classes give, which is computed once.
+    """
+
+    def __init__(self, head: BoxHead, old: Rows, samples: Samples, free_scale: float):
+        positive = np.flatnonzero(samples.labels > 0)
+        self._features = tf.constant(samples.features, tf.float32)
+        self._free_scale = free_scale
+        logits = head.class_logits(self._features)  # [R, K + 1]
+        # All that is not new is one outcome: which of the old classes it is does not matter.
+        self._rest = tf.reduce_logsumexp(logits, axis=1, keepdims=True)  # [R, 1]
+        self._logit_mean = tf.reduce_mean(logits[:, 1:], axis=1, keepdims=True)
+        self._logit_parts = logits[:, 1:] - self._logit_mean  # [R, K]
+        count, _, width = old.box_kernel.shape
+        deltas = samples.features[positive] @ old.box_kernel.reshape(-1, width).T
+        deltas = deltas.reshape(-1, count, 4) + old.box_bias  # [F, K, 4]
+        self._delta_mean = tf.constant(deltas.mean(axis=1), tf.float32)
+        self._delta_parts = tf.constant(deltas, tf.float32) - self._delta_mean[:, None]
+        self._labels = tf.constant(samples.labels, tf.int32)
+        self._weights = tf.constant(samples.weights, tf.float32)
+        self._new = tf.constant(samples.labels[positive] - 1, tf.int32)  # [F]
+        self._targets = tf.constant(samples.targets[positive], tf.float32)  # [F, 4]
+        self._box_weights = tf.constant(samples.weights[positive], tf.float32)
+
+    def loss(self, mix: tf.Tensor, free: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        """Class and box loss of mix [M, K], free [M, D] and bias [M]."""
+        logits = self._logit_mean + tf.matmul(self._logit_parts, mix, transpose_b=True) + bias
+        logits += tf.matmul(self._features, free * self._free_scale, transpose_b=True)
+        log_p = tf.nn.log_softmax(tf.concat([self._rest, logits], axis=1))
+        class_loss = -tf.reduce_sum(self._weights * tf.gather(log_p, self._labels, batch_dims=1))
+        deltas = tf.einsum("fkc,fk->fc", self._delta_parts, tf.gather(mix, self._new))
+        difference = self._delta_mean + deltas - self._targets
+        return class_loss + tf.reduce_sum(self._box_weights * _smooth_l1(difference))
 
 
 def _smooth_l1(difference: tf.Tensor) -> tf.Tensor:
