@@ -207,8 +207,6 @@ class Config:
         (),
         "Numbers of classes that maskx_tf.add_classes added one after another, the first trained; "
         "nms_candidates and max_detections are shared out equally. Empty: one group.",
-        check=lambda v: all(size > 0 for size in v),
-        must="be positive",
     )
 
     # Optimiser

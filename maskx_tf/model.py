@@ -365,7 +365,7 @@ class MaskXRCNN(tf_keras.Model):
 
 def _check_groups(config: Config, num_classes: int) -> None:
     sizes = config.class_groups
-    if sizes and sum(sizes) != num_classes:
+    if sizes and (sum(sizes) != num_classes or min(sizes) < 1):
         raise UserError(
             f"--class_groups={','.join(map(str, sizes))} are {sum(sizes)} classes, but the "
             f"vocabulary has {num_classes}."
