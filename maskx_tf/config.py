@@ -233,6 +233,11 @@ class Config:
     nms_iou: float = _fraction(0.5, "NMS threshold between detections of a class.")
     nms_candidates: int = _positive(1_000, "Highest-scoring (RoI, class) pairs that reach the NMS.")
     max_detections: int = _positive(100, "Detections kept per image, over all classes.")
+    class_groups: tuple[int, ...] = _option(
+        (),
+        "Numbers of classes that maskx_tf.add_classes added one after another, the first trained; "
+        "nms_candidates and max_detections are shared out equally. Empty: one group.",
+    )
 
     # Optimiser
     optimizer: str = _option("sgd", "Optimiser.", choices=("sgd", "adamw"))

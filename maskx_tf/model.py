@@ -68,7 +68,10 @@ class MaskXRCNN(tf_keras.Model):
             config.conventions,
             name="rpn",
         )
-        self.box_head = box_head.BoxHead(num_classes, config.box_fc_units, name="box_head")
+        _check_groups(config, num_classes)
+        self.box_head = box_head.BoxHead(
+            num_classes, config.box_fc_units, config.class_groups, name="box_head"
+        )
         self.mask_head = mask_head.MaskHead(
             config.mask_filters, config.mask_convs, config.mask_mlp, name="mask_head"
         )
@@ -183,7 +186,10 @@ class MaskXRCNN(tf_keras.Model):
     def fold_transfer(self) -> None:
         """Evaluates T once for all classes; from then on masks use that table. For export."""
         if self.config.mask_output == "transfer":
-            table = self.w_seg(tf.range(self.num_classes + 1))
+            # Group by group: a group's rows do not depend, in any bit, on what was added after it.
+            first, *added = self.box_head.groups
+            ranges = [tf.range(first.stop), *(tf.range(g.start, g.stop) for g in added)]
+            table = tf.concat([self.w_seg(classes) for classes in ranges], axis=0)
             self._folded_w_seg = tf.Variable(table, trainable=False, name="w_seg")
 
     def mask_logits(self, roi_features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
@@ -305,10 +311,23 @@ class MaskXRCNN(tf_keras.Model):
             config.rpn_post_nms_test,
         )
         valid = scores > float("-inf")
+<<<<<<< HEAD
         return self._boxes(pyramid, proposals, valid, image_sizes, image_scales)
+=======
+        groups = self._boxes(pyramid, proposals, valid, image_sizes, image_scales)
+        for detected in groups:
+            detected["detection_masks"] = self.masks(
+                pyramid, detected["detection_boxes"], detected["detection_classes"], image_scales
+            )
+        return detections.by_falling_score(groups)
+>>>>>>> label
 
     def _boxes(self, pyramid, proposals, valid, image_sizes, image_scales):
-        """Box head and NMS over proposals [B, P, 4]; the result of `detect` but for its masks."""
+        """Box head and NMS over proposals [B, P, 4]: `detect` by class group, but for its masks.
+
+        A class is scored by the softmax over its own group and those before it, and only classes
+        of one group compete for places: adding a group changes nothing for the others.
+        """
         config = self.config
         count = proposals.shape[1]
         features = self.box_head(self.roi_features(pyramid, proposals, config.box_roi_size))
@@ -328,20 +347,25 @@ class MaskXRCNN(tf_keras.Model):
                 anchors = tf.gather(image_proposals, proposal_indices)
                 return boxes.decode(deltas, anchors, box_head.DELTA_WEIGHTS)
 
-            return detections.select_detections(
-                image_logits,
-                image_proposals,
-                image_valid,
-                image_size,
-                decode,
-                score_threshold=config.score_threshold,
-                nms_iou=config.nms_iou,
-                candidates=config.nms_candidates,
-                max_detections=config.max_detections,
-                conventions=self.conventions,
-            )
+            return [
+                detections.select_detections(
+                    image_logits[:, : group.stop],
+                    image_proposals,
+                    image_valid,
+                    image_size,
+                    decode,
+                    score_threshold=config.score_threshold,
+                    nms_iou=config.nms_iou,
+                    candidates=max(config.nms_candidates // len(groups), 1),
+                    max_detections=most,
+                    first_class=group.start,
+                    conventions=self.conventions,
+                )
+                for group in groups
+            ]
 
-        most = config.max_detections
+        groups = self.box_head.groups
+        most = config.max_detections // len(groups)
         detected = tf.map_fn(
             detect_image,
             (
@@ -351,16 +375,34 @@ class MaskXRCNN(tf_keras.Model):
                 valid,
                 image_sizes,
             ),
-            fn_output_signature={
-                "num_detections": tf.TensorSpec([], tf.int32),
-                "detection_boxes": tf.TensorSpec([most, 4], tf.float32),
-                "detection_scores": tf.TensorSpec([most], tf.float32),
-                "detection_classes": tf.TensorSpec([most], tf.int32),
-            },
+            fn_output_signature=[
+                {
+                    "num_detections": tf.TensorSpec([], tf.int32),
+                    "detection_boxes": tf.TensorSpec([most, 4], tf.float32),
+                    "detection_scores": tf.TensorSpec([most], tf.float32),
+                    "detection_classes": tf.TensorSpec([most], tf.int32),
+                }
+                for _ in groups
+            ],
         )
         if in_original:
-            detected["detection_boxes"] *= tf.tile(image_scales, [1, 2])[:, None]
+            for group in detected:
+                group["detection_boxes"] *= tf.tile(image_scales, [1, 2])[:, None]
         return detected
+
+
+def _check_groups(config: Config, num_classes: int) -> None:
+    sizes = config.class_groups
+    if sizes and (sum(sizes) != num_classes or min(sizes) < 1):
+        raise UserError(
+            f"--class_groups={','.join(map(str, sizes))} are {sum(sizes)} classes, but the "
+            f"vocabulary has {num_classes}."
+        )
+    if sizes and config.max_detections % len(sizes):
+        raise UserError(
+            f"--max_detections={config.max_detections} must be a multiple of {len(sizes)}, the "
+            "number of --class_groups that share it."
+        )
 
 
 def build_model(

@@ -1,5 +1,7 @@
 """Box head: two fully connected layers, class scores and class-specific box regression."""
 
+import itertools
+
 import tensorflow as tf
 import tf_keras
 
@@ -17,11 +19,18 @@ class BoxHead(tf_keras.layers.Layer):
     Args:
       num_classes: K, without background (row 0).
       units: D, of both hidden layers.
+      groups: sizes of the groups of classes, K in all; empty: one group. The logits of a group are
+        a product of their own, so that adding a group leaves those of the others the same bits.
     """
 
-    def __init__(self, num_classes: int, units: int = 1024, **kwargs):
+    def __init__(self, num_classes: int, units: int = 1024, groups: tuple[int, ...] = (), **kwargs):
         super().__init__(**kwargs)
         self.num_classes, self.units = num_classes, units
+        starts = list(itertools.accumulate(groups[:-1], initial=1))
+        self.groups = tuple(
+            range(start, start + size)
+            for start, size in zip(starts, groups or (num_classes,), strict=True)
+        )
 
         def dense(name: str) -> tf_keras.layers.Layer:
             return tf_keras.layers.Dense(
@@ -51,7 +60,16 @@ class BoxHead(tf_keras.layers.Layer):
 
     def class_logits(self, box_features: tf.Tensor) -> tf.Tensor:
         """Box features [N, D] -> float32 logits [N, K + 1], background first."""
+<<<<<<< HEAD
         return tf.matmul(box_features, self.cls_kernel, transpose_b=True) + self.cls_bias
+=======
+        logits = []
+        for group in self.groups:
+            rows = slice(group.start if logits else 0, group.stop)  # the first has the background
+            kernel, bias = self.cls_kernel[rows], self.cls_bias[rows]
+            logits.append(tf.matmul(box_features, kernel, transpose_b=True) + bias)
+        return tf.cast(tf.concat(logits, axis=-1), tf.float32)
+>>>>>>> label
 
     def class_deltas(self, box_features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """Deltas (dy, dx, dh, dw) of each RoI for one class only. [N, D], [N] -> float32 [N, 4]."""

@@ -31,6 +31,7 @@ def select_detections(
     nms_iou: float,
     candidates: int,
     max_detections: int,
+    first_class: int = 1,
     conventions: Conventions = CONVENTIONS["aligned"],
 ) -> dict[str, tf.Tensor]:
     """Final boxes of one image.
@@ -48,18 +49,20 @@ def select_detections(
       nms_iou: NMS threshold within a class.
       candidates: pairs that reach the NMS at most.
       max_detections: D.
+      first_class: classes before it take part in the softmax but are not detected.
       conventions: of clipping and NMS.
 
     Returns:
       num_detections int32 [], detection_boxes [D, 4], detection_scores [D], detection_classes
       int32 [D] (zeros in the padding).
     """
-    scores = tf.nn.softmax(class_logits)[:, 1:] * tf.cast(valid, tf.float32)[:, None]  # [P, K]
+    scores = tf.nn.softmax(class_logits)[:, first_class:]  # [P, K]
+    scores *= tf.cast(valid, tf.float32)[:, None]
     num_classes = scores.shape[1]
     flat = tf.reshape(scores, [-1])
     best = tf.math.top_k(flat, tf.minimum(candidates, tf.size(flat)))
     proposal_indices = best.indices // num_classes
-    classes = best.indices % num_classes + 1
+    classes = best.indices % num_classes + first_class
     decoded = decode(proposal_indices, classes)
     decoded = boxes.clip(decoded, image_size, conventions.keep_border_pixel)
     candidate_scores = tf.where(boxes.area(decoded) > 0, best.values, -1.0)
@@ -79,3 +82,27 @@ def select_detections(
         "detection_scores": tf.where(present, tf.gather(candidate_scores, keep), 0.0),
         "detection_classes": tf.where(present, tf.gather(classes, keep), 0),
     }
+
+
+def by_falling_score(groups: list[dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
+    """The detections of several groups of classes as one list.
+
+    Args:
+      groups: each num_detections [B] and, with D_g places each, detection_scores [B, D_g] and
+        others of the same leading shape, padding at the end.
+
+    Returns:
+      The same keys with D = sum of D_g places, ordered by falling score; those of a group keep
+      their order. One group is returned as it is.
+    """
+    if len(groups) == 1:
+        return groups[0]
+    count = tf.add_n([group["num_detections"] for group in groups])
+    every = {
+        key: tf.concat([group[key] for group in groups], axis=1)
+        for key in groups[0]
+        if key != "num_detections"
+    }
+    order = tf.argsort(every["detection_scores"], direction="DESCENDING", stable=True)
+    ordered = {key: tf.gather(value, order, batch_dims=1) for key, value in every.items()}
+    return {"num_detections": count, **ordered}

@@ -1,0 +1,215 @@
+"""Two classes of Shapes left out of training and added from a few boxes: do they get masks?
+
+    python -m benchmarks.add_classes
+
+Trains the detector and the mask head of Mask^X R-CNN twice: with all 72 classes, and without two
+classes of set B and every image that shows one of them. The second model gets the two from
+--examples boxes each (`maskx_tf.add_classes`), drawn anew --draws times. Reported is the mask AP of
+the two, given their boxes, beside that of the model that was trained on all boxes; and whether the
+outputs for the old classes stayed the same to the bit. What is done is not done again.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from maskx_tf import checkpoints, cli, config
+from maskx_tf.data import preprocessing
+from maskx_tf.data.files import write_atomically
+from maskx_tf.demo import CONFIGS, Step, execute
+from maskx_tf.errors import UserError
+
+
+def without_classes(coco: dict, names: list[str]) -> dict:
+    """A COCO json without the named classes and without every image that shows one of them."""
+    left_out = {c["id"] for c in coco["categories"] if c["name"] in names}
+    if len(left_out) < len(names):
+        raise UserError(f"--classes={','.join(names)}: not all of them are classes of Shapes.")
+    seen = {a["image_id"] for a in coco["annotations"] if a["category_id"] in left_out}
+    return {
+        "images": [image for image in coco["images"] if image["id"] not in seen],
+        "annotations": [a for a in coco["annotations"] if a["image_id"] not in seen],
+        "categories": [c for c in coco["categories"] if c["id"] not in left_out],
+    }
+
+
+def few_examples(coco: dict, names: list[str], count: int, seed: int) -> dict:
+    """`count` random boxes of each named class and nothing else of their images."""
+    rng = np.random.default_rng(seed)
+    categories = [c for c in coco["categories"] if c["name"] in names]
+    chosen = []
+    for category in categories:
+        boxes = [a for a in coco["annotations"] if a["category_id"] == category["id"]]
+        if len(boxes) < count:
+            raise UserError(f"--examples={count}: {category['name']} has only {len(boxes)} boxes.")
+        chosen += [boxes[i] for i in sorted(rng.choice(len(boxes), count, replace=False))]
+    kept = ("id", "image_id", "category_id", "bbox", "iscrowd")  # no masks
+    shown = {a["image_id"] for a in chosen}
+    return {
+        "images": [image for image in coco["images"] if image["id"] in shown],
+        "annotations": [{key: a[key] for key in kept} for a in chosen],
+        "categories": categories,
+    }
+
+
+def train_steps(root: pathlib.Path, name: str, records: pathlib.Path, share: float) -> list[Step]:
+    """The two stages of training on some records: ROOT/NAME/stage1_boxes and ROOT/NAME/maskx."""
+    steps, needs = [], records / "manifest.json"
+    for stage in ("stage1_boxes", "maskx"):
+        flagfile, model_dir = f"{CONFIGS}/{stage}.flags", root / name / stage
+        init = [f"--init_checkpoint={root / name / 'stage1_boxes'}"] if stage == "maskx" else []
+        options = config.read_flagfile(flagfile)
+        count = round(share * options.train_steps)
+        drops = ",".join(str(round(share * step)) for step in options.lr_steps)
+        command = (
+            "maskx_tf.train",
+            f"--flagfile={flagfile}",
+            f"--train_steps={count}",
+            f"--lr_steps={drops}",
+            f"--train_records={records}",
+            "--eval_records=",
+            f"--mask_classes={root / 'data' / 'set_a.txt'}",
+            f"--model_dir={model_dir}",
+            *init,
+        )
+        last = model_dir / f"ckpt-{count}.index"
+        steps.append(Step(f"Training {name}, {stage}", command, (needs,), (last,)))
+        needs = last
+    return steps
+
+
+def model_steps(root: pathlib.Path, names: list[str], share: float) -> list[Step]:
+    """Data and training of both models; the filtered annotations are written on the way."""
+    data, filtered = root / "data", root / "without" / "instances_train.json"
+    manifests = tuple(data / "records" / split / "manifest.json" for split in ("train", "val"))
+    execute([Step("Making Shapes", ("tf_records.shapes", f"--output_dir={data}"), (), manifests)])
+    if not filtered.exists():
+        coco = json.loads((data / "instances_train.json").read_text())
+        write_atomically(filtered, json.dumps(without_classes(coco, names)))
+    records = root / "without" / "records"
+    convert = (
+        "tf_records.coco",
+        f"--annotations={filtered}",
+        f"--images={data / 'train'}",
+        f"--output_dir={records}",
+        "--overwrite",
+    )
+    written = (records / "manifest.json",)
+    return [
+        Step("Writing the records without two classes", convert, (filtered,), written),
+        *train_steps(root, "without", records, share),
+        *train_steps(root, "full", data / "records" / "train", share),
+    ]
+
+
+def evaluation(root: pathlib.Path, model_dir: pathlib.Path, needs: pathlib.Path) -> Step:
+    command = (
+        "maskx_tf.evaluate",
+        f"--model_dir={model_dir}",
+        f"--eval_records={root / 'data' / 'records' / 'val'}",
+        f"--mask_classes={root / 'data' / 'set_a.txt'}",
+        "--per_class",
+    )
+    return Step(f"Evaluating {model_dir}", command, (needs,), (model_dir / "evaluation.json",))
+
+
+def draw_steps(root: pathlib.Path, names: list[str], examples: int, draw: int) -> list[Step]:
+    """One draw of examples: adding the classes, evaluating."""
+    boxes, model_dir = root / f"draw{draw}" / "new.json", root / f"draw{draw}" / "model"
+    if not boxes.exists():
+        coco = json.loads((root / "data" / "instances_train.json").read_text())
+        write_atomically(boxes, json.dumps(few_examples(coco, names, examples, draw)))
+    command = (
+        "maskx_tf.add_classes",
+        f"--model_dir={root / 'without' / 'maskx'}",
+        f"--boxes={boxes}",
+        f"--images={root / 'data' / 'train'}",
+        f"--output_dir={model_dir}",
+    )
+    checkpoint = model_dir / "ckpt-0.index"
+    step = Step(f"Adding two classes, draw {draw}", command, (boxes,), (checkpoint,))
+    return [step, evaluation(root, model_dir, checkpoint)]
+
+
+def old_detections_equal(old_dir: pathlib.Path, new_dir: pathlib.Path, images: list) -> int:
+    """Number of detections of old classes, all equal to the bit; UserError if one is not."""
+    old, new = (checkpoints.load_model(str(path)) for path in (old_dir, new_dir))
+    sides = old.config.image_min_side, old.config.image_max_side
+    run_old, run_new = tf.function(old.model), tf.function(new.model)
+    compared = 0
+    for path in images:
+        image = preprocessing.decode_image(tf.io.read_file(str(path)))
+        resized, size, _ = preprocessing.resize_and_pad(image, *sides)
+        before, after = (
+            {key: value[0].numpy() for key, value in run(resized[None], size[None]).items()}
+            for run in (run_old, run_new)
+        )
+        count = int(before.pop("num_detections"))
+        rows = (after["detection_classes"] > 0) & (
+            after["detection_classes"] <= old.vocabulary.num_classes
+        )
+        for key, value in before.items():
+            if not np.array_equal(value[:count], after[key][rows]):
+                raise UserError(f"{key} of old classes changed on {path}.")
+        compared += count
+    return compared
+
+
+def report(root: pathlib.Path, names: list[str], draws: int, compared: int) -> str:
+    """The table of mask AP of the added classes, in percent, beside full training."""
+
+    def scores(model_dir: pathlib.Path, kind: str) -> list[float]:
+        results = json.loads((model_dir / "evaluation.json").read_text())
+        return [100 * results[kind]["per_class"][name] for name in names]
+
+    lines = [
+        "| mask AP | " + " | ".join(names) + " | mean | of full training |",
+        "|---|" + "---|" * (len(names) + 2),
+    ]
+    for kind, title in (("mask_given_boxes", "given boxes"), ("mask", "detected")):
+        full = np.array(scores(root / "full" / "maskx", kind))
+        added = np.array([scores(root / f"draw{d}" / "model", kind) for d in range(draws)])
+        cells = [f"{value:.1f}" for value in (*full, full.mean())]
+        lines.append(f"| trained on all boxes, {title} | {' | '.join(cells)} | |")
+        spread = [
+            f"{column.mean():.1f} ({column.min():.1f} to {column.max():.1f})" for column in added.T
+        ]
+        share = added.mean() / full.mean()
+        lines.append(
+            f"| added, {title}, {draws} draws | {' | '.join(spread)} | {added.mean():.1f} | "
+            f"{share:.0%} |"
+        )
+    lines.append(f"\nDetections of old classes compared, all equal to the bit: {compared}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Trains, adds, evaluates, reports."""
+    values = flags.FLAGS
+    root = pathlib.Path(values.output_dir)
+    steps = model_steps(root, values.classes, values.schedule)
+    full = root / "full" / "maskx"
+    steps.append(evaluation(root, full, steps[-1].outputs[0]))
+    for draw in range(values.draws):
+        steps += draw_steps(root, values.classes, values.examples, draw)
+    execute(steps)
+    images = sorted((root / "data" / "val").glob("*.jpg"))[:100]
+    added = root / "draw0" / "model"
+    compared = old_detections_equal(root / "without" / "maskx", added, images)
+    text = report(root, values.classes, values.draws, compared)
+    write_atomically(root / "results.md", text + "\n")
+    print(f"\n{text}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("output_dir", "runs/add_classes", "Where data, models and results go.")
+    flags.DEFINE_list(
+        "classes", ["speckled hourglass", "checkered heart"], "The classes to leave out."
+    )
+    flags.DEFINE_float("schedule", 1.0, "Share of the training steps of configs/shapes.")
+    flags.DEFINE_integer("examples", 10, "Boxed examples of each.")
+    flags.DEFINE_integer("draws", 5, "How often examples are drawn.")
+    cli.run(main)

@@ -1,0 +1,106 @@
+"""Entry point: new classes from a few boxes (`python -m maskx_tf.add_classes --boxes=new.json`)."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+
+from absl import flags
+
+from maskx_tf import checkpoints, cli
+from maskx_tf.adding import examples, fit, grow
+from maskx_tf.errors import UserError
+from maskx_tf.labeling import source as source_lib
+from maskx_tf.labeling.source import Source
+
+_FEW = 5  # examples of a class, below which its rows are little more than a guess
+
+
+def define_flags() -> None:
+    """Defines this command's flags."""
+    flags.DEFINE_string("model_dir", None, "Run, or checkpoint of a run.", required=True)
+    flags.DEFINE_string(
+        "boxes", None, "COCO json with boxes of the new classes; masks are not read.", required=True
+    )
+    flags.DEFINE_string("images", None, "Directory of its image files.", required=True)
+    flags.DEFINE_string("output_dir", None, "Model directory to write.", required=True)
+    flags.DEFINE_float(
+        "prior_strength", 1.0, "How much the new weights must look like the old ones."
+    )
+    flags.DEFINE_integer("seed", 0, "Seed of the boxes drawn around the examples.")
+
+
+def add_classes(
+    model_dir: str,
+    boxes: str,
+    images: str,
+    output_dir: str,
+    prior_strength: float = 1.0,
+    seed: int = 0,
+) -> str:
+    """Writes a model that also knows the classes of a json; returns what to tell the user.
+
+    Args:
+      model_dir: the old model.
+      boxes: COCO json. Categories that the model does not know are the new classes; boxes of the
+        others are told apart from them.
+      images: directory of its images.
+      output_dir: gets the new model.
+      prior_strength: see `fit.fit`.
+      seed: see `examples.collect`.
+
+    Raises:
+      UserError: there are no new classes, no examples of one, or the model cannot have any.
+    """
+    if not pathlib.Path(images).is_dir():
+        raise UserError(f"--images={images} is no directory.")
+    if not prior_strength > 0:
+        raise UserError(f"--prior_strength={prior_strength} must be positive.")
+    loaded = checkpoints.load_model(model_dir)
+    grow.check(loaded)
+    source = source_lib.read(boxes)
+    names = [name for name in source.names if name not in loaded.vocabulary.names]
+    if not names:
+        raise UserError(f"--boxes={boxes} has no category that the model does not know already.")
+    if len(set(names)) < len(names):
+        raise UserError(f"--boxes={boxes} has two categories of the same name.")
+    samples, counts = examples.collect(loaded, source, pathlib.Path(images), names, seed)
+    if missing := [name for name in names if not counts[name]]:
+        raise UserError(
+            f"--boxes={boxes} has no usable box of {', '.join(map(repr, missing))}; add some, or "
+            "leave the category out."
+        )
+    if few := [name for name in names if counts[name] < _FEW]:
+        print(f"few examples, expect little: {', '.join(few)}", file=sys.stderr)
+    rows = fit.fit(loaded.model.box_head, samples, len(names), prior_strength)
+    grown = grow.grow(loaded, names, _category_ids(source, names), rows)
+    grow.save(grown, output_dir)
+    listed = ", ".join(f"{name} ({counts[name]} boxes)" for name in names)
+    return f"added: {listed}\nwritten: {output_dir}, {grown.vocabulary.num_classes} classes"
+
+
+def _category_ids(source: Source, names: list[str]) -> list[int]:
+    categories = [json.loads(text) for text in source.members["categories"]]
+    ids = {category["name"].strip(): category["id"] for category in categories}
+    return [ids[name] for name in names]
+
+
+def main() -> None:
+    """Adds the classes and prints what was written."""
+    values = flags.FLAGS
+    print(
+        add_classes(
+            values.model_dir,
+            values.boxes,
+            values.images,
+            values.output_dir,
+            values.prior_strength,
+            values.seed,
+        )
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

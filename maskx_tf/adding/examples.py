@@ -1,0 +1,125 @@
+"""What new classes are fitted to: box features of their boxes and of everything beside them."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from maskx_tf.adding.regions import Given, regions_of, sample_weights
+from maskx_tf.checkpoints import LoadedModel
+from maskx_tf.data import preprocessing
+from maskx_tf.labeling.source import Source
+from maskx_tf.layers.box_head import DELTA_WEIGHTS
+from maskx_tf.ops import boxes
+from tf_records.images import BadImageError, read_image
+
+
+class Samples(NamedTuple):
+    """Regions with the features of the frozen detector.
+
+    Attributes:
+      features: float32 [R, D] of the box head.
+      labels: int [R], 1..M for the new classes, 0 for all else.
+      weights: float [R]; those of an example's regions add up to 1.
+      targets: float32 [R, 4] box deltas (dy, dx, dh, dw); 0 where the label is 0.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+    targets: np.ndarray
+
+
+def collect(
+    loaded: LoadedModel, source: Source, images: pathlib.Path, names: list[str], seed: int
+) -> tuple[Samples, Counter[str]]:
+    """The samples of all images that show a new class.
+
+    An image is read for its examples of `names`; boxes of classes that the model knows are told
+    apart from them. Everything else in it may be anything: a region weighs as much as the model is
+    sure what it is, so that an unmarked object of a new class does little harm.
+
+    Args:
+      loaded: the model.
+      source: json with boxes.
+      images: directory of the image files.
+      names: of the new classes.
+      seed: of the jitter.
+
+    Returns:
+      The samples, and the number of usable examples by class.
+    """
+    rng = np.random.default_rng(seed)
+    extract = _extractor(loaded)
+    counts: Counter[str] = Counter()
+    parts, problems = [], []
+    by_image = source.by_image()
+    shown = [e for e in source.images if any(a.class_name in names for a in by_image[e.image_id])]
+    for entry in tqdm.tqdm(shown, unit="image", desc="features"):
+        try:
+            encoded = read_image(images / entry.file_name, (entry.height, entry.width)).encoded
+            image = preprocessing.decode_image(tf.constant(encoded))
+        except (BadImageError, tf.errors.OpError) as error:
+            problems.append(f"{entry.file_name}: {str(error).splitlines()[0]}")
+            continue
+        parts.append(
+            _of_image(loaded, extract, image, by_image[entry.image_id], names, rng, counts)
+        )
+    if problems:
+        print(f"{len(problems)} images cannot be read, such as {problems[0]}", file=sys.stderr)
+    parts.append(_no_samples(loaded))
+    return Samples(*(np.concatenate(column) for column in zip(*parts, strict=True))), counts
+
+
+def _no_samples(loaded: LoadedModel) -> Samples:
+    features = np.zeros([0, loaded.config.box_fc_units], np.float32)
+    return Samples(features, np.zeros([0], np.int64), np.zeros([0]), np.zeros([0, 4], np.float32))
+
+
+def _extractor(loaded: LoadedModel):
+    """(image uint8 [h, w, 3]) -> pyramid, proposals [P, 4], their logits, scale; and features."""
+    model, config = loaded.model, loaded.config
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
+    def look(image):
+        sides = config.image_min_side, config.image_max_side
+        resized, size, scale = preprocessing.resize_and_pad(image, *sides)
+        pyramid = model.pyramid(resized[None], size[None])
+        limits = model.conventions.proposal_limits(size[None])
+        proposals, logits = model.rpn.propose(
+            model.rpn(pyramid), limits, config.rpn_pre_nms_test, config.rpn_post_nms_test
+        )
+        return pyramid, proposals[0], logits[0] > float("-inf"), scale, size
+
+    @tf.function(reduce_retracing=True)
+    def features(pyramid, boxes_yxyx):
+        found = model.box_head(model.roi_features(pyramid, boxes_yxyx[None], config.box_roi_size))
+        return found, tf.nn.softmax(model.box_head.class_logits(found))
+
+    return look, features
+
+
+def _of_image(loaded, extract, image, annotations, names, rng, counts) -> Samples:
+    look, features = extract
+    pyramid, proposals, valid, scale, size = look(image)
+    given = Given(annotations, names, tuple(image.shape[:2]), scale.numpy(), counts)
+    if not given.labels.any():  # its examples are crowds or no boxes
+        return _no_samples(loaded)
+    regions = regions_of(
+        proposals.numpy()[valid.numpy()], given, size.numpy(), loaded.config.roi_positive_iou, rng
+    )
+    found, probabilities = features(pyramid, tf.constant(regions.boxes_yxyx, tf.float32))
+    positive = regions.labels > 0
+    targets = boxes.encode(
+        tf.constant(regions.matched, tf.float32),
+        tf.constant(regions.boxes_yxyx, tf.float32),
+        DELTA_WEIGHTS,
+    ).numpy()
+    weights = sample_weights(regions, probabilities.numpy(), loaded.config.roi_positive_fraction)
+    return Samples(found.numpy(), regions.labels, weights, np.where(positive[:, None], targets, 0))

@@ -1,0 +1,77 @@
+"""A model with more classes: the old rows, bit for bit, and new ones after them."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from maskx_tf import checkpoints
+from maskx_tf.adding.fit import Rows
+from maskx_tf.checkpoints import CLASS_ROWS, LoadedModel, variable_key
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.errors import UserError
+from maskx_tf.model import build_model
+
+
+def check(loaded: LoadedModel) -> None:
+    """UserError if masks of a new class do not follow from its box weights."""
+    config = loaded.config
+    if config.mask_output == "class_specific":
+        raise UserError(
+            "this model learned the mask weights of each class by themselves "
+            "(--mask_output=class_specific): a new class would have none. Use a model with "
+            "--mask_output=transfer."
+        )
+    if config.mask_output == "transfer" and config.transfer_input == "embedding":
+        raise UserError(
+            "T of this model reads class embeddings (--transfer_input=embedding), and a new class "
+            "has none. Use a model whose T reads box weights, such as cls+box."
+        )
+
+
+def grow(loaded: LoadedModel, names: list[str], category_ids: list[int], rows: Rows) -> LoadedModel:
+    """The model with new classes after the old ones, in a group of their own.
+
+    Args:
+      loaded: the old model.
+      names: M new classes.
+      category_ids: their ids in their data set; taken over where no old class has them.
+      rows: their weights.
+    """
+    vocabulary = _vocabulary(loaded.vocabulary, names, category_ids)
+    config = loaded.config
+    groups = config.class_groups or (loaded.vocabulary.num_classes,)
+    share = (len(groups) + 1) / len(groups)  # each group keeps its places
+    config = config.replace(
+        class_groups=(*groups, len(names)),
+        max_detections=round(config.max_detections * share),
+        nms_candidates=round(config.nms_candidates * share),
+    )
+    model = build_model(config, vocabulary.num_classes)
+    added = dict(zip(CLASS_ROWS, rows, strict=True))
+    old = {variable_key(variable): variable.numpy() for variable in loaded.model.weights}
+    for variable in model.weights:
+        key = variable_key(variable)
+        value = old[key]
+        variable.assign(np.concatenate([value, added[key]]) if key in added else value)
+    return LoadedModel(model, config, vocabulary, loaded.mask_class_ids)
+
+
+def _vocabulary(old: Vocabulary, names: list[str], category_ids: list[int]) -> Vocabulary:
+    ids = list(old.external_ids)
+    for number in category_ids:
+        ids.append(number if number not in ids else max(ids) + 1)
+    return Vocabulary((*old.names, *names), tuple(ids))
+
+
+def save(grown: LoadedModel, output_dir: str) -> None:
+    """Writes a model directory; UserError if there is one."""
+    if tf.train.latest_checkpoint(output_dir):
+        raise UserError(f"--output_dir={output_dir} holds a model already; name another directory.")
+    pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
+    config = grown.config.replace(model_dir=output_dir)
+    checkpoints.save_run(config, grown.vocabulary, grown.mask_class_ids)
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(model=grown.model), output_dir, 1)
+    manager.save(checkpoint_number=0)

@@ -1,0 +1,123 @@
+"""Which regions of an image count as examples of new classes, which do not, and by how much."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from maskx_tf.labeling.source import Annotation
+from maskx_tf.ops import boxes
+from tf_records.coco_objects import clean_box
+
+JITTERED = 24  # boxes drawn around each example, besides the example itself
+_SHIFT, _LOG_SCALE = 0.2, 0.3  # largest change of a jittered box, in its sides and in log
+_CROWD_OVERLAP = 0.7
+
+
+class Regions(NamedTuple):
+    """Regions of an image: boxes_yxyx and matched boxes [R, 4], labels and example (or -1) [R]."""
+
+    boxes_yxyx: np.ndarray
+    labels: np.ndarray
+    matched: np.ndarray
+    example: np.ndarray
+
+
+class Given:
+    """The boxes of an image's annotations, in network-input pixels.
+
+    Attributes:
+      boxes_yxyx: float [G, 4] of new and known classes.
+      labels: int [G], 1..M for new classes, 0 for known ones.
+      crowds: float [C, 4] boxes of crowds of new classes.
+    """
+
+    def __init__(
+        self,
+        annotations: list[Annotation],
+        names: list[str],
+        image_size: tuple[int, int],
+        scale: np.ndarray,
+        counts: Counter[str],
+    ):
+        found, labels, crowds = [], [], []
+        for annotation in annotations:
+            box, _ = clean_box(annotation.bbox, *image_size)
+            if box is None:
+                continue
+            label = (
+                names.index(str(annotation.class_name)) + 1 if annotation.class_name in names else 0
+            )
+            if annotation.is_crowd:
+                crowds += [box] if label else []
+                continue
+            found.append(box)
+            labels.append(label)
+            if label:
+                counts[names[label - 1]] += 1
+        factor = np.tile(scale, 2)
+        self.boxes_yxyx = np.array(found, np.float64).reshape(-1, 4) * factor
+        self.labels = np.array(labels, np.int64)
+        self.crowds = np.array(crowds, np.float64).reshape(-1, 4) * factor
+
+
+def regions_of(proposals, given, size, positive_iou: float, rng) -> Regions:
+    """Proposals [P, 4], the given boxes and boxes jittered around them, with labels.
+
+    A region belongs to the given box that it overlaps most, from `positive_iou` on; what overlaps
+    none so much is labelled 0. What lies in a crowd of a new class is left out.
+    """
+    is_new = given.labels > 0
+    drawn = [jitter(box, rng) for box in given.boxes_yxyx[is_new]]
+    limits = np.tile(size, 2)
+    regions = np.clip(np.concatenate([given.boxes_yxyx, *drawn, proposals]), 0, limits)
+    ious = boxes.iou(tf.constant(regions), tf.constant(given.boxes_yxyx)).numpy()  # [R, G]
+    match = ious.argmax(axis=1)
+    is_match = ious.max(axis=1) >= positive_iou
+    labels = np.where(is_match, given.labels[match], 0)
+    example = np.where(labels > 0, match, -1)
+    keep = (regions[:, 2:] - regions[:, :2]).min(axis=1) > 0
+    if len(given.crowds):
+        inside = boxes.overlap_fraction(tf.constant(regions), tf.constant(given.crowds)).numpy()
+        keep &= (labels > 0) | (inside.max(axis=1) <= _CROWD_OVERLAP)
+    matched = given.boxes_yxyx[match]
+    return Regions(regions[keep], labels[keep], matched[keep], example[keep])
+
+
+def jitter(box_yxyx: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random boxes about as large and about where a box is, [JITTERED, 4]."""
+    low, high = box_yxyx[:2], box_yxyx[2:]
+    centre, side = (low + high) / 2, high - low
+    centres = centre + rng.uniform(-_SHIFT, _SHIFT, [JITTERED, 2]) * side
+    halves = side * np.exp(rng.uniform(-_LOG_SCALE, _LOG_SCALE, [JITTERED, 2])) / 2
+    return np.concatenate([centres - halves, centres + halves], axis=1)
+
+
+def sample_weights(
+    regions: Regions, probabilities: np.ndarray, positive_fraction: float
+) -> np.ndarray:
+    """Weights of an image's regions, [R].
+
+    The regions of an example share a weight of 1. The rest share what makes the examples
+    `positive_fraction` of all, as in training, in proportion to how sure the old model is of its
+    most probable class in each, background included.
+
+    Args:
+      regions: R of them.
+      probabilities: float [R, K + 1] of the old model.
+      positive_fraction: the share.
+    """
+    sure = probabilities.max(axis=1).astype(np.float64)
+    examples = np.unique(regions.example[regions.example >= 0])
+    weights = np.zeros(len(sure))
+    for example in examples:
+        rows = regions.example == example
+        weights[rows] = 1 / rows.sum()
+    rest = regions.labels == 0
+    if rest.any():
+        total = len(examples) * (1 - positive_fraction) / positive_fraction
+        weights[rest] = total * sure[rest] / sure[rest].sum()
+    return weights

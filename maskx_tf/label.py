@@ -1,0 +1,109 @@
+"""Entry point: masks for the boxes of a COCO json (`python -m maskx_tf.label --annotations=…`)."""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from maskx_tf import checkpoints, cli, visualize
+from maskx_tf.data import files
+from maskx_tf.errors import UserError
+from maskx_tf.labeling import labeler, objects, review
+from maskx_tf.labeling import source as source_lib
+from maskx_tf.labeling.formats import coco, cvat, fiftyone, label_studio
+from maskx_tf.labeling.journal import Journal
+from maskx_tf.labeling.segmenter import Segmenter
+
+FORMATS = ("coco", "cvat", "label_studio", "fiftyone")
+
+
+def define_flags() -> None:
+    """Defines this command's flags."""
+    flags.DEFINE_string("annotations", None, "COCO json with the boxes.", required=True)
+    flags.DEFINE_string("images", None, "Directory of the image files.", required=True)
+    flags.DEFINE_string("model_dir", None, "Run, or checkpoint of a run.", required=True)
+    flags.DEFINE_string("output", None, "File to write.", required=True)
+    flags.DEFINE_enum("format", "coco", FORMATS, "Format of the output.")
+    flags.DEFINE_enum("segmentation", "rle", ["rle", "polygon"], "How masks are written.")
+    flags.DEFINE_float(
+        "polygon_iou", 0.99, "Least IoU of polygons with their mask; 1: its exact outline."
+    )
+    flags.DEFINE_bool("overwrite_masks", False, "Also make masks for boxes that have one.")
+    flags.DEFINE_bool("skip_unknown_classes", False, "Leave classes alone that the model lacks.")
+    flags.DEFINE_float("min_quality", 0.75, "Masks that score below it are listed for review.")
+    flags.DEFINE_string("review", "", "The list to review; empty: OUTPUT.review.csv.")
+    flags.DEFINE_string("review_sheet", "", "Picture (.jpg or .png) of the most doubtful masks.")
+    flags.DEFINE_string(
+        "image_prefix", "/data/local-files/?d=", "Before file names, for Label Studio."
+    )
+
+
+def run(values: flags.FlagValues) -> str:
+    """Labels as the flags say; returns what to tell the user.
+
+    Raises:
+      UserError: the json, the model or a flag is unusable.
+    """
+    images, output = pathlib.Path(values.images), pathlib.Path(values.output)
+    if not images.is_dir():
+        raise UserError(f"--images={images} is no directory.")
+    if output.resolve() == pathlib.Path(values.annotations).resolve():
+        raise UserError("--output would overwrite --annotations; choose another.")
+    if values.format == "fiftyone" and values.segmentation == "polygon":
+        raise UserError("--format=fiftyone has no polygons; leave out --segmentation.")
+    source = source_lib.read(values.annotations)
+    checkpoint = checkpoints.latest_checkpoint(values.model_dir)
+    loaded = checkpoints.load_model(checkpoint)
+    todo, problems = labeler.wanted(
+        source, loaded.vocabulary, values.overwrite_masks, values.skip_unknown_classes
+    )
+    task = {
+        "annotations": source.sha256,
+        "checkpoint": [checkpoint, pathlib.Path(f"{checkpoint}.index").stat().st_mtime_ns],
+        "images": str(images),
+        "overwrite_masks": values.overwrite_masks,
+    }
+    journal = Journal(output.with_name(output.name + ".journal"), task)
+    labels = labeler.label(source, todo, images, Segmenter(loaded), loaded.vocabulary, journal)
+    labels = review.with_problems(labels, problems)
+    written = _write(values, source, labels, loaded, images, output)
+    journal.close(remove=True)
+    return written
+
+
+def _write(values, source, labels, loaded, images: pathlib.Path, output: pathlib.Path) -> str:
+    """Writes all files, the labels last; returns the summary."""
+    polygon_iou = values.polygon_iou if values.segmentation == "polygon" else None
+    if values.format == "coco":
+        seen = {loaded.vocabulary.names[class_id - 1] for class_id in loaded.mask_class_ids}
+        text = coco.to_text(source, labels, seen, polygon_iou)
+    else:
+        made, problems = objects.labelled_images(source, labels, images)
+        labels = review.with_problems(labels, problems)
+        if values.format == "cvat":
+            text = cvat.to_text(made, source.names, polygon_iou)
+        elif values.format == "fiftyone":
+            text = fiftyone.to_text(made, images)
+        else:
+            text = label_studio.to_text(made, values.image_prefix, polygon_iou)
+            config = label_studio.labeling_config(source.names, polygon_iou)
+            files.write_atomically(output.with_name(output.name + ".config.xml"), config)
+    rows = review.doubts(labels, values.min_quality)
+    listed = pathlib.Path(values.review or f"{output}.review.csv")
+    files.write_atomically(listed, review.to_csv(source, rows))
+    if values.review_sheet:
+        picture = review.sheet(source, labels, rows, images)
+        visualize.write_picture(picture, pathlib.Path(values.review_sheet))
+    files.write_atomically(output, text)
+    return f"{review.summary(labels, rows)}\nwritten: {output} and {listed} ({len(rows)} rows)"
+
+
+def main() -> None:
+    """Labels and prints what was done."""
+    print(run(flags.FLAGS))
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Masks for the boxes of a COCO json: reading, segmenting, keeping, writing."""

@@ -1,0 +1,1 @@
+"""What labelled objects are written as; one file a format."""

@@ -1,0 +1,67 @@
+"""What is already labelled, kept beside the output while the command runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+_SYNC_LINES = 50  # lines between two writes that a power cut cannot undo
+
+
+class Journal:
+    """A file of json lines: what was asked for, then one result for each finished image.
+
+    Args:
+      path: of the file; it is read if it is there and was written for the same `task`, otherwise
+        begun anew.
+      task: all that results depend on; what json can hold.
+    """
+
+    def __init__(self, path: pathlib.Path, task: dict[str, Any]):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = _whole_lines(path)
+        self.results: list[dict[str, Any]] = []
+        if lines and json.loads(lines[0]) == task:
+            self.results = [json.loads(line) for line in lines[1:]]
+        kept = [json.dumps(task), *lines[1:]] if self.results else [json.dumps(task)]
+        temporary = path.with_name(path.name + ".tmp")  # without a line that was cut off
+        temporary.write_text("".join(f"{line}\n" for line in kept))
+        temporary.replace(path)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._unsynced = 0
+
+    def add(self, result: dict[str, Any]) -> None:
+        """Keeps the result of an image."""
+        self.results.append(result)
+        self._file.write(json.dumps(result) + "\n")
+        self._file.flush()
+        self._unsynced += 1
+        if self._unsynced >= _SYNC_LINES:
+            os.fsync(self._file.fileno())
+            self._unsynced = 0
+
+    def close(self, remove: bool) -> None:
+        """Closes the file, and removes it once its content is kept elsewhere."""
+        self._file.close()
+        if remove:
+            self.path.unlink()
+
+
+def _whole_lines(path: pathlib.Path) -> list[str]:
+    """The lines of a file up to the first that is cut off or no json object."""
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return []
+    kept = []
+    for line in text.split("\n")[:-1]:
+        try:
+            if not isinstance(json.loads(line), dict):
+                break
+        except ValueError:
+            break
+        kept.append(line)
+    return kept

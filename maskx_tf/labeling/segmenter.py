@@ -1,0 +1,89 @@
+"""Masks of given boxes of one image, and how much to trust each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from maskx_tf.checkpoints import LoadedModel
+from maskx_tf.data import preprocessing
+from maskx_tf.ops import masks as mask_ops
+
+_MOST_BOXES = 100  # at a time; more would only cost memory
+
+
+class Mask(NamedTuple):
+    """A predicted mask.
+
+    Attributes:
+      rle: COCO's compressed run-length code, of the size of the image.
+      score: see `expected_iou`.
+    """
+
+    rle: dict
+    score: float
+
+
+class Segmenter:
+    """A model that gives masks to boxes.
+
+    Args:
+      loaded: the model with its options.
+    """
+
+    def __init__(self, loaded: LoadedModel):
+        model, config = loaded.model, loaded.config
+        self._whole_pixels = model.conventions.paste_whole_pixels
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
+        def pyramid(image):
+            sides = config.image_min_side, config.image_max_side
+            resized, size, scale = preprocessing.resize_and_pad(image, *sides)
+            return model.pyramid(resized[None], size[None]), scale
+
+        @tf.function(reduce_retracing=True)
+        def masks(features, boxes_yxyx, classes, scale):
+            boxes_yxyx = boxes_yxyx * tf.tile(scale, [2])
+            return model.masks(features, boxes_yxyx[None], classes[None], scale[None])[0]
+
+        self._pyramid, self._masks = pyramid, masks
+
+    def segment(self, image: np.ndarray, boxes_yxyx: np.ndarray, classes: np.ndarray) -> list[Mask]:
+        """Masks of boxes.
+
+        Args:
+          image: uint8 RGB [H, W, 3].
+          boxes_yxyx: float [N, 4], pixels of the image.
+          classes: int [N], 1..K.
+        """
+        features, scale = self._pyramid(tf.constant(image))
+        found: list[Mask] = []
+        for start in range(0, len(boxes_yxyx), _MOST_BOXES):
+            part = slice(start, start + _MOST_BOXES)
+            probabilities = self._masks(
+                features,
+                tf.constant(boxes_yxyx[part], tf.float32),
+                tf.constant(classes[part], tf.int32),
+                scale,
+            ).numpy()
+            rles = mask_ops.paste_to_rle(
+                probabilities, boxes_yxyx[part], *image.shape[:2], whole_pixels=self._whole_pixels
+            )
+            found += map(Mask, rles, expected_iou(probabilities).tolist())
+        return found
+
+
+def expected_iou(probabilities: np.ndarray) -> np.ndarray:
+    """How good masks are by the model's own account: [N, m, m] in [0, 1] -> [N] in [0, 1].
+
+    The mask is where p >= 0.5. Were the probabilities right, its intersection with the true mask
+    would be, in the mean, the sum of p over it, and their union its area and the sum of p over the
+    rest. The score is the ratio of the two: 1 for a mask without doubt, and 0 for an empty one.
+    """
+    probabilities = probabilities.astype(np.float64)
+    inside = probabilities >= 0.5
+    intersection = np.where(inside, probabilities, 0).sum(axis=(1, 2))
+    union = np.where(inside, 1, probabilities).sum(axis=(1, 2))
+    return np.divide(intersection, union, out=np.zeros(len(union)), where=union > 0)

@@ -1,0 +1,362 @@
+"""New classes from boxes: the old outputs stay to the bit, the new rows are near the right ones."""
+
+import json
+import pathlib
+from collections import Counter
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from export import saved_model
+from maskx_tf import add_classes, checkpoints
+from maskx_tf.adding import examples, fit, grow, regions
+from maskx_tf.checkpoints import LoadedModel
+from maskx_tf.errors import UserError
+from maskx_tf.layers.box_head import BoxHead
+from maskx_tf.layers.detections import by_falling_score
+from maskx_tf.model import build_model
+from maskx_tf.serving import DetectionModule
+from tests import harness, tiny
+
+OPTIONS = tiny.config(max_detections=8, score_threshold=0.02)
+
+
+def random_rows(head, count, seed=0):
+    rng = np.random.default_rng(seed)
+    return fit.Rows(
+        *(
+            rng.normal(0, part.std() + 0.01, (count, *part.shape[1:])).astype(np.float32)
+            for part in fit.old_rows(head)
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def old():
+    return LoadedModel(tiny.model(OPTIONS), OPTIONS, tiny.VOCABULARY, tiny.SET_A)
+
+
+@pytest.fixture(scope="module")
+def grown(old):
+    rows = random_rows(old.model.box_head, 2)
+    # Loud new classes: they would push the old ones out if places were shared.
+    rows = rows._replace(cls_bias=np.array([1.0, 1.5], np.float32))
+    return grow.grow(old, ["emu", "fox"], [9, 4], rows)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(1)
+    images = tf.constant(rng.integers(0, 256, (2, 64, 96, 3)).astype(np.uint8))
+    return images, tf.constant([[64.0, 96.0], [50.0, 96.0]])
+
+
+def detections_of(found, image, classes):
+    rows = np.isin(found["detection_classes"][image], classes)
+    return {key: found[key][image][rows] for key in found if key != "num_detections"}
+
+
+def test_old_classes_are_detected_the_same_to_the_bit(old, grown, batch):
+    before = {key: value.numpy() for key, value in tf.function(old.model)(*batch).items()}
+    after = {key: value.numpy() for key, value in tf.function(grown.model)(*batch).items()}
+    new_count = 0
+    for image in range(2):
+        was, now = (detections_of(f, image, range(1, 5)) for f in (before, after))
+        assert len(was["detection_scores"]) > 2
+        for key in was:
+            np.testing.assert_array_equal(was[key], now[key])
+        new = detections_of(after, image, [5, 6])
+        new_count += len(new["detection_scores"])
+        assert after["num_detections"][image] == len(was["detection_scores"]) + len(
+            new["detection_scores"]
+        )
+        assert (np.diff(after["detection_scores"][image]) <= 0).all()
+    assert new_count > 8
+    assert after["detection_boxes"].shape[1] == grown.config.max_detections == 16
+
+
+def test_old_masks_of_given_boxes_are_the_same_to_the_bit(old, grown, batch):
+    boxes = tf.constant([[[5.0, 6, 40, 50], [10, 3, 60, 90]]] * 2)
+    classes = tf.constant([[1, 4], [2, 3]])
+    before, after = (m.model.segment(*batch, boxes, classes).numpy() for m in (old, grown))
+    np.testing.assert_array_equal(before, after)
+    new = grown.model.segment(*batch, boxes, classes * 0 + 6).numpy()
+    assert np.abs(new - after).max() > 1e-4  # T gives the new class masks of its own
+
+
+def test_folded_transfer_keeps_old_rows(old, grown):
+    for loaded in (old, grown):
+        table = loaded.model.w_seg(tf.range(5))
+        np.testing.assert_array_equal(table, loaded.model.w_seg(tf.range(5)))
+    grown_table = build_model(grown.config, 6)
+    grown_table.set_weights(grown.model.get_weights())
+    grown_table.fold_transfer()
+    np.testing.assert_array_equal(grown_table._folded_w_seg[:5], old.model.w_seg(tf.range(5)))
+
+
+def test_new_scores_are_the_softmax_over_all_classes():
+    features = tf.constant(np.random.default_rng(0).normal(size=(7, 12)), tf.float32)
+    plain, grouped = BoxHead(5, 12), BoxHead(5, 12, (3, 2))
+    for head in (plain, grouped):
+        head.build([None, 3, 3, 4])
+    grouped.set_weights(plain.get_weights())
+    np.testing.assert_allclose(
+        plain.class_logits(features), grouped.class_logits(features), atol=1e-6
+    )
+    assert grouped.groups == (range(1, 4), range(4, 6)) and plain.groups == (range(1, 6),)
+
+
+def test_by_falling_score_keeps_the_order_of_a_group():
+    first = {"num_detections": tf.constant([2]), "detection_scores": tf.constant([[0.9, 0.5, 0.0]])}
+    second = {"num_detections": tf.constant([1]), "detection_scores": tf.constant([[0.5, 0, 0]])}
+    first["tag"], second["tag"] = tf.constant([[1, 2, 0]]), tf.constant([[3, 0, 0]])
+    merged = by_falling_score([first, second])
+    assert merged["num_detections"].numpy().tolist() == [3]
+    assert merged["tag"].numpy().tolist() == [[1, 2, 3, 0, 0, 0]]
+    assert by_falling_score([first]) is first
+
+
+def test_groups_must_fit():
+    with pytest.raises(UserError, match="are 3 classes, but the vocabulary has 4"):
+        build_model(tiny.config(class_groups=(2, 1)), 4)
+    with pytest.raises(UserError, match="must be a multiple of 3"):
+        build_model(tiny.config(class_groups=(2, 1, 1), max_detections=8), 4)
+
+
+def test_vocabulary_and_a_second_round(grown):
+    assert grown.vocabulary.names[4:] == ("emu", "fox")
+    assert grown.vocabulary.external_ids == (1, 3, 4, 7, 9, 10)  # 4 was taken
+    again = grow.grow(grown, ["gnu"], [11], random_rows(grown.model.box_head, 1))
+    assert again.config.class_groups == (4, 2, 1)
+    assert again.config.max_detections == 24  # 8 for each group
+
+
+def factor_world(seed=0, shapes=8, textures=5, width=24, per_class=60):
+    """Class weights of a softmax regression on features that a shape and a texture make."""
+    rng = np.random.default_rng(seed)
+    parts = rng.normal(0, 1, (shapes, width)), rng.normal(0, 1, (textures, width))
+    means = (parts[0][:, None] + parts[1]).reshape(-1, width)
+    count = len(means)
+    labels = np.repeat(np.arange(count + 1), per_class)  # class 0 is background
+    centres = np.concatenate([np.zeros([1, width]), means])[labels]
+    features = np.maximum(centres + rng.normal(0, 1.2, centres.shape), 0).astype(np.float32)
+    return features, labels
+
+
+def trained_head(features, labels, classes):
+    """A box head whose rows are trained on these features, with weight decay."""
+    head = BoxHead(classes, features.shape[1])
+    head.build([None, 1, 1, features.shape[1]])
+    optimizer = tf_keras.optimizers.Adam(0.02)
+    variables = [head.cls_kernel, head.cls_bias]
+    x, y = tf.constant(features), tf.constant(labels)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, head.class_logits(x))
+            loss = tf.reduce_mean(losses) + 0.003 * tf.reduce_sum(head.cls_kernel**2)
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+    for _ in range(300):
+        step()
+    rng = np.random.default_rng(5)  # box rows that follow from the class rows
+    mixer = rng.normal(0, 0.1, (features.shape[1], 4, features.shape[1]))
+    head.box_kernel.assign(np.einsum("kd,dce->kce", head.cls_kernel.numpy(), mixer))
+    return head
+
+
+def correlation(a, b):
+    a, b = a.ravel(), b.ravel()
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Heads trained with all 40 classes and without the last two, and the features."""
+    features, labels = factor_world()
+    known = labels <= 38
+    return (
+        features,
+        labels,
+        trained_head(features, labels, 40),
+        trained_head(features[known], labels[known], 38),
+    )
+
+
+def ten_examples(world):
+    """Ten examples of each of the two, thirty other regions for each example."""
+    features, labels, full, _ = world
+    rng = np.random.default_rng(3)
+    chosen = [rng.choice(np.flatnonzero(labels == c), 10, replace=False) for c in (39, 40)]
+    others = rng.choice(np.flatnonzero(labels <= 38), 600, replace=False)
+    rows = np.concatenate([*chosen, others])
+    fitted = np.array([1] * 10 + [2] * 10 + [0] * 600)
+    weights = np.where(fitted > 0, 1.0, 60 / 600)
+    targets = np.zeros([len(rows), 4], np.float32)
+    for index in np.flatnonzero(fitted):
+        kernel = full.box_kernel.numpy()[labels[rows[index]]]
+        targets[index] = kernel @ features[rows[index]] + rng.normal(0, 0.1, 4)
+    return examples.Samples(features[rows], fitted, weights, targets)
+
+
+def test_rows_are_near_those_of_full_training(world):
+    features, labels, full, without = world
+    rows = fit.fit(without, ten_examples(world), 2)
+    old, wanted = fit.old_rows(without), fit.old_rows(full)
+    for part in ("cls_kernel", "box_kernel"):
+        mean = getattr(old, part).mean(axis=0)
+        for index in range(2):
+            new = getattr(rows, part)[index] - mean
+            true = getattr(wanted, part)[38 + index] - getattr(wanted, part).mean(axis=0)
+            assert correlation(new, true) > 0.8
+            assert 0.4 < np.linalg.norm(new) / np.linalg.norm(true) < 1.5
+    # They classify: against each other and against the old classes.
+    test = labels >= 39
+    logits = np.concatenate(
+        [without.class_logits(features[test]), features[test] @ rows.cls_kernel.T + rows.cls_bias],
+        axis=1,
+    )
+    right = (logits.argmax(axis=1) == labels[test]).mean()
+    assert (
+        right
+        > 0.75 * (full.class_logits(features[test]).numpy().argmax(axis=1) == labels[test]).mean()
+    )
+
+
+def test_fit_is_at_its_minimum(world):
+    samples = ten_examples(world)
+    _, _, _, without = world
+    rows = fit.fit(without, samples, 2)
+    longer, steps = None, fit._STEPS
+    try:
+        fit._STEPS = 3 * steps
+        longer = fit.fit(without, samples, 2)
+    finally:
+        fit._STEPS = steps
+    gap = np.abs(rows.cls_kernel - longer.cls_kernel).max()
+    assert gap < 0.02 * np.abs(longer.cls_kernel).max()
+
+
+def test_weights_of_samples():
+    found = regions.Regions(
+        np.zeros([6, 4]),
+        np.array([1, 1, 2, 0, 0, 0]),
+        np.zeros([6, 4]),
+        np.array([0, 0, 2, -1, -1, -1]),
+    )
+    probabilities = np.full([6, 3], 0.25)
+    probabilities[3:, 0] = (0.9, 0.9, 0.3)
+    weights = regions.sample_weights(found, probabilities, 0.25)
+    np.testing.assert_allclose(weights, [0.5, 0.5, 1, 6 * 0.9 / 2.1, 6 * 0.9 / 2.1, 6 * 0.3 / 2.1])
+
+
+def test_regions_belong_to_the_box_they_overlap_most():
+    class Given:
+        boxes_yxyx = np.array([[10.0, 10, 50, 50], [10, 10, 50, 58]])
+        labels = np.array([1, 0])
+        crowds = np.array([[70.0, 70, 100, 100]])
+
+    proposals = np.array([[10.0, 10, 50, 51], [10, 10, 50, 57], [60, 5, 90, 30], [71, 71, 80, 80]])
+    rng = np.random.default_rng(0)
+    found = regions.regions_of(proposals, Given, np.array([100.0, 100]), 0.5, rng)
+    last = {tuple(box): label for box, label in zip(found.boxes_yxyx, found.labels, strict=True)}
+    assert last[tuple(proposals[0])] == 1
+    assert last[tuple(proposals[1])] == 0  # the known class has it
+    assert last[tuple(proposals[2])] == 0
+    assert tuple(proposals[3]) not in last  # may be of a new class
+    assert (found.labels > 0).sum() > 10
+    assert len(found.labels) == 2 + regions.JITTERED + 3
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory, old):
+    directory = tmp_path_factory.mktemp("run")
+    grow.save(old, str(directory))
+    return str(directory)
+
+
+def test_command_writes_a_model_that_loads(model_dir, old, tmp_path):
+    annotations = [
+        harness.annotation(image, [5 + image, 8, 25, 20], category_id=category, segmentation=[])
+        for image in (1, 2, 3)
+        for category in (1, 2)
+    ]
+    boxes, images = harness.write_coco(
+        tmp_path, annotations, sizes=[(40, 60)] * 3, names=("emu", "bee")
+    )
+    output = str(tmp_path / "new")
+    said = add_classes.add_classes(model_dir, boxes, images, output)
+    assert said.startswith("added: emu (3 boxes)") and "5 classes" in said
+    loaded = checkpoints.load_model(output)
+    assert loaded.vocabulary.names == (*tiny.VOCABULARY.names, "emu")
+    assert loaded.mask_class_ids == old.mask_class_ids
+    before, after = (fit.old_rows(m.model.box_head) for m in (old, loaded))
+    for was, now in zip(before, after, strict=True):
+        np.testing.assert_array_equal(was, now[:4])
+        assert np.isfinite(now[4]).all()
+    with pytest.raises(UserError, match="holds a model already"):
+        add_classes.add_classes(model_dir, boxes, images, output)
+
+
+def test_unusable_boxes(model_dir, tmp_path):
+    known = harness.write_coco(
+        tmp_path / "a", [harness.annotation(1, [1, 1, 9, 9])], names=("bee",)
+    )
+    with pytest.raises(UserError, match="no category that the model does not know"):
+        add_classes.add_classes(model_dir, *known, str(tmp_path / "out"))
+    empty = harness.write_coco(
+        tmp_path / "b", [harness.annotation(1, [1, 1, 0, 9])], names=("emu",)
+    )
+    with pytest.raises(UserError, match="no usable box of 'emu'"):
+        add_classes.add_classes(model_dir, *empty, str(tmp_path / "out"))
+    with pytest.raises(UserError, match="is no directory"):
+        add_classes.add_classes(model_dir, known[0], str(tmp_path / "none"), str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mask_output": "class_specific"},
+        {"transfer_input": "embedding", "transfer_embeddings": "x.npy"},
+    ],
+)
+def test_models_whose_masks_do_not_follow_from_boxes(changes, old):
+    with pytest.raises(UserError, match="a new class"):
+        grow.check(old._replace(config=old.config.replace(**changes)))
+
+
+def test_unreadable_images_are_left_out(old, tmp_path, capsys):
+    from maskx_tf.labeling import source
+
+    annotations = [harness.annotation(i, [5, 8, 25, 20]) for i in (1, 2)]
+    boxes, images = harness.write_coco(tmp_path, annotations, sizes=[(40, 60)] * 2, names=("emu",))
+    pathlib.Path(f"{images}/2.jpg").write_bytes(b"no")
+    samples, counts = examples.collect(old, source.read(boxes), pathlib.Path(images), ["emu"], 0)
+    assert counts == Counter(emu=1)
+    assert samples.features.shape == (len(samples.labels), OPTIONS.box_fc_units)
+    assert samples.weights[samples.labels > 0].sum() == pytest.approx(1)
+    assert "1 images cannot be read, such as 2.jpg" in capsys.readouterr().err
+    assert json.loads(pathlib.Path(boxes).read_text())["categories"][0]["name"] == "emu"
+
+
+@pytest.mark.slow
+def test_export_grows_and_serves_the_old_classes_the_same(old, tmp_path):
+    rows = random_rows(old.model.box_head, 2)
+    rows = rows._replace(cls_bias=np.array([1.0, 1.5], np.float32))
+    grown = grow.grow(old, ["emu", "fox"], [9, 4], rows)
+    image = tiny.images(1)[0][None]
+    module = DetectionModule(*old)
+    before = {key: value.numpy()[0] for key, value in module.detect_images(image).items()}
+    path = saved_model.export(*grown, str(tmp_path))
+    served = tf.saved_model.load(path).signatures["image_tensor"](images=tf.constant(image))
+    after = {key: value.numpy()[0] for key, value in served.items()}
+    is_new = np.isin(after["detection_class_names"], [b"emu", b"fox"])
+    assert is_new.any() and not after["detection_mask_seen"][is_new].any()
+    is_old = (after["detection_classes"] > 0) & ~is_new
+    count = before["num_detections"]
+    assert is_old.sum() == count > 0
+    for key in ("detection_boxes", "detection_scores", "detection_classes", "detection_masks"):
+        np.testing.assert_array_equal(after[key][is_old], before[key][:count])

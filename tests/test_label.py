@@ -1,0 +1,285 @@
+"""Labelling a COCO json with a tiny model: what is kept, what is made, what is listed; resuming."""
+
+import csv
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl import flags
+from PIL import Image
+
+from maskx_tf import checkpoints, label
+from maskx_tf.data import preprocessing
+from maskx_tf.errors import UserError
+from maskx_tf.labeling import journal, labeler, segmenter
+from maskx_tf.labeling import source as source_lib
+from maskx_tf.ops import masks
+from tests import harness, tiny
+
+SIZES = ((40, 60), (70, 33), (48, 48))
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run")
+    options = tiny.config(model_dir=str(directory))
+    model = tiny.model(options)
+    checkpoints.save_run(options, tiny.VOCABULARY, tiny.SET_A)
+    tf.train.CheckpointManager(tf.train.Checkpoint(model=model), directory, 1).save()
+    return str(directory)
+
+
+@pytest.fixture(autouse=True)
+def one_model(monkeypatch):
+    """Loads and traces the model once for all tests."""
+    monkeypatch.setattr(label.checkpoints, "load_model", _load)
+    monkeypatch.setattr(label, "Segmenter", lambda loaded: _segmenter())
+
+
+_loaded: dict = {}
+
+
+def _load(path, load=checkpoints.load_model):
+    if "model" not in _loaded:
+        _loaded["model"] = load(path)
+        _loaded["segmenter"] = segmenter.Segmenter(_loaded["model"])
+    return _loaded["model"]
+
+
+def _segmenter():
+    return _loaded["segmenter"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Boxes of known classes without mask, one with, one crowd, one that is none."""
+    annotations = [
+        harness.annotation(1, [5, 6, 30, 25], segmentation=[], extra="kept"),
+        harness.annotation(1, [1, 1, 8, 8.5]),
+        harness.annotation(2, [0, 0, 33, 70], category_id=2, segmentation=[]),
+        harness.annotation(2, [3, 3, 9, 9], iscrowd=1, segmentation=[]),
+        harness.annotation(3, [3, 3, 0, 9], segmentation=[]),
+        harness.annotation(3, [-10, 20, 30, 50], category_id=3, segmentation=[]),
+    ]
+    names = ("ant", "bee", "dog")
+    return harness.write_coco(tmp_path, annotations, sizes=SIZES, names=names)
+
+
+def run(annotations, images, model_dir, output, **changes):
+    values = flags.FlagValues()
+    original, flags.FLAGS = flags.FLAGS, values
+    try:
+        label_flags(values)
+    finally:
+        flags.FLAGS = original
+    arguments = {
+        "annotations": annotations,
+        "images": images,
+        "model_dir": model_dir,
+        "output": str(output),
+        **changes,
+    }
+    values(["label", *(f"--{key}={value}" for key, value in arguments.items())])
+    return label.run(values)
+
+
+def label_flags(values):
+    """The command's flags on values of their own."""
+    for kind in ("string", "enum", "float", "bool"):
+        assert hasattr(flags, f"DEFINE_{kind}")
+    import functools
+
+    class Local:
+        def __getattr__(self, name):
+            return functools.partial(getattr(flags, name), flag_values=values)
+
+    original, label.flags = label.flags, Local()
+    try:
+        label.define_flags()
+    finally:
+        label.flags = original
+
+
+def rows_of(path):
+    return list(csv.DictReader(pathlib.Path(path).open()))
+
+
+def test_labels_what_has_no_mask_and_keeps_the_rest(data, model_dir, tmp_path):
+    output = tmp_path / "labelled.json"
+    said = run(*data, model_dir, output, min_quality=1.0, review_sheet=tmp_path / "sheet.png")
+    before = json.loads(pathlib.Path(data[0]).read_text())
+    after = json.loads(output.read_text())
+    assert after["images"] == before["images"] and after["categories"] == before["categories"]
+    made = [a.get("mask_source") for a in after["annotations"]]
+    assert made == ["maskx_tf", "human", "maskx_tf", None, None, "maskx_tf"]
+    for old, new in zip(before["annotations"], after["annotations"], strict=True):
+        assert old["bbox"] == new["bbox"]
+        if new.get("mask_source") != "maskx_tf":
+            assert {**new, "mask_source": None} == {**old, "mask_source": None}
+            continue
+        assert 0 <= new["mask_score"] <= 1
+        assert new["mask_seen"] == (new["category_id"] == 1)  # set A: ant and cat
+        height, width = SIZES[new["image_id"] - 1]
+        assert new["segmentation"]["size"] == [height, width]
+        x, y, w, h = new["bbox"]
+        mask = masks.decode_rle(new["segmentation"])
+        assert mask.sum() == new["area"]
+        outside = mask.copy()
+        outside[max(int(y), 0) : int(np.ceil(y + h)), max(int(x), 0) : int(np.ceil(x + w))] = 0
+        assert not outside.any()
+    rows = rows_of(f"{output}.review.csv")
+    assert [row["reason"] for row in rows][-1] == "box_empty"
+    assert {row["annotation_id"] for row in rows[:-1]} == {"1", "3", "6"}
+    scores = [float(row["mask_score"]) for row in rows[:-1]]
+    assert scores == sorted(scores)
+    assert rows[-1]["file_name"] == "3.jpg" and "box_empty: the box has no area" in said
+    assert Image.open(tmp_path / "sheet.png").size[0] > 320
+    assert not list(tmp_path.glob("*.journal*"))
+
+
+def test_masks_are_those_of_model_segment(data, model_dir, tmp_path):
+    output = tmp_path / "labelled.json"
+    run(*data, model_dir, output)
+    annotation = json.loads(output.read_text())["annotations"][0]
+    loaded = checkpoints.load_model(model_dir)
+    image = preprocessing.decode_image(tf.io.read_file(f"{data[1]}/1.jpg"))
+    resized, size, scale = preprocessing.resize_and_pad(image, 64, 96)
+    x, y, w, h = annotation["bbox"]
+    box = tf.constant([[[y, x, y + h, x + w]]], tf.float32) * tf.tile(scale, [2])
+    wanted = loaded.model.segment(resized[None], size[None], box, tf.constant([[1]]), scale[None])
+    (rle,) = masks.paste_to_rle(wanted[0].numpy(), [[y, x, y + h, x + w]], *SIZES[0])
+    assert annotation["segmentation"] == rle
+    score = segmenter.expected_iou(wanted[0].numpy())[0]
+    assert annotation["mask_score"] == pytest.approx(score, abs=1e-5)
+
+
+def test_overwrite_masks_leaves_crowds_alone(data, model_dir, tmp_path):
+    run(*data, model_dir, tmp_path / "out.json", overwrite_masks=True)
+    annotations = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    assert annotations[1]["mask_source"] == "maskx_tf"
+    assert annotations[3] == json.loads(pathlib.Path(data[0]).read_text())["annotations"][3]
+    again = tmp_path / "again.json"  # a second run finds nothing to do, and keeps what it is told
+    run(str(tmp_path / "out.json"), data[1], model_dir, again)
+    assert json.loads(again.read_text()) == json.loads((tmp_path / "out.json").read_text())
+
+
+def test_unknown_classes(data, model_dir, tmp_path):
+    content = json.loads(pathlib.Path(data[0]).read_text())
+    content["categories"][1]["name"] = "wasp"
+    pathlib.Path(data[0]).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"'wasp' \(1\).*--skip_unknown_classes"):
+        run(*data, model_dir, tmp_path / "out.json")
+    said = run(*data, model_dir, tmp_path / "out.json", skip_unknown_classes=True)
+    assert "1 class_unknown" in said
+    annotations = json.loads((tmp_path / "out.json").read_text())["annotations"]
+    assert "mask_source" not in annotations[2] and annotations[2]["segmentation"] == []
+
+
+def test_missing_and_broken_images_are_listed(data, model_dir, tmp_path):
+    os.remove(f"{data[1]}/1.jpg")
+    pathlib.Path(f"{data[1]}/2.jpg").write_bytes(b"no image")
+    run(*data, model_dir, tmp_path / "out.json")
+    rows = rows_of(tmp_path / "out.json.review.csv")
+    found = {(row["reason"], row["image_id"], row["file_name"]) for row in rows}
+    assert {("image_missing", "1", "1.jpg"), ("image_corrupt", "2", "2.jpg")} <= found
+
+
+def test_boxes_mean_stored_pixels_unless_the_json_has_the_turned_size(model_dir, tmp_path):
+    picture = harness.random_image(40, 60)
+    for name, sizes in (("stored", ((40, 60),)), ("turned", ((60, 40),))):
+        box = [2, 3, 30, 30]
+        path, images = harness.write_coco(
+            tmp_path / name, [harness.annotation(1, box, segmentation=[])], sizes=sizes,
+            names=("ant",),
+        )  # fmt: skip
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(picture).save(f"{images}/1.jpg", exif=exif)
+        run(path, images, model_dir, tmp_path / f"{name}.json")
+        (annotation,) = json.loads((tmp_path / f"{name}.json").read_text())["annotations"]
+        assert annotation["segmentation"]["size"] == list(sizes[0])
+
+
+@pytest.mark.parametrize("form", ["cvat", "label_studio", "fiftyone"])
+def test_other_formats_hold_every_object(data, model_dir, tmp_path, form):
+    output = tmp_path / "out"
+    run(*data, model_dir, output, format=form)
+    text = output.read_text()
+    assert (
+        text.count({"cvat": "<mask", "label_studio": '"brush"', "fiftyone": '"mask":'}[form]) == 4
+    )
+    assert (tmp_path / "out.config.xml").exists() == (form == "label_studio")
+
+
+def test_a_killed_run_goes_on_where_it_was(data, model_dir, tmp_path, monkeypatch):
+    whole = tmp_path / "whole.json"
+    run(*data, model_dir, whole)
+    output = tmp_path / "out.json"
+    real, calls = labeler._label_image, []
+
+    def killed(entry, *rest):
+        calls.append(entry.image_id)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(entry, *rest)
+
+    monkeypatch.setattr(labeler, "_label_image", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(*data, model_dir, output)
+    assert not output.exists()
+    kept = tmp_path / "out.json.journal"
+    kept.write_bytes(kept.read_bytes() + b'{"image_id": 3, "prob')  # a line that was cut off
+    calls.clear()
+    calls += [None] * 10
+    run(*data, model_dir, output)
+    assert calls[10:] == [3]
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_journal_of_another_task_is_not_used(tmp_path):
+    path = tmp_path / "j"
+    first = journal.Journal(path, {"a": 1})
+    first.add({"image_id": 1})
+    first.close(remove=False)
+    assert journal.Journal(path, {"a": 1}).results == [{"image_id": 1}]
+    assert journal.Journal(path, {"a": 2}).results == []
+
+
+def test_expected_iou():
+    p = np.zeros((3, 4, 4))
+    p[0, :2] = 1.0
+    p[1, :2], p[1, 2:] = 0.8, 0.25
+    found = segmenter.expected_iou(p)
+    np.testing.assert_allclose(found, [1.0, 8 * 0.8 / (8 + 8 * 0.25), 0.0])
+
+
+def test_expected_iou_is_the_mean_iou_if_probabilities_are_right():
+    rng = np.random.default_rng(0)
+    p = np.clip(np.kron(rng.uniform(0, 1, (7, 7)), np.ones((4, 4))) ** 0.3, 0, 1)
+    ious = []
+    for _ in range(300):
+        truth = rng.uniform(size=p.shape) < p
+        ious.append((truth & (p >= 0.5)).sum() / (truth | (p >= 0.5)).sum())
+    assert segmenter.expected_iou(p[None])[0] == pytest.approx(np.mean(ious), abs=0.01)
+
+
+def test_unusable_inputs(data, model_dir, tmp_path):
+    with pytest.raises(UserError, match="would overwrite"):
+        run(*data, model_dir, data[0])
+    with pytest.raises(UserError, match="no directory"):
+        run(data[0], str(tmp_path / "none"), model_dir, tmp_path / "out.json")
+    with pytest.raises(UserError, match="has no polygons"):
+        run(*data, model_dir, tmp_path / "o", format="fiftyone", segmentation="polygon")
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(UserError, match="no list 'images'"):
+        run(str(tmp_path / "list.json"), data[1], model_dir, tmp_path / "out.json")
+
+
+def test_members_of_gives_texts_as_they_stand():
+    text = '{ "a" :1.50 , "b": [1, {"c": "}"}],"d" : "x,\\"y" ,"e":-1E+2}'
+    members = source_lib.members_of(text)
+    assert members == {"a": "1.50", "b": '[1, {"c": "}"}]', "d": '"x,\\"y"', "e": "-1E+2"}
+    assert source_lib.members_of("{}") == {}
