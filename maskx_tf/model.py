@@ -290,11 +290,12 @@ class MaskXRCNN(tf_keras.Model):
         image_scales: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """`call` on a given pyramid."""
-        detected = self.detect_boxes(pyramid, image_sizes, image_scales)
-        detected["detection_masks"] = self.masks(
-            pyramid, detected["detection_boxes"], detected["detection_classes"], image_scales
-        )
-        return detected
+        groups = self._detect_groups(pyramid, image_sizes, image_scales)
+        for detected in groups:
+            detected["detection_masks"] = self.masks(
+                pyramid, detected["detection_boxes"], detected["detection_classes"], image_scales
+            )
+        return detections.by_falling_score(groups)
 
     def detect_boxes(
         self,
@@ -303,6 +304,10 @@ class MaskXRCNN(tf_keras.Model):
         image_scales: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """`detect` without masks."""
+        return detections.by_falling_score(self._detect_groups(pyramid, image_sizes, image_scales))
+
+    def _detect_groups(self, pyramid, image_sizes, image_scales) -> list[dict[str, tf.Tensor]]:
+        """`detect_boxes` of each class group on its own."""
         config = self.config
         proposals, scores = self.rpn.propose(
             self.rpn(pyramid),
@@ -311,19 +316,10 @@ class MaskXRCNN(tf_keras.Model):
             config.rpn_post_nms_test,
         )
         valid = scores > float("-inf")
-<<<<<<< HEAD
         return self._boxes(pyramid, proposals, valid, image_sizes, image_scales)
-=======
-        groups = self._boxes(pyramid, proposals, valid, image_sizes, image_scales)
-        for detected in groups:
-            detected["detection_masks"] = self.masks(
-                pyramid, detected["detection_boxes"], detected["detection_classes"], image_scales
-            )
-        return detections.by_falling_score(groups)
->>>>>>> label
 
     def _boxes(self, pyramid, proposals, valid, image_sizes, image_scales):
-        """Box head and NMS over proposals [B, P, 4]: `detect` by class group, but for its masks.
+        """Box head and NMS over proposals [B, P, 4], by class group.
 
         A class is scored by the softmax over its own group and those before it, and only classes
         of one group compete for places: adding a group changes nothing for the others.

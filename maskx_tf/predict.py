@@ -101,29 +101,6 @@ def predict(
     return problems
 
 
-<<<<<<< HEAD
-def overlay_paths(paths: Sequence[pathlib.Path], directory: pathlib.Path) -> list[pathlib.Path]:
-    """A path of its own in `directory` for each image: JPEG for JPEG, PNG for all else."""
-    inputs = {path.resolve() for path in paths}
-    targets: dict[pathlib.Path, None] = {}
-    for path in paths:
-        suffix = ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
-        target, number = directory / f"{path.stem}{suffix}", 1
-        while target in targets:
-            number += 1
-            target = directory / f"{path.stem}-{number}{suffix}"
-        if target.resolve() in inputs:
-            raise UserError(f"--output_dir: {target} is one of --images; choose another.")
-        targets[target] = None
-    return list(targets)
-=======
-def _reason(error: Exception) -> str:
-    text = getattr(error, "message", str(error))
-    text = text.split("[Op:")[0].strip() or type(error).__name__
-    return text.splitlines()[0]
->>>>>>> client
-
-
 def main() -> None:
     """Predicts, prints where the results are, then the images that could not be read."""
     values = flags.FLAGS

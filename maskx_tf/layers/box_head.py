@@ -60,16 +60,12 @@ class BoxHead(tf_keras.layers.Layer):
 
     def class_logits(self, box_features: tf.Tensor) -> tf.Tensor:
         """Box features [N, D] -> float32 logits [N, K + 1], background first."""
-<<<<<<< HEAD
-        return tf.matmul(box_features, self.cls_kernel, transpose_b=True) + self.cls_bias
-=======
         logits = []
         for group in self.groups:
             rows = slice(group.start if logits else 0, group.stop)  # the first has the background
             kernel, bias = self.cls_kernel[rows], self.cls_bias[rows]
             logits.append(tf.matmul(box_features, kernel, transpose_b=True) + bias)
-        return tf.cast(tf.concat(logits, axis=-1), tf.float32)
->>>>>>> label
+        return tf.concat(logits, axis=-1)
 
     def class_deltas(self, box_features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """Deltas (dy, dx, dh, dw) of each RoI for one class only. [N, D], [N] -> float32 [N, 4]."""
