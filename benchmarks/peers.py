@@ -8,12 +8,13 @@ STEP = 64
 
 
 def config(num_classes: int, height: int, width: int, *, default_head: bool = False):
-    """Its configuration: R-50-FPN, 2-fc box head and batched NMS (its fastest), or its default 4-conv head.
+    """Its configuration: R-50-FPN with batched NMS, its fastest.
 
     Args:
       num_classes: K, without background.
       height, width: of the input; rounded up to multiples of 64.
-      default_head: 4 convolutions and 1 fully connected layer before the box predictor.
+      default_head: 4 convolutions and 1 fully connected layer in the box head, in place of 2 fully
+        connected layers.
     """
     from official.vision.configs import maskrcnn
 
