@@ -1,17 +1,25 @@
 """The devices a run trains on: GPUs of one machine or of several, or the CPU."""
 
 import atexit
+import contextlib
+import dataclasses
+import functools
 import os
 import shutil
 import tempfile
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from maskx_tf.errors import UserError
 
+# How long a worker may be silent until the others give up, and wait for it at the end.
+PATIENCE_S = 120
 
-class Cluster(NamedTuple):
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
     """Several machines (or processes), each of which runs the same command.
 
     Attributes:
@@ -46,11 +54,38 @@ def make_strategy(num_gpus: int, cluster: Cluster | None = None) -> tf.distribut
     if resolver is None:
         return tf.distribute.MirroredStrategy([gpu.name for gpu in chosen] or ["/cpu:0"])
     tf.config.set_visible_devices(chosen, "GPU")  # a worker takes all that it sees
+    _be_patient()
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except (RuntimeError, tf.errors.OpError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"cannot join the workers of --worker_hosts: {reason}") from None
+
+
+def _be_patient() -> None:
+    """TensorFlow waits ten seconds, too few on a busy machine, and has no option for it."""
+    running = context.context()
+    running.configure_coordination_service = functools.partial(
+        running.configure_coordination_service,
+        heartbeat_timeout_in_ms=PATIENCE_S * 1000,
+        shutdown_barrier_timeout_in_ms=PATIENCE_S * 1000,
+    )
+
+
+@contextlib.contextmanager
+def lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Makes a UserError of what TensorFlow reports when another worker has ended."""
+    lost = (tf.errors.UnavailableError, tf.errors.DeadlineExceededError, tf.errors.AbortedError)
+    try:
+        yield
+    except lost as error:
+        if strategy.cluster_resolver is None:
+            raise
+        reason = " ".join(error.message.split())[:300]
+        raise UserError(
+            f"another worker of --worker_hosts has stopped ({reason}). Its own messages say why; "
+            "start the same command again on all workers to go on from the last checkpoint."
+        ) from None
 
 
 def _resolver(cluster: Cluster) -> tf.distribute.cluster_resolver.ClusterResolver | None:

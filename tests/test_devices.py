@@ -69,6 +69,18 @@ def test_a_cluster_that_cannot_be(cluster, message):
         devices.make_strategy(0, cluster)
 
 
+def test_a_lost_worker_is_said_in_a_line():
+    class Workers:
+        cluster_resolver = "two workers"
+
+    message = r"another worker .* has stopped \(gone\).* on all workers"
+    with pytest.raises(UserError, match=message), devices.lost_workers(Workers()):
+        raise tf.errors.UnavailableError(None, None, "gone")
+    alone = tf.distribute.get_strategy()
+    with pytest.raises(tf.errors.UnavailableError), devices.lost_workers(alone):
+        raise tf.errors.UnavailableError(None, None, "a disk")
+
+
 def write_flagfile(directory):
     """Records of 8 smooth images, without equal pixels: equal scores would fall as they please."""
     rng = np.random.default_rng(0)

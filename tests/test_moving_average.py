@@ -31,7 +31,8 @@ def averaged(config, steps=5, decay=0.3):
     """A model, its average after `steps` steps, and what NumPy says that is."""
     model = build_model(config, batches.NUM_CLASSES)
     average = MovingAverage(model, decay)
-    wanted = {name: by_name(model)[name].astype(np.float64) for name in average.values}
+    start = by_name(model)
+    wanted = {name: start[name].astype(np.float64) for name in average.values}
     for step in range(1, steps + 1):
         perturb(model, step)
         average.update(STRATEGY, tf.constant(step, tf.int64))
@@ -49,9 +50,10 @@ def trained():
 def test_equals_the_recursion_in_numpy(trained):
     model, average, wanted = trained
     assert {name.split("/")[0] for name in wanted} == {"backbone", "fpn", "rpn", "box_head"}
+    now = by_name(model)
     for name, value in wanted.items():
         np.testing.assert_allclose(average.values[name], value, rtol=1e-4, atol=1e-5)
-        assert not np.allclose(by_name(model)[name], value, atol=1e-3), name
+        assert not np.allclose(now[name], value, atol=1e-3), name
 
 
 def test_in_use_and_back(trained):
@@ -71,8 +73,9 @@ def test_in_use_and_back(trained):
 def test_it_starts_from_the_weights_that_the_run_starts_from(trained):
     model, average, _ = averaged(batches.tiny_config(), steps=1)
     average.start()
+    now = by_name(model)
     for name, value in average.values.items():
-        np.testing.assert_array_equal(value, by_name(model)[name])
+        np.testing.assert_array_equal(value, now[name])
 
 
 def test_evaluation_during_training_uses_it(trained, monkeypatch):
@@ -103,23 +106,23 @@ def test_a_loaded_run_has_the_averages(trained, tmp_path):
     config = model.config.replace(model_dir=str(tmp_path))
     checkpoints.save_run(config, VOCABULARY, ())
     saved = tf.train.Checkpoint(model=model, average=average.checkpoint)
-    saved.write(str(tmp_path / "ckpt-5"))
-    keys = tf.train.load_checkpoint(str(tmp_path / "ckpt-5")).get_variable_to_shape_map()
+    path = saved.save(str(tmp_path / "ckpt"))
+    keys = tf.train.load_checkpoint(path).get_variable_to_shape_map()
     assert sum(key.startswith("average/") for key in keys) == len(average.values)
     assert sum(key.startswith("model/") for key in keys) == len(model.weights)
     averages = {name: v.numpy() for name, v in average.values.items()}
     wanted = by_name(model) | averages
-    found = by_name(checkpoints.load_model(str(tmp_path / "ckpt-5")).model)
+    found = by_name(checkpoints.load_model(path).model)
     for name, value in wanted.items():
         np.testing.assert_array_equal(found[name], value)
     new = build_model(batches.tiny_config(seed=1), batches.NUM_CLASSES)
-    checkpoints.initialize(new, VOCABULARY, str(tmp_path / "ckpt-5"))
+    checkpoints.initialize(new, VOCABULARY, path)
     np.testing.assert_array_equal(by_name(new)["fpn/output2/kernel"], wanted["fpn/output2/kernel"])
     raw = by_name(model)
     perturb(model, 99)
     for value in average.values.values():
         value.assign(tf.zeros_like(value))
-    checkpoints.restore(saved, str(tmp_path / "ckpt-5"))  # to go on training: both as they were
+    checkpoints.restore(saved, path)  # to go on training: both as they were
     for name, value in by_name(model).items():
         np.testing.assert_array_equal(value, raw[name])
     for name, value in average.values.items():

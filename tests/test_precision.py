@@ -103,8 +103,8 @@ def test_training_and_loading_in_float32(precision, tmp_path):
     assert int(trainer.optimizer.iterations) == 8
     vocabulary = Vocabulary.from_names([f"class{i}" for i in range(batches.NUM_CLASSES)])
     checkpoints.save_run(model.config, vocabulary, ())
-    tf.train.Checkpoint(model=model).write(str(tmp_path / "ckpt-8"))
-    loaded = checkpoints.load_model(str(tmp_path / "ckpt-8"))
+    tf.train.Checkpoint(model=model).save(str(tmp_path / "ckpt"))
+    loaded = checkpoints.load_model(str(tmp_path))
     assert loaded.config == model.config.replace(precision="float32")
     images, sizes = batches.random_features()["image"], tf.fill([2, 2], 64.0)
     assert loaded.model.pyramid(images, sizes)[2].dtype == tf.float32
