@@ -51,7 +51,12 @@ def train(config: Config, cluster: Cluster | None = None) -> dict:
     interruption = Interruption()
     is_chief = devices.is_chief(strategy)
     lock = checkpoint_files.locked(config.model_dir) if is_chief else contextlib.nullcontext()
-    with interruption.handled(), disk_errors(config.model_dir), lock:
+    with (
+        interruption.handled(),
+        disk_errors(config.model_dir),
+        devices.lost_workers(strategy),
+        lock,
+    ):
         if is_chief:
             checkpoint_files.recover(config.model_dir)
             checkpoint_files.set_damaged_aside(config.model_dir)

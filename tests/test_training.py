@@ -24,7 +24,7 @@ BOX_PARTS = {"backbone", "fpn", "rpn", "box_head"}
 MASK_PARTS = {"mask_head", "weight_transfer"}
 LINE = re.compile(
     r"step (\d)/(\d)  loss [\d.]+  (?:(?:rpn_score|rpn_box|class|box|mask) [\d.e-]+  )+"
-    r"learning_rate \d\.\de-0\d  [\d.]+ steps/s  [\d.]+ images/s  ETA \d+ s"
+    r"learning_rate \d\.\de-0\d  [\d.]+ steps/s  [\d.]+ images/s  ETA [\d:]+ (?:s|min)"
 )
 
 
