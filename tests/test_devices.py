@@ -126,7 +126,7 @@ def start(*command):
 
 
 def finish(*processes):
-    outputs = [process.communicate(timeout=900)[0] for process in processes]
+    outputs = [process.communicate(timeout=1800)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), outputs
     return outputs
 
