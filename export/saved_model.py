@@ -6,6 +6,7 @@ before it gets its place in the output directory.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -16,23 +17,57 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
+from export import comparison, serving_files, warmup
 from maskx_tf import checkpoints, cli
+from maskx_tf.batching import Batching
 from maskx_tf.config import Config
+from maskx_tf.data import image_bytes
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.serving import DetectionModule, decode_image
+from maskx_tf.serving import DetectionModule
 
 CLASSES_FILE = "classes.json"
-# Largest difference between the SavedModel and the model: pixels, probability, 1/255 steps.
-TOLERANCES = {"detection_boxes": 1e-3, "detection_scores": 1e-5, "detection_masks": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What an export may be asked for.
+
+    Attributes:
+      model_name: in the commands of SERVING.md and the warm-up requests.
+      batching: how the graph forms batches.
+      max_pixels: encoded images with more are refused.
+      rle: whether COCO run-length codes are among the outputs.
+    """
+
+    model_name: str = "maskx"
+    batching: Batching = dataclasses.field(default_factory=Batching)
+    max_pixels: int = image_bytes.MAX_PIXELS
+    rle: bool = False
 
 
 def define_flags() -> None:
     """Defines this command's flags."""
+    default = Options()
+    batching = default.batching
+    sizes = [str(size) for size in batching.allowed_sizes]
     flags.DEFINE_string("model_dir", "", "Run to export.")
     flags.DEFINE_string("checkpoint", "", "Checkpoint to export; empty: the latest of model_dir.")
     flags.DEFINE_string("output_dir", "", "Gets a directory per version: 1, 2, 3, …")
     flags.DEFINE_list("images", [], "Images to compare on, besides random ones.")
+    flags.DEFINE_string("model_name", default.model_name, "Name in SERVING.md's commands.")
+    flags.DEFINE_list("allowed_batch_sizes", sizes, "Sizes of batches, filled up to the next one.")
+    flags.DEFINE_integer(
+        "batch_timeout_micros", batching.timeout_us, "Microseconds a request waits for others."
+    )
+    flags.DEFINE_integer("num_batch_threads", batching.threads, "Batches that run at a time.")
+    flags.DEFINE_integer(
+        "max_enqueued_batches", batching.max_enqueued, "Batches that wait; then UNAVAILABLE."
+    )
+    flags.DEFINE_integer(
+        "max_pixels", default.max_pixels, "Images with more are refused unread.", lower_bound=1
+    )
+    flags.DEFINE_boolean("rle", default.rle, "Also output COCO run-length codes of pasted masks.")
 
 
 def export(
@@ -42,6 +77,7 @@ def export(
     mask_class_ids: Sequence[int],
     output_dir: str,
     images: Sequence[np.ndarray] = (),
+    options: Options | None = None,
 ) -> str:
     """Writes a SavedModel and proves it equal to the model.
 
@@ -56,6 +92,7 @@ def export(
       mask_class_ids: set A.
       output_dir: directory of versions; the next free number is taken.
       images: uint8 [H, W, 3] RGB, to compare on besides random ones.
+      options: of the export.
 
     Returns:
       The path OUTPUT_DIR/<version>.
@@ -63,18 +100,31 @@ def export(
     Raises:
       UserError: the SavedModel gives other results than the model; nothing is kept then.
     """
-    images = [*images, *_random_images(config)]
+    options = options or Options()
+    largest = options.batching.allowed_sizes[-1]
+    batch = comparison.random_images(config, largest)
+    asked = comparison.requests([*images, batch[0], batch[-1]], batch)
     reference = DetectionModule(model, config, vocabulary, mask_class_ids)
-    expected = [_to_numpy(reference.detect_images(image[None])) for image in images]
+    by_signature = {
+        "serving_default": reference.detect_bytes,
+        "image_tensor": reference.detect_images,
+    }
+    expected = [comparison.answer(by_signature, request) for request in asked]
     model.fold_transfer()
     root = pathlib.Path(output_dir)
     root.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".export-", dir=root))
+    saved = temporary / "model"
     try:
-        _save(model, config, vocabulary, mask_class_ids, temporary)
-        _compare(str(temporary / "model"), images, expected)
-        (temporary / "model").chmod(0o755)
-        return str(_publish(temporary / "model", root))
+        outputs = _save(model, config, vocabulary, mask_class_ids, options, temporary)
+        sizes = options.batching.allowed_sizes
+        warmup.write(saved, options.model_name, sizes, batch[0], batch[-1])
+        serving_files.write(
+            saved, options.model_name, options.batching, options.max_pixels, outputs
+        )
+        comparison.compare(str(saved), asked, expected)
+        saved.chmod(0o755)
+        return str(_publish(saved, root))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -84,16 +134,26 @@ def _save(
     config: Config,
     vocabulary: Vocabulary,
     mask_class_ids: Sequence[int],
+    options: Options,
     directory: pathlib.Path,
-) -> None:
-    module = DetectionModule(model, config, vocabulary, mask_class_ids)
+) -> dict[str, str]:
+    """Saves to directory/model; returns the outputs' types and shapes by name."""
+    module = DetectionModule(
+        model,
+        config,
+        vocabulary,
+        mask_class_ids,
+        options.batching,
+        options.max_pixels,
+        options.rle,
+    )
     signatures = {
         "serving_default": module.detect_bytes.get_concrete_function(),
         "image_tensor": module.detect_images.get_concrete_function(),
     }
     # Only what the graphs read is saved: T's own weights are not needed once it is folded.
-    used = {v.ref(): v for function in signatures.values() for v in function.graph.variables}
-    module.weights = list(used.values())
+    captured = {id(c) for function in signatures.values() for c in function.captured_inputs}
+    module.weights = [v for v in model.variables if id(v.handle) in captured]
     categories = [
         {**category, "mask_seen": class_id in set(mask_class_ids)}
         for class_id, category in enumerate(vocabulary.categories(), start=1)
@@ -102,51 +162,11 @@ def _save(
     path.write_text(json.dumps(categories, indent=1) + "\n")
     module.classes = tf.saved_model.Asset(str(path))
     tf.saved_model.save(module, str(directory / "model"), signatures=signatures)
-
-
-def _random_images(config: Config) -> list[np.ndarray]:
-    """A landscape and a portrait image of smooth noise, so that both canvases are compared."""
-    generator = np.random.default_rng(0)
-    long, short = config.image_max_side, config.image_min_side
-    coarse = generator.uniform(0, 255, [2, 12, 12, 3])
-    sizes = [(max(short * 3 // 4, 1), long), (long, short)]
-    smooth = [tf.image.resize(c, s, method="bicubic") for c, s in zip(coarse, sizes, strict=True)]
-    return [np.clip(image, 0, 255).astype(np.uint8) for image in smooth]
-
-
-def _to_numpy(outputs: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
-    return {key: value.numpy() for key, value in outputs.items()}
-
-
-def _compare(
-    path: str, images: Sequence[np.ndarray], expected: Sequence[dict[str, np.ndarray]]
-) -> None:
-    signatures = tf.saved_model.load(path).signatures
-    for index, (image, wanted) in enumerate(zip(images, expected, strict=True)):
-        encoded = tf.io.encode_png(image)[None]
-        for name, feed in (
-            ("serving_default", {"image_bytes": encoded}),
-            ("image_tensor", {"images": tf.constant(image[None])}),
-        ):
-            problem = difference(_to_numpy(signatures[name](**feed)), wanted)
-            if problem:
-                raise UserError(
-                    f"The SavedModel is not kept: for image {index + 1} of {len(images)} its "
-                    f"signature {name} differs from the model: {problem}. Please report this."
-                )
-
-
-def difference(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> str:
-    """What differs by more than `TOLERANCES` between two outputs for the same images, or ""."""
-    for key, value in wanted.items():
-        if key not in TOLERANCES:
-            if not np.array_equal(found[key], value):
-                return f"{key} is {found[key].tolist()!s:.60} instead of {value.tolist()!s:.60}"
-            continue
-        gap = np.abs(found[key].astype(np.float64) - value).max(initial=0)
-        if not gap <= TOLERANCES[key]:
-            return f"{key} by up to {gap:.3g}, allowed is {TOLERANCES[key]:g}"
-    return ""
+    outputs = signatures["serving_default"].structured_outputs
+    return {
+        key: f"{value.dtype.name} {['B', *value.shape[1:]]}".replace("'", "")
+        for key, value in outputs.items()
+    }
 
 
 def _publish(source: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
@@ -168,19 +188,39 @@ def main() -> None:
     for name in ("model_dir", "output_dir"):
         if not getattr(values, name):
             raise UserError(f"--{name}=DIRECTORY is needed.")
+    options = _options(values)
     model, config, vocabulary, mask_class_ids = checkpoints.load_model(
         values.checkpoint or values.model_dir
     )
     images = [_read_image(path) for path in values.images]
-    path = export(model, config, vocabulary, mask_class_ids, values.output_dir, images)
-    print(f"written: {path} (equal to the model on {len(images) + 2} images)")
+    path = export(model, config, vocabulary, mask_class_ids, values.output_dir, images, options)
+    print(f"written: {path} (equal to the model on {len(images) + 2} images and a batch)")
+    print(f"how to serve it: {path}/{serving_files.DIRECTORY}/SERVING.md")
+
+
+def _options(values) -> Options:
+    try:
+        sizes = tuple(int(text) for text in values.allowed_batch_sizes)
+    except ValueError:
+        raise UserError(
+            f"--allowed_batch_sizes={','.join(values.allowed_batch_sizes)}: numbers are needed."
+        ) from None
+    batching = Batching(
+        sizes,
+        values.batch_timeout_micros,
+        values.num_batch_threads,
+        values.max_enqueued_batches,
+    )
+    return Options(values.model_name, batching, values.max_pixels, values.rle)
 
 
 def _read_image(path: str) -> np.ndarray:
     try:
-        return decode_image(tf.io.read_file(path)).numpy()
-    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
-        raise UserError(f"--images={path} cannot be read: {error.message}") from None
+        return image_bytes.decode(tf.io.read_file(path)).numpy()
+    except tf.errors.NotFoundError:
+        raise UserError(f"--images={path}: there is no such file.") from None
+    except tf.errors.OpError as error:
+        raise UserError(f"--images={path} cannot be read: {image_bytes.reason(error)}") from None
 
 
 if __name__ == "__main__":

@@ -42,30 +42,32 @@ class Batching:
                 raise UserError(f"--{flag}={value} is too small; the least is {least}.")
 
 
-def batched(
+def on_rows(
     function: Callable[..., dict[str, tf.Tensor]],
     signature: Sequence[tf.TensorSpec],
-    batching: Batching,
+    batching: Batching | None,
     name: str,
 ) -> Callable[..., dict[str, tf.Tensor]]:
-    """The same function, run on the rows of concurrent calls together.
+    """The same function for any number of rows, also none, of one call or of concurrent ones.
 
-    `tf.nondifferentiable_batch_function` does this as well, but names the batcher after the scope:
+    `tf.nondifferentiable_batch_function` batches as well, but names the batcher after the scope:
     two functions, or two versions of a model in one process, would share one.
 
     Args:
       function: of tensors to a dictionary of tensors, all with one leading dimension of rows.
       signature: of its arguments, [None, …] each.
-      batching: how batches are formed.
+      batching: how the rows of concurrent calls become batches; None: each call is one.
       name: of the batcher, unique in every process that the graph will be loaded in.
 
     Returns:
-      A function to be called in graphs; a call without rows does not reach the batcher.
+      A function to be called in graphs.
     """
     concrete = tf.function(function, input_signature=list(signature)).get_concrete_function()
     outputs = concrete.structured_outputs
 
     def run(*arguments: tf.Tensor) -> dict[str, tf.Tensor]:
+        if batching is None:
+            return concrete(*arguments)
         found = tf.raw_ops.BatchFunction(
             in_tensors=list(arguments),
             captured_tensors=concrete.captured_inputs,

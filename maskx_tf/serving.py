@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from maskx_tf.batching import Batching, batched
+from maskx_tf.batching import Batching, on_rows
 from maskx_tf.config import Config
 from maskx_tf.data import image_bytes as image_files
 from maskx_tf.data import preprocessing
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.ops import graph_rle
 
 
 class DetectionModule(tf.Module):
@@ -27,6 +28,11 @@ class DetectionModule(tf.Module):
       detection_masks         uint8 [B, D, m, m], 255 times the mask probability over the box
       detection_mask_seen     bool [B, D], the class had training masks (set A)
       image_size              int32 [B, 2], (height, width) of the original image
+
+    With `rle` also
+
+      detection_rle_bytes     string [B, D], the masks pasted into the original image at a threshold
+                              of 0.5: `counts` of COCO's compressed code; empty in the padding
 
     Original pixels are those of the upright image where a JPEG file has an EXIF orientation.
 
@@ -44,6 +50,7 @@ class DetectionModule(tf.Module):
         mask_class_ids: Sequence[int],
         batching: Batching | None = None,
         max_pixels: int = image_files.MAX_PIXELS,
+        rle: bool = False,
     ):
         """Takes a `MaskXRCNN`, its options, its class names, and the classes of set A.
 
@@ -54,29 +61,29 @@ class DetectionModule(tf.Module):
           mask_class_ids: the classes of set A.
           batching: how concurrent calls share batches; None: each call has its own.
           max_pixels: encoded images with more are refused.
+          rle: whether run-length codes are among the results.
         """
         super().__init__(name="maskx_detector")
-        self._max_pixels = max_pixels
+        self._max_pixels, self._rle = max_pixels, rle
         self._sides = config.image_min_side, config.image_max_side
         self._canvas = preprocessing.canvas_sides(*self._sides)  # (height, width) when landscape
         count = vocabulary.num_classes
         self._names = tf.constant(("background", *vocabulary.names))  # [K + 1]
         self._mask_seen = tf.constant([c in set(mask_class_ids) for c in range(count + 1)])
-        # Not an attribute: a saved Keras model would bring every layer's own graphs along.
+        # Graphs do not keep their variables alive. As an attribute, the Keras model would be saved
+        # with every layer's own graphs.
+        self._keep_alive = lambda: model
         networks = [_landscape_network(model)]
         if self._canvas[0] < self._canvas[1]:
             networks.append(_portrait_network(model))
-        self._networks = networks if batching is None else self._batched(networks, batching)
-
-    def _batched(self, networks, batching: Batching):
         signature = [
             tf.TensorSpec([None, *self._canvas, 3], tf.uint8),
             tf.TensorSpec([None, 2], tf.float32),
             tf.TensorSpec([None, 2], tf.float32),
         ]
-        model_name = f"maskx_{uuid.uuid4().hex}"
-        return [
-            batched(network, signature, batching, f"{model_name}_{lie}")
+        unique = uuid.uuid4().hex
+        self._networks = [
+            on_rows(network, signature, batching, f"maskx_{unique}_{lie}")
             for network, lie in zip(networks, ("landscape", "portrait"), strict=False)
         ]
 
@@ -110,9 +117,10 @@ class DetectionModule(tf.Module):
         limits = tf.cast(tf.tile(image_sizes, [1, 2]), tf.float32)[:, None]  # [B, 1, 4]
         boxes = found["detection_boxes"] / tf.tile(scales, [1, 2])[:, None]
         classes = found["detection_classes"]
-        return {
+        boxes = tf.clip_by_value(boxes, 0.0, limits)
+        outputs = {
             "num_detections": found["num_detections"],
-            "detection_boxes": tf.clip_by_value(boxes, 0.0, limits),
+            "detection_boxes": boxes,
             "detection_scores": found["detection_scores"],
             "detection_classes": classes,
             "detection_class_names": tf.gather(self._names, classes),
@@ -120,6 +128,14 @@ class DetectionModule(tf.Module):
             "detection_mask_seen": tf.gather(self._mask_seen, classes),
             "image_size": image_sizes,
         }
+        if self._rle:
+            outputs["detection_rle_bytes"] = tf.map_fn(
+                lambda one: graph_rle.paste_to_rle(*one),
+                (found["detection_masks"], boxes, found["num_detections"], image_sizes),
+                fn_output_signature=tf.TensorSpec([boxes.shape[1]], tf.string),
+                parallel_iterations=1,
+            )
+        return outputs
 
     def _to_canvas(self, image: tf.Tensor):
         """An image on its canvas, a portrait one transposed so that all canvases have one shape."""

@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maskx_tf import serving
 from maskx_tf.data import preprocessing
 from maskx_tf.serving import DetectionModule
 from tests import tiny
@@ -117,31 +116,6 @@ def test_bytes_equal_decoded_images(module):
 def test_empty_batch(module):
     outputs = module.detect_bytes(tf.zeros([0], tf.string))
     assert outputs["detection_boxes"].shape == (0, 6, 4)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "JPEG"])
-def test_decodes(kind):
-    image = np.kron(tiny.images()[0][::8, ::8], np.ones((8, 8, 1), np.uint8))
-    image = image // 128 * 255  # few colours, for the palette of a GIF
-    decoded = serving.decode_image(encode(image, kind)).numpy()
-    assert decoded.shape == image.shape and decoded.dtype == np.uint8
-    if kind != "JPEG":
-        np.testing.assert_array_equal(decoded, image)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1"])
-def test_decodes_other_png_modes_as_rgb(mode):
-    picture = Image.fromarray(tiny.images()[0]).convert(mode)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    assert serving.decode_image(buffer.getvalue()).shape == (40, 56, 3)
-
-
-def test_jpeg_is_decoded_as_in_training():
-    encoded = encode(tiny.images()[1], "JPEG")
-    np.testing.assert_array_equal(
-        serving.decode_image(encoded), preprocessing.decode_image(encoded)
-    )
 
 
 def test_undecodable_bytes_are_an_error(module):

@@ -159,7 +159,7 @@ def gif_first_frame(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         next_state = tf.where(is_extension, in_extension, next_state)
         next_state = tf.where(is_image, in_image, next_state)
         next_position = tf.where(is_wrong, _length(data) + 1, position + after)
-        return next_position, next_state, tf.where(is_image, position, frame)
+        return [next_position, next_state, tf.where(is_image, position, frame)]
 
     start = 13 + table_bytes(tf.constant(10, tf.int64))
     position, state, frame = tf.while_loop(
