@@ -3,25 +3,24 @@
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
-import textwrap
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from export import comparison, saved_model
-from maskx_tf import checkpoints, detector
+from maskx_tf import detector
+from maskx_tf.batching import Batching
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from tests import tiny
+from maskx_tf.ops import masks as mask_ops
+from tests import exports, tiny
 
 CLIENT = """
-    import importlib.util, sys
     import numpy as np, tensorflow as tf
 
-    assert importlib.util.find_spec("maskx_tf") is None, "maskx_tf can be imported"
     directory, files, output = sys.argv[1:]
     signatures = tf.saved_model.load(directory).signatures
     images = np.load(files)
@@ -43,14 +42,10 @@ CLIENT = """
 def exported(tmp_path_factory):
     """(path of the export, images, what a detector from the checkpoint gives for them)."""
     run = tmp_path_factory.mktemp("run")
-    config = tiny.config(model_dir=str(run), seed=1)
-    checkpoints.save_run(config, tiny.VOCABULARY, tiny.SET_A)
-    tf.train.Checkpoint(model=tiny.model(config)).save(str(run / "ckpt"))
+    path = exports.make(run, tmp_path_factory.mktemp("export"))
     images = tiny.images(20)
     from_checkpoint = detector.load_checkpoint(str(run))
-    expected = [from_checkpoint.detect(image[None]) for image in images]
-    root = tmp_path_factory.mktemp("export")
-    path = saved_model.export(*checkpoints.load_model(str(run)), str(root), images[:1])
+    expected = [from_checkpoint.detect(tf.constant(image[None])) for image in images]
     return path, images, [{k: v.numpy() for k, v in outputs.items()} for outputs in expected]
 
 
@@ -58,16 +53,8 @@ def test_clean_process_reproduces_the_model(exported, tmp_path):
     """Boxes within 1e-3 px, scores within 1e-5, masks within 1/255, all else equal."""
     path, images, expected = exported
     np.savez(tmp_path / "images.npz", *images)
-    # -P and -I keep the repository off the path; an editable install is taken off by hand.
-    script = tmp_path / "client.py"
-    guard = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]\n"
-    paths = f"sys.path = [p for p in sys.path if p not in {[p for p in _repository_paths()]!r}]\n"
-    script.write_text(guard + paths + textwrap.dedent(CLIENT))
-    command = [sys.executable, "-I", str(script), path, str(tmp_path / "images.npz")]
-    result = subprocess.run(
-        [*command, str(tmp_path / "found.npz")], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    arguments = [path, str(tmp_path / "images.npz"), str(tmp_path / "found.npz")]
+    exports.run_without_the_project(CLIENT, arguments, tmp_path)
     found = np.load(tmp_path / "found.npz")
     for i, wanted in enumerate(expected):
         assert wanted["num_detections"][0] > 0
@@ -79,12 +66,6 @@ def test_clean_process_reproduces_the_model(exported, tmp_path):
             assert comparison.difference(outputs, rest) == ""
 
 
-def _repository_paths():
-    import maskx_tf
-
-    return [str(pathlib.Path(maskx_tf.__file__).parents[1])]
-
-
 def test_signatures(exported):
     signatures = tf.saved_model.load(exported[0]).signatures
     assert set(signatures) == {"serving_default", "image_tensor"}
@@ -92,8 +73,20 @@ def test_signatures(exported):
     assert (spec.name, spec.shape.as_list(), spec.dtype) == ("image_bytes", [None], tf.string)
     (spec,) = signatures["image_tensor"].structured_input_signature[1].values()
     assert (spec.name, spec.shape.as_list()) == ("images", [None, None, None, 3])
-    outputs = signatures["serving_default"].structured_outputs
-    assert outputs["detection_masks"].shape.as_list() == [None, 6, 14, 14]
+    for signature in signatures.values():
+        outputs = signature.structured_outputs
+        assert outputs["detection_masks"].shape.as_list() == [None, 6, 14, 14]
+        assert all(output.shape.as_list()[0] is None for output in outputs.values())
+        assert "detection_rle_bytes" in outputs  # REST writes what ends so in base64
+
+
+def test_only_the_weights_in_use_are_saved_and_nothing_runs_python(exported):
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((pathlib.Path(exported[0]) / "saved_model.pb").read_bytes())
+    (graph,) = proto.meta_graphs
+    operations = {node.op for function in graph.graph_def.library.function
+                  for node in function.node_def}  # fmt: skip
+    assert "BatchFunction" in operations and not {"PyFunc", "EagerPyFunc"} & operations
 
 
 def test_transfer_is_folded_into_a_table(exported):
@@ -194,3 +187,57 @@ def test_difference(key, change, text):
     assert comparison.difference(wanted, wanted) == ""
     found = {**wanted, key: wanted[key] + np.asarray(change).astype(wanted[key].dtype)}
     assert text in comparison.difference(found, wanted)
+
+
+def test_a_wrong_run_length_code_is_noticed():
+    masks = np.full((1, 2, 14, 14), 255, np.uint8)
+    boxes = np.array([[[1, 1, 9, 9], [0, 0, 0, 0]]], np.float32)
+    (right,) = mask_ops.paste_to_rle(masks[0, :1] / 255, boxes[0, :1], 10, 12)
+    (wrong,) = mask_ops.paste_to_rle(masks[0, :1] / 255, boxes[0, :1] + 1, 10, 12)
+    outputs = {
+        "image_size": np.array([[10, 12]]),
+        "num_detections": np.array([1]),
+        "detection_masks": masks,
+        "detection_boxes": boxes,
+    }
+    for rle, text in ((right, ""), (wrong, "detection_rle_bytes by 30 pixels, allowed are 4")):
+        codes = np.array([[rle["counts"].encode(), b""]], object)
+        assert comparison.rle_problem({**outputs, "detection_rle_bytes": codes}) == text
+    assert comparison.rle_problem(outputs) == ""
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ({"allowed_batch_sizes": ["1", "x"]}, "--allowed_batch_sizes=1,x: numbers are needed"),
+        ({"allowed_batch_sizes": []}, "rising numbers from 1 are needed"),
+        ({"allowed_batch_sizes": ["2", "1"]}, "rising numbers from 1 are needed"),
+        ({"allowed_batch_sizes": ["0", "1"]}, "rising numbers from 1 are needed"),
+        ({"batch_timeout_micros": -1}, "--batch_timeout_micros=-1 is too small"),
+        ({"num_batch_threads": 0}, "--num_batch_threads=0 is too small"),
+        ({"max_enqueued_batches": 0}, "--max_enqueued_batches=0 is too small"),
+    ],
+)
+def test_wrong_options(flags, text):
+    values = {
+        "model_name": "maskx",
+        "allowed_batch_sizes": ["1", "3"],
+        "batch_timeout_micros": 5,
+        "num_batch_threads": 6,
+        "max_enqueued_batches": 7,
+        "max_pixels": 8,
+        "rle": True,
+    }
+    options = saved_model._options(types.SimpleNamespace(**values))
+    assert options == saved_model.Options("maskx", Batching((1, 3), 5, 6, 7), 8, True)
+    with pytest.raises(UserError, match=text):
+        saved_model._options(types.SimpleNamespace(**values | flags))
+
+
+def test_images_that_cannot_be_compared_on(tmp_path):
+    path = tmp_path / "a.png"
+    with pytest.raises(UserError, match="a.png: there is no such file"):
+        saved_model._read_image(str(path))
+    path.write_text("<html>")
+    with pytest.raises(UserError, match="cannot be read: The bytes are not a JPEG, PNG"):
+        saved_model._read_image(str(path))

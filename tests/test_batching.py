@@ -1,0 +1,101 @@
+"""Batches formed in the graph: concurrent calls share them, and two models never do."""
+
+import concurrent.futures
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskx_tf.batching import Batching, on_rows
+
+SIGNATURE = [tf.TensorSpec([None], tf.float32)]
+
+
+def build(factor, batching, name):
+    """A graph function that gives factor * x and, for each row, how many ran together."""
+    function = on_rows(
+        lambda x: {"value": factor * x, "rows": tf.fill(tf.shape(x), tf.size(x))},
+        SIGNATURE,
+        batching,
+        name,
+    )
+    return tf.function(function, input_signature=SIGNATURE)
+
+
+def at_once(function, calls):
+    """The results of concurrent calls, in order."""
+    barrier = threading.Barrier(len(calls))
+
+    def call(rows):
+        barrier.wait()
+        return {key: value.numpy() for key, value in function(tf.constant(rows)).items()}
+
+    with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(call, calls))
+
+
+def test_concurrent_calls_share_batches_of_the_allowed_sizes():
+    function = build(3.0, Batching((1, 2, 5), timeout_us=2_000_000, threads=1), "shared")
+    calls = [[float(i)] for i in range(5)]
+    found = at_once(function, calls)
+    assert [float(one["value"][0]) for one in found] == [0, 3, 6, 9, 12]
+    assert [int(one["rows"][0]) for one in found] == [5] * 5
+
+
+def test_a_batch_is_filled_up_to_an_allowed_size_and_a_large_one_split():
+    function = build(2.0, Batching((2, 4), timeout_us=1000), "sizes")
+    for count, rows in ((1, [2]), (3, [4] * 3), (9, [4] * 8 + [2])):
+        found = function(tf.range(float(count)))
+        np.testing.assert_array_equal(found["value"], 2 * np.arange(count))
+        assert sorted(found["rows"].numpy(), reverse=True) == rows
+
+
+def test_functions_of_other_names_do_not_share():
+    batching = Batching((1, 2), timeout_us=100_000)
+    one, other = build(2.0, batching, "one"), build(5.0, batching, "other")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda f: f(tf.ones([1])), (one, other)))
+    assert [float(found["value"][0]) for found in results] == [2, 5]
+    assert [int(found["rows"][0]) for found in results] == [1, 1]
+
+
+@pytest.mark.parametrize("batching", [None, Batching((1, 2))])
+def test_no_rows(batching):
+    found = build(2.0, batching, "none")(tf.zeros([0]))
+    assert found["value"].shape == (0,) and found["rows"].dtype == tf.int32
+
+
+def test_without_batching_a_call_is_a_batch():
+    found = build(2.0, None, "")(tf.range(7.0))
+    assert found["rows"].numpy().tolist() == [7] * 7
+
+
+def test_a_full_queue_refuses():
+    """One batch runs and one waits for as long as the lock is held."""
+    lock = threading.Lock()
+
+    def slow(x):
+        with lock:
+            return x
+
+    function = tf.function(
+        on_rows(
+            lambda x: {"value": tf.numpy_function(slow, [x], tf.float32)},
+            SIGNATURE,
+            Batching((1,), timeout_us=0, threads=1, max_enqueued=1),
+            "full",
+        ),
+        input_signature=SIGNATURE,
+    )
+    with lock, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(function, tf.ones([1])) for _ in range(8)]
+        done, _ = concurrent.futures.wait(
+            calls, timeout=60, return_when=concurrent.futures.FIRST_COMPLETED
+        )
+        errors = [call.exception() for call in done]
+        lock.release()
+        concurrent.futures.wait(calls)
+        lock.acquire()
+    assert isinstance(errors[0], tf.errors.UnavailableError)
+    assert sum(call.exception() is None for call in calls) >= 1

@@ -1,0 +1,285 @@
+"""The export in the hands of others: saved_model_cli, the C API, concurrent and hostile clients."""
+
+import concurrent.futures
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
+
+from export import comparison
+from maskx_tf.data import image_bytes
+from maskx_tf.ops import masks as mask_ops
+from tests import exports, tiny
+
+pytestmark = pytest.mark.slow
+
+# Loads a SavedModel as a program in C does; without importing TensorFlow's Python side.
+C_API_CLIENT = """
+    import ctypes, json, pathlib, site
+
+    # -I leaves out the user's packages only: the wheel is beside the others.
+    libraries = pathlib.Path(importlib.util.find_spec("tensorflow").origin).parent
+    ctypes.CDLL(str(libraries / "libtensorflow_framework.so.2"), ctypes.RTLD_GLOBAL)
+    tf = ctypes.CDLL(str(libraries / "libtensorflow_cc.so.2"), ctypes.RTLD_GLOBAL)
+    assert "tensorflow" not in sys.modules
+
+    class Output(ctypes.Structure):
+        _fields_ = [("operation", ctypes.c_void_p), ("index", ctypes.c_int)]
+
+    pointers = ["TF_NewStatus", "TF_NewGraph", "TF_NewSessionOptions", "TF_AllocateTensor",
+                "TF_LoadSessionFromSavedModel", "TF_GraphOperationByName", "TF_TensorData",
+                "TF_StringGetDataPointer"]
+    for name in pointers:
+        getattr(tf, name).restype = ctypes.c_void_p
+    tf.TF_Message.restype = ctypes.c_char_p
+    tf.TF_StringGetSize.restype = tf.TF_TensorByteSize.restype = ctypes.c_size_t
+    pointer, long = ctypes.c_void_p, ctypes.c_int64
+    STRING, STRING_BYTES = 7, 24  # TF_STRING, sizeof(TF_TString)
+
+    directory, names, picture = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+    status, graph = pointer(tf.TF_NewStatus()), pointer(tf.TF_NewGraph())
+
+    def check():
+        code = tf.TF_GetCode(status)
+        return (code, tf.TF_Message(status).decode())
+
+    tags = (ctypes.c_char_p * 1)(b"serve")
+    session = pointer(tf.TF_LoadSessionFromSavedModel(
+        pointer(tf.TF_NewSessionOptions()), None, directory.encode(), tags, 1, graph, None, status))
+    assert check()[0] == 0, check()
+
+    def output(name):
+        operation, _, index = name.partition(":")
+        return Output(tf.TF_GraphOperationByName(graph, operation.encode()), int(index))
+
+    def run(encoded):
+        tensor = pointer(tf.TF_AllocateTensor(STRING, (long * 1)(1), 1, STRING_BYTES))
+        text = pointer(tf.TF_TensorData(tensor))
+        tf.TF_StringInit(text)
+        tf.TF_StringCopy(text, encoded, ctypes.c_size_t(len(encoded)))
+        keys = ("detection_boxes", "num_detections", "detection_rle_bytes")
+        wanted = (Output * 3)(*(output(names[key]) for key in keys))
+        values = (pointer * 3)()
+        tf.TF_SessionRun(session, None, (Output * 1)(output(names["image_bytes"])),
+                         (pointer * 1)(tensor), 1, wanted, values, 3, None, 0, None, status)
+        if check()[0]:
+            return check()
+        data = [tf.TF_TensorData(pointer(value)) for value in values]
+        size = tf.TF_TensorByteSize(pointer(values[0])) // 4
+        count = ctypes.cast(data[1], ctypes.POINTER(ctypes.c_int32))[0]
+        codes = []
+        for i in range(count):
+            place = pointer(data[2] + i * STRING_BYTES)
+            codes.append(ctypes.string_at(tf.TF_StringGetDataPointer(place),
+                                          tf.TF_StringGetSize(place)).decode())
+        return [list(ctypes.cast(data[0], ctypes.POINTER(ctypes.c_float))[:size]), codes]
+
+    encoded = pathlib.Path(picture).read_bytes()
+    print(json.dumps([run(encoded), run(b"<html>"), run(encoded)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Path of an export."""
+    return exports.make(tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("export"))
+
+
+@pytest.fixture(scope="module")
+def detect(exported):
+    """Outputs of the loaded export for encoded images."""
+    loaded = tf.saved_model.load(exported)
+
+    def run(*encoded):
+        outputs = loaded.signatures["serving_default"](image_bytes=tf.constant(encoded))
+        return {key: value.numpy() for key, value in outputs.items()}
+
+    return run
+
+
+def assert_answers_right(found, wanted):
+    """Equal within the export's own tolerances, boxes matched with themselves."""
+    assert comparison.difference(found, {k: v for k, v in wanted.items() if "rle" not in k}) == ""
+    assert comparison.rle_problem(found) == ""
+    assert wanted["num_detections"][0] > 0
+
+
+def test_rle_is_what_pasting_gives(detect):
+    image = tiny.images()[1]
+    found = detect(exports.encode(image))
+    count = found["num_detections"][0]
+    wanted = mask_ops.paste_to_rle(
+        found["detection_masks"][0, :count] / 255.0, found["detection_boxes"][0, :count], 60, 44
+    )
+    codes = [code.decode() for code in found["detection_rle_bytes"][0]]
+    assert codes == [rle["counts"] for rle in wanted] + [""] * (6 - count)
+
+
+def test_saved_model_cli(exported, detect, tmp_path):
+    image = tiny.images()[0]
+    np.save(tmp_path / "array.npy", image[None])
+    np.save(tmp_path / "bytes.npy", np.array([exports.encode(image)]))
+    wanted = detect(exports.encode(image))
+    for signature, inputs in (
+        ("image_tensor", "images=array.npy"),
+        ("serving_default", "image_bytes=bytes.npy"),
+    ):
+        command = [sys.executable, "-I", "-m", "tensorflow.python.tools.saved_model_cli", "run"]
+        options = ["--dir", exported, "--tag_set", "serve", "--signature_def", signature]
+        result = subprocess.run(
+            [*command, *options, "--inputs", inputs, "--outdir", signature],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+        found = {
+            path.stem: np.load(path, allow_pickle=True)
+            for path in (tmp_path / signature).glob("*.npy")
+        }
+        assert found.keys() == wanted.keys()
+        assert_answers_right(found, wanted)
+
+
+def test_c_api(exported, detect, tmp_path):
+    """Right before and after a request that is refused."""
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((pathlib.Path(exported) / "saved_model.pb").read_bytes())
+    signature = proto.meta_graphs[0].signature_def["serving_default"]
+    names = {
+        key: value.name for key, value in (*signature.inputs.items(), *signature.outputs.items())
+    }
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(exports.encode(tiny.images()[1]))
+    arguments = [exported, json.dumps(names), str(picture)]
+    output = exports.run_without_the_project(C_API_CLIENT, arguments, tmp_path)
+    first, (code, message), second = json.loads(output.splitlines()[-1])
+    assert code == 3 and "The bytes are not a JPEG, PNG, GIF or BMP image." in message
+    wanted = detect(picture.read_bytes())
+    for boxes, codes in (first, second):
+        boxes = np.reshape(boxes, wanted["detection_boxes"].shape)
+        np.testing.assert_allclose(boxes, wanted["detection_boxes"], atol=1e-3)
+        assert codes == [code.decode() for code in wanted["detection_rle_bytes"][0] if code]
+        assert codes
+
+
+def test_concurrent_requests_one_of_them_junk(detect):
+    """Seven right answers and one error, ten times; landscape and portrait images."""
+    images = [exports.encode(image) for image in tiny.images(7)]
+    alone = [detect(image) for image in images]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for turn in range(10):
+            requests = [*images[: turn % 8], b"\xff\xd8\xff\xe0junk", *images[turn % 8 :]]
+            calls = [pool.submit(detect, request) for request in requests]
+            junk = calls.pop(turn % 8)
+            with pytest.raises(tf.errors.InvalidArgumentError, match="JPEG"):
+                junk.result()
+            for call, wanted in zip(calls, alone, strict=True):
+                assert_answers_right(call.result(), wanted)
+
+
+def test_a_batch_answers_as_its_images_alone(detect):
+    images = [exports.encode(image) for image in tiny.images(9)]
+    together = detect(*images)
+    for i, image in enumerate(images):
+        assert_answers_right({k: v[i : i + 1] for k, v in together.items()}, detect(image))
+
+
+def usual_list():
+    """(name, bytes, height and width of the answer; None: refused)."""
+    image = Image.fromarray(tiny.images()[0])  # 40 x 56
+    values = np.random.default_rng(0).integers(0, 2**16, (40, 56)).astype(np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    frames = {"save_all": True, "append_images": [image.convert("L")] * 2}
+    size = (40, 56)
+    return [
+        ("1x1", exports.encode(image.crop((0, 0, 1, 1))), (1, 1)),
+        ("1x4000", exports.encode(Image.new("RGB", (4000, 1))), (1, 4000)),
+        ("4000x1", exports.encode(Image.new("RGB", (1, 4000))), (4000, 1)),
+        ("8000x8000", exports.encode(Image.new("L", (8000, 8000))), None),
+        ("CMYK", exports.encode(image.convert("CMYK"), "JPEG"), size),
+        ("16-bit", exports.encode(values), size),
+        ("palette", exports.encode(image.convert("P")), size),
+        ("grey", exports.encode(image.convert("L"), "JPEG"), size),
+        ("animated", exports.encode(image.convert("P"), "GIF", **frames), size),
+        ("EXIF-rotated", exports.encode(image, "JPEG", exif=exif), (56, 40)),
+        ("truncated", exports.encode(image, "JPEG")[:-200], None),
+        ("empty", b"", None),
+        ("HTML", b"<!DOCTYPE html><html><body>404</body></html>", None),
+        ("bomb", exports.encode(Image.new("1", (40_000, 40_000))), None),
+    ]
+
+
+def answer_or_refusal(detect, encoded):
+    """The outputs, or None and a reason; neither takes more than two seconds of processor time."""
+    start = time.process_time()
+    try:
+        found, reason = detect(encoded), ""
+    except tf.errors.InvalidArgumentError as error:
+        found, reason = None, image_bytes.reason(error)
+    assert time.process_time() - start < 2
+    return found, reason
+
+
+@pytest.mark.parametrize(("name", "encoded", "size"), usual_list())
+def test_the_usual_list(detect, name, encoded, size):
+    found, reason = answer_or_refusal(detect, encoded)
+    if size is None:
+        assert found is None and 10 < len(reason) < 200, name
+    else:
+        assert found is not None, reason
+        assert found["image_size"].tolist() == [list(size)]
+        boxes = found["detection_boxes"]
+        assert np.isfinite(boxes).all() and (boxes <= np.tile(size, 2)).all() and (boxes >= 0).all()
+
+
+def mutated(count):
+    """Files with bytes changed, cut out or put in, mostly in their first two hundred."""
+    image = Image.fromarray(tiny.images()[0])
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    originals = [
+        exports.encode(image, "JPEG", exif=exif),
+        exports.encode(image, "JPEG", progressive=True),
+        exports.encode(image, "PNG"),
+        exports.encode(image.convert("P"), "GIF"),
+        exports.encode(image, "BMP"),
+    ]
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        data = bytearray(originals[i % len(originals)])
+        for _ in range(rng.integers(1, 5)):
+            limit = len(data) if rng.random() < 0.3 else 200
+            place = int(rng.integers(0, min(limit, len(data) - 8)))
+            kind = rng.integers(0, 4)
+            if kind == 0:
+                data[place] = rng.integers(0, 256)
+            elif kind == 1:
+                data[place : place + 4] = b"\xff\xff\xff\xff"
+            elif kind == 2:
+                del data[place : place + int(rng.integers(1, 8))]
+            else:
+                data[place:place] = rng.bytes(int(rng.integers(1, 8)))
+        yield bytes(data)
+
+
+def test_500_mutated_images(detect):
+    """Each is answered or refused, and what comes after it is right."""
+    good = exports.encode(tiny.images()[0])
+    wanted = detect(good)
+    answered = 0
+    for i, encoded in enumerate(mutated(500)):
+        found, reason = answer_or_refusal(detect, encoded)
+        answered += found is not None
+        assert found is not None or 10 < len(reason) < 300
+        if i % 20 == 0:
+            assert_answers_right(detect(good), wanted)
+    assert 50 < answered < 450
