@@ -16,7 +16,8 @@ class Batching:
 
     Attributes:
       allowed_sizes: sizes a batch may have, rising; it is filled up to the next one. The last one
-        is the largest batch; larger requests are split.
+        is the largest batch; a larger call is split, and refused (INVALID_ARGUMENT) where its
+        parts would be more than `max_enqueued`.
       timeout_us: microseconds that a request waits for others.
       threads: batches that run at the same time.
       max_enqueued: full batches that wait; a request beyond is refused at once (UNAVAILABLE).
@@ -73,7 +74,8 @@ def on_rows(
             captured_tensors=concrete.captured_inputs,
             f=concrete,
             num_batch_threads=batching.threads,
-            max_batch_size=batching.allowed_sizes[-1],
+            # With splitting, this bounds a call and the last allowed size a batch.
+            max_batch_size=batching.allowed_sizes[-1] * batching.max_enqueued,
             batch_timeout_micros=batching.timeout_us,
             allowed_batch_sizes=list(batching.allowed_sizes),
             max_enqueued_batches=batching.max_enqueued,

@@ -51,6 +51,13 @@ def test_a_batch_is_filled_up_to_an_allowed_size_and_a_large_one_split():
         assert sorted(found["rows"].numpy(), reverse=True) == rows
 
 
+def test_a_call_of_more_than_all_waiting_batches_is_refused():
+    function = build(2.0, Batching((2, 4), timeout_us=1000, max_enqueued=3), "limit")
+    assert function(tf.zeros([12]))["value"].shape == (12,)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="13 is larger than maximum .* 12"):
+        function(tf.zeros([13]))
+
+
 def test_functions_of_other_names_do_not_share():
     batching = Batching((1, 2), timeout_us=100_000)
     one, other = build(2.0, batching, "one"), build(5.0, batching, "other")
@@ -81,7 +88,7 @@ def test_a_full_queue_refuses():
 
     function = tf.function(
         on_rows(
-            lambda x: {"value": tf.numpy_function(slow, [x], tf.float32)},
+            lambda x: {"value": tf.ensure_shape(tf.numpy_function(slow, [x], tf.float32), [None])},
             SIGNATURE,
             Batching((1,), timeout_us=0, threads=1, max_enqueued=1),
             "full",

@@ -88,7 +88,7 @@ def test_warmup_requests(tmp_path):
         assert list(request.inputs) == ["image_bytes"]
         encoded = tf.make_ndarray(request.inputs["image_bytes"])
         shapes = [tf.io.decode_jpeg(image).shape for image in encoded]
-        assert sorted(shapes) == sorted([landscape.shape, portrait.shape] * size)
+        assert sorted(map(tuple, shapes)) == sorted([landscape.shape, portrait.shape] * size)
         assert log.SerializeToString() == record  # nothing that the messages do not know
 
 
