@@ -58,8 +58,7 @@ curl -d @request.json http://localhost:8501/v1/models/$model_name:predict
 ```
 
 Signatures: `serving_default` takes `image_bytes`, encoded files of any sizes (JPEG, PNG, GIF, BMP);
-`image_tensor` takes `images`, uint8 RGB [B, H, W, 3]. Outputs, for B images and at most
-D detections of each:
+`image_tensor` takes `images`, uint8 RGB [B, H, W, 3]. Outputs, for B images:
 
 $outputs
 

@@ -100,7 +100,7 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
         print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
         return {}
     evaluator = Evaluator(loaded, average) if config.eval_records else None
-    with reading_errors(), devices.lost_workers(strategy):
+    with reading_errors():
         dataset = _training_data(loaded, strategy, start)
         trainer = Trainer(model, optimizer, dataset, strategy, average, interruption)
         if devices.is_chief(strategy):
