@@ -206,7 +206,7 @@ def versions(root: pathlib.Path, side: int) -> None:
         during = outcome.good[before:swapped]
         print("\n8 clients over gRPC; version 2 appears, then a broken version 3:", states)
         print(
-            f"{len(outcome.good)} answered, {len(outcome.bad)} lost; "
+            f"{len(outcome.good)} answered, {len(outcome.bad)} lost {sorted(outcome.errors)}; "
             f"during the swap {len(during)}, the slowest in {1000 * max(during):.0f} ms"
         )
 
