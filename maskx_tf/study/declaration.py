@@ -71,10 +71,10 @@ class Study:
     title: str
     seeds: tuple[int, ...]
     detector: str
-    flags: tuple[str, ...]
-    prepare: tuple[tuple[str, str], ...]  # (command, what it makes)
     rows: dict[str, Row]
     splits: dict[str, Split]
+    flags: tuple[str, ...] = ()
+    prepare: tuple[tuple[str, str], ...] = ()  # (command, what it makes)
     tables: tuple[Table, ...] = ()
     checks: tuple[Check, ...] = ()
     seconds_per_step: dict[str, float] = dataclasses.field(default_factory=dict)
