@@ -151,7 +151,8 @@ def _write_list(directory: pathlib.Path) -> None:
     there, listed = _steps(directory), _listed(directory)
     # The order of the list counts: who went back to an earlier checkpoint has later steps in front.
     steps = [step for step in listed if step in there]
-    steps += [step for step in there if not listed or step > listed[-1]]
+    new = [step for step in there if step not in listed]
+    steps += [step for step in new if not listed or step > listed[-1]]
     if steps == listed:
         return
     if not steps:
