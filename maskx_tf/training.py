@@ -82,14 +82,16 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
     parts = {"model": model, "optimizer": optimizer}
     if average:
         parts["average"] = average.checkpoint
+    checkpoint = tf.train.Checkpoint(**parts)
+    start = _restore_or_initialize(loaded, checkpoint)
     manager = RunCheckpoints(
-        tf.train.Checkpoint(**parts),
+        checkpoint,
         devices.checkpoint_directory(strategy, config.model_dir),
         max_to_keep=config.keep_checkpoints,
         step_counter=optimizer.iterations,
         checkpoint_interval=config.checkpoint_interval,
+        last_checkpoint_step=start,  # a worker's own directory does not tell, and all save at once
     )
-    start = _restore_or_initialize(loaded, manager)
     if average and not start:
         average.start()
     if devices.is_chief(strategy):
@@ -135,12 +137,12 @@ def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
         )
 
 
-def _restore_or_initialize(loaded: LoadedModel, manager: tf.train.CheckpointManager) -> int:
+def _restore_or_initialize(loaded: LoadedModel, checkpoint: tf.train.Checkpoint) -> int:
     """Resumes from the run's own last checkpoint, or takes over other weights; the step."""
     latest = tf.train.latest_checkpoint(loaded.config.model_dir)  # of the chief
     if latest:
-        checkpoints.restore(manager.checkpoint, latest)
-        step = int(manager.checkpoint.optimizer.iterations.numpy())
+        checkpoints.restore(checkpoint, latest)
+        step = int(checkpoint.optimizer.iterations.numpy())
         print(f"Resuming {latest} at step {step}.", file=sys.stderr)
         return step
     if loaded.config.backbone_weights:
