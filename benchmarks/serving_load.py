@@ -45,6 +45,7 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.model import build_model
 
+RETRY_AFTER_S = 1.0  # as the server asks of those it refuses
 MIXED_SIDES = (16, 40, 96, 160, 300, 640, 1000)
 
 
@@ -142,7 +143,7 @@ class Outcome:
 
 @contextlib.contextmanager
 def clients(way: type, server: LocalServer, count: int, images: list[bytes]) -> Iterator[Outcome]:
-    """`count` clients that ask without a pause while the block runs."""
+    """`count` clients that ask all the time while the block runs, but for a pause when refused."""
     outcome, stop = Outcome(), threading.Event()
 
     def client(number: int) -> None:
@@ -156,6 +157,7 @@ def clients(way: type, server: LocalServer, count: int, images: list[bytes]) -> 
                 outcome.bad.append(time.perf_counter() - start)
                 text = error.details() if isinstance(error, grpc.RpcError) else str(error)
                 outcome.errors.add(str(text)[:100])
+                time.sleep(RETRY_AFTER_S)
 
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         running = [pool.submit(client, number) for number in range(count)]
