@@ -59,7 +59,7 @@ class BoxHead(tf_keras.layers.Layer):
 
     def class_logits(self, box_features: tf.Tensor) -> tf.Tensor:
         """Box features [N, D] -> float32 logits [N, K + 1], background first."""
-        logits = []
+        logits: list[tf.Tensor] = []
         for group in self.groups:
             rows = slice(group.start if logits else 0, group.stop)  # the first has the background
             kernel, bias = self.cls_kernel[rows], self.cls_bias[rows]
