@@ -68,8 +68,9 @@ class Segmenter:
                 tf.constant(classes[part], tf.int32),
                 scale,
             ).numpy()
+            height, width = image.shape[:2]
             rles = mask_ops.paste_to_rle(
-                probabilities, boxes_yxyx[part], *image.shape[:2], whole_pixels=self._whole_pixels
+                probabilities, boxes_yxyx[part], height, width, whole_pixels=self._whole_pixels
             )
             found += map(Mask, rles, expected_iou(probabilities).tolist())
         return found

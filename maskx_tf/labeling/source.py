@@ -38,7 +38,7 @@ class Annotation(NamedTuple):
       is_crowd: it stands for several objects.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     number: Any
     image_id: int | None
     class_name: str | None

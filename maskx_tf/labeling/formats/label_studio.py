@@ -32,8 +32,9 @@ def to_text(images: Sequence[LabelledImage], image_prefix: str, polygon_iou: flo
         for number, item in enumerate(image.objects):
             results += _results(image, item, str(number), polygon_iou)
         scores = [item.score for item in image.objects if item.score is not None]
-        prediction = {"model_version": OURS, "result": results}
-        prediction |= {"score": round(float(np.mean(scores)), 6)} if scores else {}
+        prediction: dict[str, Any] = {"model_version": OURS, "result": results}
+        if scores:
+            prediction["score"] = round(float(np.mean(scores)), 6)
         data = {"image": image_prefix + image.entry.file_name, "image_id": image.entry.image_id}
         tasks.append({"data": data, "predictions": [prediction]})
     return "[\n" + ",\n".join(json.dumps(task) for task in tasks) + "\n]\n"
@@ -53,7 +54,7 @@ def labeling_config(names: Sequence[str], polygon_iou: float | None) -> str:
 def _results(
     image: LabelledImage, item: LabelledObject, number: str, polygon_iou: float | None
 ) -> list[dict[str, Any]]:
-    common = {
+    common: dict[str, Any] = {
         "to_name": "image",
         "original_width": image.width,
         "original_height": image.height,
@@ -75,12 +76,16 @@ def _results(
         common["score"] = round(item.score, 6)
     if polygon_iou is None:
         runs = brush_rle(item.rle)
-        value = {"format": "rle", "rle": runs, "brushlabels": [item.class_name]}
+        brush = {"format": "rle", "rle": runs, "brushlabels": [item.class_name]}
         kind = {"id": f"{number}-mask", "from_name": "brush", "type": "brushlabels"}
-        return [*results, {**kind, **common, "value": value}]
+        return [*results, {**kind, **common, "value": brush}]
     for index, part in enumerate(polygons.from_rle(item.rle, polygon_iou)):
         points = (part * percent).tolist()
-        value = {"points": points, "closed": True, "polygonlabels": [item.class_name]}
+        value: dict[str, Any] = {
+            "points": points,
+            "closed": True,
+            "polygonlabels": [item.class_name],
+        }
         kind = {"id": f"{number}-mask{index}", "from_name": "polygon", "type": "polygonlabels"}
         results.append({**kind, **common, "value": value})
     return results
