@@ -99,7 +99,8 @@ class Plan:
     def _detector(self, seed: int) -> Run:
         row = Row("detector", "detector", self.study.detector)
         model_dir = f"--model_dir={self._directory(seed) / 'detector'}"
-        arguments = (*self._arguments(row, seed), model_dir, "--eval_records=")
+        no_masks = ("--eval_records=", "--mask_classes=none")
+        arguments = (*self._arguments(row, seed), model_dir, *no_masks)
         config = self._config(arguments)
         return Run(f"seed{seed}/detector", seed, row, (), arguments, config, digest(config))
 
