@@ -12,9 +12,8 @@ from selenium.webdriver.common.by import By
 from benchmarks import browser, page_screenshots
 from export import saved_model
 from export.client import Client, ImageError, detections, results
-from tests import harness, tiny
+from tests import harness, serving_toy, tiny
 
-serving_toy = pytest.importorskip("tests.serving_toy", reason="there is no local server")
 pytestmark = pytest.mark.slow
 
 
