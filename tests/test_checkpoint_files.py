@@ -199,7 +199,7 @@ class TestFullDisk:
     def check(self, manager, directory):
         with pytest.raises(UserError) as error:
             save(manager, 6)
-        text = re.sub(r"[\d.]+ MB are free", "N MB are free", str(error.value))
+        text = re.sub(r"[\d,.]+ MB are free", "N MB are free", str(error.value))
         assert text == (
             f"no checkpoint could be saved in {directory} ({directory}/ckpt-4 is kept): the disk "
             "is full (a checkpoint takes 0.2 MB, N MB are free). Make room or lower "
