@@ -86,7 +86,7 @@ def write_flagfile(directory):
 
     The 8 images are smooth, without equal pixels: equal scores would be ranked as they please. All
     RoIs are sampled, since a RoI's random number goes by the rank of its score; that of an anchor,
-    of which a few are sampled, goes by its place. The learning rate keeps differences of 1e-7 small.
+    of which a few are sampled, goes by its place. The small learning rate keeps differences small.
     """
     rng = np.random.default_rng(0)
     annotations = [
