@@ -83,6 +83,8 @@ def test_evaluation_during_training_uses_it(trained, monkeypatch):
     seen = {}
 
     class Evaluator:
+        curves = None
+
         def __init__(self, model, *rest):
             self.model = model
 
@@ -92,6 +94,8 @@ def test_evaluation_during_training_uses_it(trained, monkeypatch):
 
     monkeypatch.setattr(trainer.runner, "ModelEvaluator", Evaluator)
     monkeypatch.setattr(trainer.report, "scalars", lambda results: {})
+    monkeypatch.setattr(trainer.curves, "draw", lambda found: None)
+    monkeypatch.setattr(trainer.curves, "pixels", lambda figure: np.zeros([2, 2, 3], np.uint8))
     loaded = LoadedModel(model, model.config.replace(panel_images=0), VOCABULARY, ())
     trainer.Evaluator(loaded, average).evaluate(tf.constant(-1))
     for name, value in average.values.items():

@@ -118,7 +118,8 @@ class TestEqualsTheFormulas:
     def test_mask_and_faster_rcnn(self, tmp_path, depth, mask):
         blobs = blobs_of(depth=depth, mask=mask, mlp=mask == "class_agnostic")
         imported = detectron.load(write(tmp_path / "a.pkl", blobs), PROPOSALS)
-        compare(imported, blobs, tolerance=1e-4 if depth == 50 else 1e-3)
+        # float32 against float64 through 101 layers of random weights; processors differ in it.
+        compare(imported, blobs, tolerance=1e-4 if depth == 50 else 4e-3)
 
     @pytest.mark.parametrize("transfer_input", ["cls", "box", "cls+box", "v_glove", "v_randn_0"])
     @pytest.mark.parametrize(
