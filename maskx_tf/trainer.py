@@ -158,13 +158,17 @@ class Evaluator(orbit.AbstractEvaluator):
     def __init__(self, loaded: checkpoints.LoadedModel, average: MovingAverage | None = None):
         self._loaded, self._average = loaded, average
         self._evaluator = runner.ModelEvaluator(*loaded)
-        self.results: dict = {}
+
+    @property
+    def results(self) -> dict:
+        """Of the last evaluation; empty before."""
+        return self._evaluator.results  # a dict of its own would be tracked, and no json any more
 
     def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
         """AP of boxes and masks on A, B and all classes; curves and panel go to TensorBoard."""
         del num_steps  # always the whole set
         with self._average.in_use() if self._average else contextlib.nullcontext():
-            self.results = self._evaluator.evaluate()
+            self._evaluator.evaluate()
             picture = curves.pixels(curves.draw(self._evaluator.curves))
             tf.summary.image("precision_recall", picture[None])
             if self._loaded.config.panel_images:

@@ -1,6 +1,7 @@
 """Runs on cached features give what runs without a cache give."""
 
 import dataclasses
+import json
 import pathlib
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_cached_runs_equal_uncached_ones(base, tmp_path):
         found, cached = run(base, tmp_path / f"{row}_c", mask_output=row, feature_cache=cache)
         for a, b in zip(cached, wanted, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
-        assert found == plain
+        assert found == plain and json.loads(json.dumps(found)) == found
         assert {"box", "mask", "mask_given_boxes"} <= found.keys()
         if row == "transfer":
             made = files(cache)

@@ -97,7 +97,9 @@ class ModelEvaluator:
             return model.detect(pyramid, sizes, scales), given
 
         self._model, self._predict = model, predict
-        self.curves: dict[str, dict[str, np.ndarray]] = {}  # of the last evaluation
+        # Of the last evaluation.
+        self.results: dict = {}
+        self.curves: dict[str, dict[str, np.ndarray]] = {}
 
     def evaluate(self, per_class: bool = False, progress: bool = False) -> dict:
         """Scores the model as it is now; returns what `evaluate_model` returns."""
@@ -120,9 +122,8 @@ class ModelEvaluator:
                     image = {key: value[i] for key, value in batch.items()}
                     add_image(evaluator, image, whole_pixels, self._segment)
                 bar.update(len(batch["image_id"]))
-        results = evaluator.evaluate(per_class)
-        self.curves = evaluator.curves
-        return results
+        self.results, self.curves = evaluator.evaluate(per_class), evaluator.curves
+        return self.results
 
     def _predictions(self, dataset: tf.data.Dataset, total: int) -> Iterator[dict[str, np.ndarray]]:
         """What `add_image` reads, with a leading batch dimension."""
