@@ -35,7 +35,12 @@ def predictions(
     store = RowStore(pathlib.Path(config.feature_cache) / digest, arrays)
     if store.total("image_id") < num_images:
         store.append(_compute(model, dataset.skip(len(store)), names))
-    masks = tf.function(model.masks_of_features, reduce_retracing=True)
+    side = config.mask_roi_size
+    signature = (
+        tf.TensorSpec([None, side, side, config.fpn_filters], tf.float32),
+        tf.TensorSpec([None, None], tf.int32),
+    )
+    masks = tf.function(model.masks_of_features, input_signature=signature)
     for number in range(len(store)):
         batch = dict(zip(names, store.read(number), strict=True))
         for kind, classes in (("detection", "detection_classes"), ("given", "classes")):
