@@ -26,6 +26,7 @@ class Agreement:
     def _sum_of_replicas(self, value: tf.Tensor) -> tf.Tensor:
         def replica() -> tf.Tensor:
             context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+            # Made here, so that it lies on the replica's device, where all_reduce looks for it.
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
         return self._strategy.experimental_local_results(self._strategy.run(replica))[0]

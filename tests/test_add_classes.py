@@ -358,5 +358,8 @@ def test_export_grows_and_serves_the_old_classes_the_same(old, tmp_path):
     is_old = (after["detection_classes"] > 0) & ~is_new
     count = before["num_detections"]
     assert is_old.sum() == count > 0
-    for key in ("detection_boxes", "detection_scores", "detection_classes", "detection_masks"):
+    for key in ("detection_boxes", "detection_classes", "detection_masks"):
         np.testing.assert_array_equal(after[key][is_old], before[key][:count])
+    # A graph that is optimised as a whole may round otherwise than one that was not exported.
+    scores = after["detection_scores"][is_old], before["detection_scores"][:count]
+    np.testing.assert_allclose(*scores, rtol=2e-7)

@@ -245,7 +245,7 @@ def small_file_system(directory, size):
     try:
         yield
     finally:
-        subprocess.run(["umount", str(directory)], check=True)
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
 class TestLock:
