@@ -83,7 +83,7 @@ def test_evaluation_during_training_uses_it(trained, monkeypatch):
     seen = {}
 
     class Evaluator:
-        curves = None
+        curves = results = None
 
         def __init__(self, model, *rest):
             self.model = model
