@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +14,31 @@ from maskx_tf.errors import UserError
 from maskx_tf.ops import masks as mask_ops
 
 Outputs = dict[str, np.ndarray]
-# Largest difference between the SavedModel and the model: pixels, probability, 1/255 steps.
-TOLERANCES = {"detection_boxes": 1e-3, "detection_scores": 1e-5, "detection_masks": 1}
+
+
+class Tolerance(NamedTuple):
+    """How far the outputs of a SavedModel may lie from those of the model.
+
+    Attributes:
+      boxes: pixels.
+      scores: probability.
+      masks: 1/255 steps.
+      share: of a request's detections that have to be that close; the rest may be missing or new.
+    """
+
+    boxes: float
+    scores: float
+    masks: int
+    share: float = 1.0
+
+
+# By precision. In bfloat16, with 8 bits, the order of additions decides on the last detections.
+TOLERANCES = {
+    "float32": Tolerance(boxes=1e-3, scores=1e-5, masks=1),
+    "bfloat16": Tolerance(boxes=4.0, scores=0.05, masks=64, share=0.8),
+}
+_LIMITED = ("detection_boxes", "detection_scores", "detection_masks")
+_PER_IMAGE = ("num_detections", "image_size")
 RLE_TOLERANCE_PX = 4  # of a mask: pixels at exactly the threshold depend on the rounding
 
 
@@ -61,7 +85,9 @@ def answer(signatures: dict[str, Callable], request: Request) -> Outputs:
     return {key: value.numpy() for key, value in outputs.items()}
 
 
-def compare(path: str, asked: Sequence[Request], expected: Sequence[Outputs]) -> None:
+def compare(
+    path: str, asked: Sequence[Request], expected: Sequence[Outputs], precision: str = "float32"
+) -> None:
     """Puts requests to a SavedModel.
 
     Raises:
@@ -70,7 +96,7 @@ def compare(path: str, asked: Sequence[Request], expected: Sequence[Outputs]) ->
     signatures = tf.saved_model.load(path).signatures
     for request, wanted in zip(asked, expected, strict=True):
         found = answer(signatures, request)
-        problem = difference(found, wanted) or rle_problem(found)
+        problem = difference(found, wanted, TOLERANCES[precision]) or rle_problem(found)
         if problem:
             raise UserError(
                 f"The SavedModel is not kept: for {request.description} its signature "
@@ -78,16 +104,70 @@ def compare(path: str, asked: Sequence[Request], expected: Sequence[Outputs]) ->
             )
 
 
-def difference(found: Outputs, wanted: Outputs) -> str:
-    """What differs by more than `TOLERANCES` between two outputs for the same images, or ""."""
+def difference(
+    found: Outputs, wanted: Outputs, tolerance: Tolerance = TOLERANCES["float32"]
+) -> str:
+    """What differs by more than allowed between two outputs for the same images, or ""."""
+    places = [_partners(found, wanted, i, tolerance) for i in range(len(wanted["image_size"]))]
+    if tolerance.share < 1:
+        return _missing(found, wanted, places, tolerance.share)
+    found = _in_order_of_wanted(found, places)
     for key, value in wanted.items():
-        if key not in TOLERANCES:
+        if key not in _LIMITED:
             if not np.array_equal(found[key], value):
                 return f"{key} is {found[key].tolist()!s:.60} instead of {value.tolist()!s:.60}"
             continue
+        limit = getattr(tolerance, key.removeprefix("detection_"))
         gap = np.abs(found[key].astype(np.float64) - value).max(initial=0)
-        if not gap <= TOLERANCES[key]:
-            return f"{key} by up to {gap:.3g}, allowed is {TOLERANCES[key]:g}"
+        if not gap <= limit:
+            return f"{key} by up to {gap:.3g}, allowed is {limit:g}"
+    return ""
+
+
+def _partners(found: Outputs, wanted: Outputs, image: int, tolerance: Tolerance) -> list[int]:
+    """For each detection wanted of an image, the one found that fits it best; -1: none fits.
+
+    Equal scores may have changed places.
+    """
+    free = list(range(int(found["num_detections"][image])))
+    partners: list[int] = []
+    for place in range(int(wanted["num_detections"][image])):
+        if not free:
+            return partners + [-1] * (int(wanted["num_detections"][image]) - place)
+        classes = found["detection_classes"][image, free]
+        fits = classes == wanted["detection_classes"][image, place]
+        distance = np.zeros(len(free))
+        for key in _LIMITED:
+            limit = getattr(tolerance, key.removeprefix("detection_"))
+            gaps = np.abs(found[key][image, free].astype(np.float64) - wanted[key][image, place])
+            largest = gaps.reshape(len(free), -1).max(axis=1)
+            fits &= largest <= limit
+            distance += largest / limit
+        best = int(np.argmin(np.where(fits, distance, np.inf))) if fits.any() else -1
+        partners.append(free.pop(best) if best >= 0 else -1)
+    return partners
+
+
+def _in_order_of_wanted(found: Outputs, places: list[list[int]]) -> Outputs:
+    """`found` with the detections of each image reordered, if each has its partner."""
+    ordered = {key: value.copy() for key, value in found.items()}
+    for image, partners in enumerate(places):
+        count = int(found["num_detections"][image])
+        if sorted(partners) != list(range(count)):
+            continue
+        for key in set(found) - set(_PER_IMAGE):
+            ordered[key][image, :count] = found[key][image, partners]
+    return ordered
+
+
+def _missing(found: Outputs, wanted: Outputs, places: list[list[int]], share: float) -> str:
+    """Says if too few of the detections have a partner."""
+    if not np.array_equal(found["image_size"], wanted["image_size"]):
+        return "image_size"
+    together = sum(place >= 0 for partners in places for place in partners)
+    most = max(sum(map(len, places)), int(found["num_detections"].sum()))
+    if together < share * most:
+        return f"only {together} of {most} detections agree, {share:.0%} have to"
     return ""
 
 

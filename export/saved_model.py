@@ -24,6 +24,7 @@ from maskx_tf.config import Config
 from maskx_tf.data import image_bytes
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
+from maskx_tf.model import rebuilt
 from maskx_tf.serving import DetectionModule
 
 CLASSES_FILE = "classes.json"
@@ -67,6 +68,13 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "max_pixels", default.max_pixels, "Images with more are refused unread.", lower_bound=1
     )
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        ["float32", "bfloat16"],
+        "What layers compute in. bfloat16 is faster on processors that have it; what it costs, "
+        "python -m maskx_tf.evaluate --precision=bfloat16 says.",
+    )
     flags.DEFINE_boolean("rle", default.rle, "Also output COCO run-length codes of pasted masks.")
 
 
@@ -82,8 +90,8 @@ def export(
     """Writes a SavedModel and proves it equal to the model.
 
     Signatures: `serving_default` (`image_bytes` string [B]) and `image_tensor` (`images` uint8
-    [B, H, W, 3]); outputs as of `DetectionModule`. T is folded into a constant table: `model` is
-    changed so, with the same results.
+    [B, H, W, 3]); outputs as of `DetectionModule`. T is folded into a constant table, batch
+    normalisation into the kernels: `model` is changed so, with the same results.
 
     Args:
       model: a `MaskXRCNN`.
@@ -110,26 +118,25 @@ def export(
         "image_tensor": reference.detect_images,
     }
     expected = [comparison.answer(by_signature, request) for request in asked]
-    model.fold_transfer()
     root = pathlib.Path(output_dir)
     root.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".export-", dir=root))
     saved = temporary / "model"
     try:
-        outputs = _save(model, config, vocabulary, mask_class_ids, options, temporary)
+        outputs = write(model, config, vocabulary, mask_class_ids, options, temporary)
         sizes = options.batching.allowed_sizes
         warmup.write(saved, options.model_name, sizes, batch[0], batch[-1])
         serving_files.write(
             saved, options.model_name, options.batching, options.max_pixels, outputs
         )
-        comparison.compare(str(saved), asked, expected)
+        comparison.compare(str(saved), asked, expected, config.precision)
         saved.chmod(0o755)
         return str(_publish(saved, root))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _save(
+def write(
     model,
     config: Config,
     vocabulary: Vocabulary,
@@ -137,7 +144,14 @@ def _save(
     options: Options,
     directory: pathlib.Path,
 ) -> dict[str, str]:
-    """Saves to directory/model; returns the outputs' types and shapes by name."""
+    """Folds the model and saves it as directory/model, unproven.
+
+    Arguments are those of `export`.
+
+    Returns:
+      The outputs' types and shapes by name.
+    """
+    model.fold()
     module = DetectionModule(
         model,
         config,
@@ -193,6 +207,9 @@ def main() -> None:
         values.checkpoint or values.model_dir
     )
     images = [_read_image(path) for path in values.images]
+    if values.precision != config.precision:
+        config = config.replace(precision=values.precision)
+        model = rebuilt(model, config)
     path = export(model, config, vocabulary, mask_class_ids, values.output_dir, images, options)
     print(f"written: {path} (equal to the model on {len(images) + 2} images and a batch)")
     print(f"how to serve it: {path}/{serving_files.DIRECTORY}/SERVING.md")

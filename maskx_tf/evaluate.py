@@ -17,7 +17,7 @@ from maskx_tf.data.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco, curves, report, runner
 from maskx_tf.evaluation.grabcut import GrabCutMasks
-from maskx_tf.model import build_model
+from maskx_tf.model import rebuilt
 
 # What may differ from the training run; every other option stays as it was trained.
 DATA_OPTIONS = (
@@ -88,9 +88,7 @@ def main() -> None:
     model, trained, vocabulary, mask_class_ids = checkpoints.load_model(checkpoint)
     config = evaluation_config(trained)
     if any(getattr(config, name) != getattr(trained, name) for name in TEST_OPTIONS):
-        weights = model.get_weights()
-        model = build_model(config, vocabulary.num_classes, model.class_embeddings)
-        model.set_weights(weights)
+        model = rebuilt(model, config)
     if config.mask_classes != trained.mask_classes:
         mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
     annotations = flags.FLAGS.annotations

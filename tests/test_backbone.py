@@ -66,6 +66,25 @@ def test_same_padding_is_tensorflows(size, side):
     np.testing.assert_allclose(out, np.array(wanted) / np.sqrt(1 + 1e-5), atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", ["frozen_batch_norm", "group_norm"])
+@pytest.mark.parametrize(("stride", "padding"), [(1, "symmetric"), (2, "symmetric"), (2, "same")])
+def test_folding_changes_nothing_but_the_weights(norm, stride, padding):
+    """Batch norm goes into the kernel and leaves the graph; group norm depends on the input."""
+    layer = ConvNorm(16, 3, stride, norm, padding=padding)
+    rng = np.random.default_rng(0)
+    image = tf.constant(rng.normal(size=[2, 8, 10, 5]), tf.float32)
+    layer(image)
+    for variable in layer.norm.weights:
+        variable.assign(rng.uniform(0.5, 2.0, variable.shape))
+    expected = layer(image)
+    layer.fold()
+    np.testing.assert_allclose(layer(image), expected, atol=1e-5)
+    for variable in layer.norm.weights:
+        variable.assign(tf.zeros_like(variable))
+    is_folded = np.allclose(layer(image), expected, atol=1e-5)
+    assert is_folded == (norm == "frozen_batch_norm")
+
+
 @pytest.mark.parametrize("variant", ["resnet50", "small"])
 def test_same_padding_shifts_features_of_even_sides_only(variant):
     """With sides 2^n + 1 every stride-2 input is odd, and both paddings are the same."""

@@ -43,6 +43,17 @@ def test_concurrent_calls_share_batches_of_the_allowed_sizes():
     assert [int(one["rows"][0]) for one in found] == [5] * 5
 
 
+def test_what_runs_in_batches_is_optimised():
+    """The body of a BatchFunction is not, unless it is a call that is not inlined."""
+    function = build(2.0, Batching((1,), timeout_us=1000), "optimised")
+    library = function.get_concrete_function().graph.as_graph_def().library.function
+    bodies = {f.signature.name: f for f in library}
+    (batched,) = [n for f in library for n in f.node_def if n.op == "BatchFunction"]
+    calls = [n for n in bodies[batched.attr["f"].func.name].node_def if "Call" in n.op]
+    (call,) = [n for n in calls if bodies[n.attr["f"].func.name].attr["_noinline"].b]
+    assert "Mul" in {n.op for n in bodies[call.attr["f"].func.name].node_def}
+
+
 def test_a_batch_is_filled_up_to_an_allowed_size_and_a_large_one_split():
     function = build(2.0, Batching((2, 4), timeout_us=1000), "sizes")
     for count, rows in ((1, [2]), (3, [4] * 3), (9, [4] * 8 + [2])):

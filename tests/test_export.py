@@ -11,10 +11,11 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import comparison, saved_model
-from maskx_tf import detector
+from maskx_tf import checkpoints, detector
 from maskx_tf.batching import Batching
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
+from maskx_tf.model import rebuilt
 from maskx_tf.ops import masks as mask_ops
 from tests import exports, tiny
 
@@ -132,7 +133,7 @@ def test_a_differing_export_is_refused_and_leaves_nothing(
     signatures = tf.saved_model.load(exported[0]).signatures
 
     class Model:
-        def fold_transfer(self):
+        def fold(self):
             pass
 
     class OtherModule:
@@ -153,7 +154,7 @@ def test_a_differing_export_is_refused_and_leaves_nothing(
         return {"outputs": ""}
 
     monkeypatch.setattr(saved_model, "DetectionModule", OtherModule)
-    monkeypatch.setattr(saved_model, "_save", copy)
+    monkeypatch.setattr(saved_model, "write", copy)
     (tmp_path / "3").mkdir()
     arguments = Model(), tiny.config(), tiny.VOCABULARY, tiny.SET_A, str(tmp_path)
     with pytest.raises(UserError, match=f"not kept: for {text}.* detection_boxes by up to"):
@@ -181,15 +182,61 @@ def test_versions_count_up(tmp_path):
     ],
 )
 def test_difference(key, change, text):
-    wanted: dict[str, np.ndarray] = {
-        "detection_boxes": np.ones([1, 2, 4]),
-        "detection_scores": np.ones([1, 2]),
-        "detection_masks": np.ones([1, 2, 3, 3], np.uint8),
-        "detection_classes": np.ones([1, 2], np.int32),
-    }
+    wanted = two_detections()
     assert comparison.difference(wanted, wanted) == ""
     found = {**wanted, key: wanted[key] + np.asarray(change).astype(wanted[key].dtype)}
     assert text in comparison.difference(found, wanted)
+
+
+def two_detections(**changes):
+    """Outputs with equal scores, of two classes."""
+    outputs: dict[str, np.ndarray] = {
+        "num_detections": np.array([2]),
+        "image_size": np.array([[9, 9]]),
+        "detection_boxes": np.ones([1, 2, 4]),
+        "detection_scores": np.ones([1, 2]),
+        "detection_masks": np.ones([1, 2, 3, 3], np.uint8),
+        "detection_classes": np.array([[1, 2]]),
+    }
+    return outputs | changes
+
+
+def test_equal_scores_may_change_places():
+    swapped = two_detections(detection_classes=np.array([[2, 1]]))
+    assert comparison.difference(swapped, two_detections()) == ""
+    apart = {"detection_scores": np.array([[1.0, 0.5]])}
+    found = comparison.difference(swapped | apart, two_detections(**apart))
+    assert "detection_classes is" in found
+
+
+def test_in_half_precision_most_detections_have_to_agree():
+    tolerance = comparison.TOLERANCES["bfloat16"]
+    moved = two_detections(detection_boxes=np.full([1, 2, 4], 3.0))
+    assert comparison.difference(moved, two_detections(), tolerance) == ""
+    one = two_detections(num_detections=np.array([1]))
+    text = comparison.difference(one, two_detections(), tolerance)
+    assert text == "only 1 of 2 detections agree, 80% have to"
+
+
+def test_export_in_half_precision(tmp_path):
+    run = tmp_path / "run"
+    exports.make(run, tmp_path / "float32")
+    model, config, *rest = checkpoints.load_model(str(run))
+    half = config.replace(precision="bfloat16")
+    path = saved_model.export(rebuilt(model, half), half, *rest, str(tmp_path / "bfloat16"))
+    loaded = tf.saved_model.load(path)
+    found = loaded.signatures["image_tensor"](images=tf.constant(tiny.images(20)[1][None]))
+    assert found["detection_boxes"].dtype == tf.float32
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((pathlib.Path(path) / "saved_model.pb").read_bytes())
+    functions = proto.meta_graphs[0].graph_def.library.function
+    half_convolutions = [
+        node
+        for function in functions
+        for node in function.node_def
+        if node.op == "Conv2D" and node.attr["T"].type == tf.bfloat16.as_datatype_enum
+    ]
+    assert len(half_convolutions) > 10
 
 
 def test_a_wrong_run_length_code_is_noticed():

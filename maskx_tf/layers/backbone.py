@@ -57,25 +57,56 @@ class ConvNorm(tf_keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.pad = (size - 1) // 2 if stride > 1 and padding == "symmetric" else 0
+        self.stride = stride
+        pad = (size - 1) // 2 if stride > 1 and padding == "symmetric" else 0
+        self.padding = [[0, 0], [pad, pad], [pad, pad], [0, 0]] if pad else "SAME"
         self.conv = tf_keras.layers.Conv2D(
             filters,
             size,
-            stride,
-            padding="valid" if self.pad else "same",
             use_bias=False,
             kernel_initializer=initializers.msra_fill(),
             name="conv",
         )
         self.norm = normalization_layer(norm, "norm")
         self.relu = relu
+        self._folded: tuple[tf.Variable, tf.Variable] | None = None
+
+    def build(self, input_shape) -> None:
+        """Creates the kernel; the padding is not one that Keras' layer could apply."""
+        with tf.name_scope(self.conv.name):
+            self.conv.build(input_shape)
+        super().build(input_shape)
+
+    def fold(self) -> None:
+        """Puts the fixed map of batch normalisation into the kernel and a bias. For export."""
+        if not isinstance(self.norm, tf_keras.layers.BatchNormalization):
+            return
+        gamma, beta, mean, variance = (
+            tf.cast(v, tf.float64)
+            for v in (
+                self.norm.gamma,
+                self.norm.beta,
+                self.norm.moving_mean,
+                self.norm.moving_variance,
+            )
+        )
+        scale = gamma * tf.math.rsqrt(variance + self.norm.epsilon)
+        kernel = tf.cast(self.conv.kernel, tf.float64) * scale
+        bias = beta - mean * scale
+        self._folded = tuple(
+            tf.Variable(tf.cast(value, tf.float32), trainable=False, name=name)
+            for value, name in ((kernel, "folded_kernel"), (bias, "folded_bias"))
+        )
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), filters]."""
-        if self.pad:
-            x = tf.pad(x, [[0, 0], [self.pad, self.pad], [self.pad, self.pad], [0, 0]])
-        x = self.conv(x)
-        x = tf.cast(self.norm(x, training=training and self.norm.trainable), x.dtype)
+        if self._folded:
+            kernel, bias = (tf.cast(v, x.dtype) for v in self._folded)
+            x = tf.nn.bias_add(tf.nn.conv2d(x, kernel, self.stride, self.padding), bias)
+        else:
+            kernel = tf.cast(self.conv.kernel, x.dtype)
+            x = tf.nn.conv2d(x, kernel, self.stride, self.padding)
+            x = tf.cast(self.norm(x, training=training and self.norm.trainable), x.dtype)
         return tf.nn.relu(x) if self.relu else x
 
 
@@ -174,6 +205,12 @@ class ResNet(tf_keras.layers.Layer):
         frozen = frozen + [b for s in range(2, frozen_stages + 1) for b in self.stages[str(s)]]
         for layer in frozen:
             layer.trainable = False
+
+    def fold(self) -> None:
+        """`ConvNorm.fold` of every convolution."""
+        for layer in self.submodules:
+            if isinstance(layer, ConvNorm):
+                layer.fold()
 
     @property
     def levels(self) -> tuple[int, ...]:
