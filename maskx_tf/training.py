@@ -156,13 +156,15 @@ def _restore_or_initialize(loaded: LoadedModel, checkpoint: tf.train.Checkpoint)
 def _training_data(loaded: LoadedModel, strategy: tf.distribute.Strategy, start: int):
     """Batches from step `start` on, distributed."""
     config = loaded.config
+    # No mask is decoded where no loss asks for one.
+    mask_class_ids = () if config.mode == "stage1_boxes" else loaded.mask_class_ids
 
     def batches(step: int, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         return make_dataset(
             config.train_records,
             config,
             loaded.vocabulary,
-            loaded.mask_class_ids,
+            mask_class_ids,
             training=True,
             seed=config.seed,
             start_step=step,

@@ -98,8 +98,9 @@ def decode_masks(pngs: tf.Tensor, has_mask: tf.Tensor, size: int) -> tf.Tensor:
 
     def decode(png: tf.Tensor) -> tf.Tensor:
         mask = tf.cast(tf.io.decode_png(png, channels=1) > 0, tf.uint8)  # [h, w, 1]
-        # Antialiasing is area averaging where the mask shrinks, and plain bilinear elsewhere.
-        mask = tf.image.resize(mask, [size, size], method="bilinear", antialias=True)
+        # Area averaging where the mask shrinks. Elsewhere antialiasing does nothing, in 1 ms.
+        shrinks = tf.reduce_max(tf.shape(mask)) > size
+        mask = tf.cond(shrinks, lambda: _resize(mask, size, True), lambda: _resize(mask, size))
         return tf.cast(mask[..., 0] >= 0.5, tf.uint8)
 
     where = tf.where(has_mask)  # [k, 1]
@@ -110,6 +111,10 @@ def decode_masks(pngs: tf.Tensor, has_mask: tf.Tensor, size: int) -> tf.Tensor:
     shape = tf.stack([tf.size(has_mask), size, size])
     masks = tf.scatter_nd(tf.cast(where, tf.int32), decoded, shape)
     return tf.ensure_shape(masks, [None, size, size])
+
+
+def _resize(mask: tf.Tensor, size: int, antialias: bool = False) -> tf.Tensor:
+    return tf.image.resize(mask, [size, size], method="bilinear", antialias=antialias)
 
 
 def crop_masks(masks: tf.Tensor, boxes: tf.Tensor, clipped: tf.Tensor) -> tf.Tensor:
