@@ -23,8 +23,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import tensorflow as tf
 from absl import flags
 

@@ -30,8 +30,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 import grpc
 import numpy as np
 import tensorflow as tf

@@ -17,8 +17,6 @@ import sys
 import threading
 from collections.abc import Iterator
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import tensorflow as tf
 from absl import app, flags, logging
 from aiohttp import web
