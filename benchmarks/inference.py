@@ -5,39 +5,30 @@
 Both have random weights, R-50-FPN, a box head of two fully connected layers, 1,000 proposals and
 100 detections; one image a batch, float32. With random weights scores lie below any threshold, so
 both keep their 100 best boxes: neither saves work. They run in turns in one process; ours also by
-stage (each stage contains those before it) and as the exported SavedModel.
+stage (each stage contains those before it), and as the exported SavedModel. With --peak, also the
+arithmetic of each stage and its share of what the machine reaches on matrix products.
 """
 
-import os
+import pathlib
 import tempfile
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import time
 
 import numpy as np
 import tensorflow as tf
 from absl import flags
+from tensorflow.python.profiler import model_analyzer, option_builder
 
-from benchmarks import peers, timing
+from benchmarks import models, peers, timing
+from export.saved_model import Options, write
 from maskx_tf import cli
-from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.model import MaskXRCNN, build_model
+from maskx_tf.model import MaskXRCNN
 
 SAVED_MODEL = "maskx_tf, SavedModel"
 
 
-def configuration(height: int, width: int) -> Config:
-    """Our model without the MLP branch, which the peer has not; every pair is a candidate."""
-    return Config(
-        image_min_side=min(height, width),
-        image_max_side=max(height, width),
-        mask_mlp=False,
-        score_threshold=0.0,
-    )
-
-
-def stages(model: MaskXRCNN, height: int, width: int) -> dict:
+def stages(model: MaskXRCNN, height: int, width: int) -> dict[str, tf.types.experimental.Callable]:
     """Graphs that stop after a stage, each on a float image [1, H, W, 3]."""
     sizes = tf.constant([[height, width]], tf.float32)
     config = model.config
@@ -54,8 +45,7 @@ def stages(model: MaskXRCNN, height: int, width: int) -> dict:
         return model(image, sizes)
 
     def boxes(image):
-        # Grappler drops the mask head, whose output is not asked for.
-        return {k: v for k, v in model(image, sizes).items() if k != "detection_masks"}
+        return model.detect_boxes(pyramid(image), sizes)
 
     named = {"pyramid": pyramid, "+ RPN": proposals, "+ boxes": boxes, "+ masks": whole}
     return {
@@ -64,46 +54,114 @@ def stages(model: MaskXRCNN, height: int, width: int) -> dict:
     }
 
 
-def exported(model: MaskXRCNN, directory: str):
-    """The SavedModel's `image_tensor` signature; folds T."""
-    from export.saved_model import export
-
-    names = Vocabulary.from_names(f"class {c}" for c in range(1, model.num_classes + 1))
-    path = export(model, model.config, names, (1,), directory)
-    loaded = tf.saved_model.load(path)
-    signature = loaded.signatures["image_tensor"]
-    return lambda image: (signature(images=image), loaded)  # keeps `loaded` alive
-
-
-def compare(height: int, width: int, num_classes: int, turns: int) -> None:
-    model = build_model(configuration(height, width), num_classes)
-    pixels = np.random.default_rng(0).uniform(0, 255, [1, height, width, 3])
-    image, bytes_ = tf.constant(pixels, tf.float32), tf.constant(pixels, tf.uint8)
-    contenders = {n: lambda run=run: run(image) for n, run in stages(model, height, width).items()}
-    peer_config = peers.config(num_classes, height, width)
-    peer = peers.detector(peer_config)
-    larger = tf.image.pad_to_bounding_box(image, 0, 0, *peer_config.input_size[:2])
-    name = "Model Garden {}x{}".format(*peer_config.input_size)
-    contenders[name] = lambda: peer(larger)
+def exported(height: int, width: int, num_classes: int, precision: str = "float32"):
+    """A run of the SavedModel's `image_tensor` signature on one image."""
+    config = models.configuration(height, width, precision=precision)
+    names = Vocabulary.from_names(f"class {c}" for c in range(1, num_classes + 1))
     with tempfile.TemporaryDirectory() as directory:
-        saved_model = exported(model, directory)
-        contenders[SAVED_MODEL] = lambda: saved_model(bytes_)
-        print(f"\n{height}x{width}, {num_classes} classes, {turns} turns", flush=True)
-        print(timing.table(timing.in_turns(contenders, turns), name), flush=True)
+        model = models.random_model(config, num_classes)
+        write(model, config, names, (1,), Options(), pathlib.Path(directory))
+        loaded = tf.saved_model.load(f"{directory}/model")
+    signature = loaded.signatures["image_tensor"]
+    pixels = np.random.default_rng(0).integers(0, 256, [1, height, width, 3], np.uint8)
+    image = tf.constant(pixels)
+    return lambda: (signature(images=image), loaded)  # keeps `loaded` alive
+
+
+def peer(height: int, width: int, num_classes: int):
+    """A run of Model Garden's model on one image."""
+    config = peers.config(num_classes, height, width)
+    detect = peers.detector(config)
+    pixels = np.random.default_rng(0).uniform(0, 255, [1, height, width, 3])
+    image = tf.image.pad_to_bounding_box(
+        tf.constant(pixels, tf.float32), 0, 0, *config.input_size[:2]
+    )
+    return lambda: detect(image)
+
+
+def compare(height: int, width: int, num_classes: int) -> None:
+    model = models.random_model(models.configuration(height, width), num_classes)
+    pixels = np.random.default_rng(0).uniform(0, 255, [1, height, width, 3])
+    image = tf.constant(pixels, tf.float32)
+    graphs = stages(model, height, width)
+    contenders = {name: lambda run=run: run(image) for name, run in graphs.items()}
+    name = "Model Garden {}x{}".format(*peers.config(num_classes, height, width).input_size)
+    contenders[name] = peer(height, width, num_classes)
+    contenders[SAVED_MODEL] = exported(height, width, num_classes)
+    if flags.FLAGS.bfloat16:
+        contenders[f"{SAVED_MODEL}, bfloat16"] = exported(height, width, num_classes, "bfloat16")
+    timings = timing.in_turns(contenders, flags.FLAGS.turns)
+    print(f"\n{height}x{width}, {num_classes} classes, {flags.FLAGS.turns} turns")
+    print(timing.table(timings, name), flush=True)
+    if flags.FLAGS.peak:
+        _print_shares(model, graphs, [timings[stage].median for stage in graphs])
+    if flags.FLAGS.memory:
+        ours = timing.peak_mib(exported, height, width, num_classes)
+        theirs = timing.peak_mib(peer, height, width, num_classes)
+        print(f"  peak memory: maskx_tf {ours:,.0f} MiB, Model Garden {theirs:,.0f} MiB")
+
+
+def machine_peak(side: int = 3000, turns: int = 5) -> float:
+    """GFLOP/s of a float32 matrix product, the best of some."""
+    a = tf.random.normal([side, side])
+    tf.matmul(a, a)
+    best = float("inf")
+    for _ in range(turns):
+        started = time.perf_counter()
+        tf.matmul(a, a).numpy()
+        best = min(best, time.perf_counter() - started)
+    return 2 * side**3 / best / 1e9
+
+
+def gflop(model: MaskXRCNN, graphs: dict) -> list[float]:
+    """Arithmetic of each of the `stages` alone, in 10⁹ operations."""
+    pyramid, rpn = (_counted(graph) for graph in list(graphs.values())[:2])
+    config = model.config
+    inputs = config.box_roi_size**2 * config.fpn_filters
+    units, rows = config.box_fc_units, model.num_classes + 1
+    box = config.rpn_post_nms_test * (inputs * units + units * units + units * rows)
+    cells, filters = config.mask_roi_size**2, config.mask_filters
+    convs = 9 * filters * (config.fpn_filters + (config.mask_convs - 1) * filters)
+    mask = config.max_detections * cells * (convs + 4 * filters * filters + 4 * filters)
+    return [pyramid, rpn - pyramid, 2 * box / 1e9, 2 * mask / 1e9]
+
+
+def _counted(run: tf.types.experimental.Callable) -> float:
+    """Of a graph whose shapes are static."""
+    options = option_builder.ProfileOptionBuilder(
+        option_builder.ProfileOptionBuilder.float_operation()
+    ).with_empty_output()
+    graph = run.get_concrete_function().graph
+    return model_analyzer.profile(graph, options=options.build()).total_float_ops / 1e9
+
+
+def _print_shares(model: MaskXRCNN, graphs: dict, seconds: list[float]) -> None:
+    peak = machine_peak()
+    print(f"  matrix products reach {peak:.0f} GFLOP/s on this machine")
+    before = [0.0, *seconds]
+    work = gflop(model, graphs)
+    for name, operations, start, end in zip(graphs, work, before, seconds, strict=False):
+        share = operations / max(end - start, 1e-9) / peak
+        print(f"  {name:<20} {operations:6.0f} GFLOP, {share:4.0%} of that")
+    print(f"  {'all stages':<20} {sum(work):6.0f} GFLOP, {sum(work) / seconds[-1] / peak:4.0%}")
 
 
 def main() -> None:
     print(f"{timing.machine()}, TensorFlow {tf.__version__}")
-    for size in flags.FLAGS.sizes:
-        height, _, width = size.partition("x")
-        if not (height.isdecimal() and width.isdecimal()):
-            raise UserError(f"--sizes={size} must be like 800x1344.")
+    for text in flags.FLAGS.sizes:
+        try:
+            height, width = models.size(text)
+        except ValueError:
+            raise UserError(f"--sizes={text} must be like 800x1344.") from None
         for count in flags.FLAGS.classes:
-            compare(int(height), int(width), int(count), flags.FLAGS.turns)
+            compare(height, width, int(count))
 
 
 if __name__ == "__main__":
     flags.DEFINE_list("sizes", ["800x1344"], "Heights x widths of the network's input.")
-    flags.DEFINE_list("classes", ["80", "3000"], "Numbers of classes.")
-    flags.DEFINE_integer("turns", 7, "Turns of each contender.")
+    flags.DEFINE_list("classes", ["80"], "Numbers of classes.")
+    flags.DEFINE_integer("turns", 7, "Turns of each contender.", lower_bound=1)
+    flags.DEFINE_boolean("bfloat16", False, "Also measure an export in bfloat16.")
+    flags.DEFINE_boolean("peak", True, "Also say what share of the machine's peak is reached.")
+    flags.DEFINE_boolean("memory", False, "Also measure the memory of each, in new processes.")
     cli.run(main)

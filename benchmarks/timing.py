@@ -1,10 +1,13 @@
 """Side-by-side timing: several ways to do one thing, in turns, within one process."""
 
+import multiprocessing
 import os
+import pathlib
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Timing(NamedTuple):
@@ -50,6 +53,37 @@ def table(timings: Mapping[str, Timing], reference: str) -> str:
             f"ratio {timing.median / base.median:5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     return "\n".join(lines)
+
+
+def peak_mib(make: Callable[..., Callable[[], object]], *arguments: Any) -> float:
+    """Largest resident memory in MiB of a new process that runs `make(*arguments)()` twice.
+
+    Args:
+      make: of a module, so that the new process can import it.
+      arguments: that can be pickled.
+    """
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_run_twice, args=(queue, make, arguments))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{make.__name__}{arguments} ended with exit code {process.exitcode}")
+    return queue.get()
+
+
+def _run_twice(queue, make, arguments) -> None:
+    run = make(*arguments)
+    run()
+    run()
+    queue.put(own_peak_mib())
+
+
+def own_peak_mib() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    # Not getrusage: its maximum includes that of the process before exec, the parent's.
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def machine() -> str:
