@@ -52,6 +52,12 @@ def test_equals_the_convolution_of_all_classes_with_gradients(roi_features):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+def test_the_deconvolution_is_that_of_the_layer(roi_features):
+    head = make_head(mlp=False)
+    before = head.convs[1](head.convs[0](roi_features))
+    np.testing.assert_allclose(head.trunk(roi_features), head.deconv(before), atol=1e-5)
+
+
 def test_mlp_branch_is_one_linear_layer_of_the_whole_trunk_output(roi_features):
     head = make_head(mlp=True)
     kernels = tf.random.stateless_normal([N, C], (0, 1))

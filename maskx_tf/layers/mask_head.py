@@ -42,7 +42,9 @@ class MaskHead(tf_keras.layers.Layer):
         )
 
     def build(self, input_shape) -> None:
-        """Creates the MLP branch, whose size depends on the RoI size."""
+        """Creates what is not called as a layer, and the MLP branch, as large as the RoI."""
+        with tf.name_scope("deconv"):
+            self.deconv.build([*input_shape[:3], self.filters if self.convs else input_shape[3]])
         if self.mlp:
             pixels = 4 * input_shape[1] * input_shape[2]
             self.mlp_dense = tf_keras.layers.Dense(
@@ -54,10 +56,23 @@ class MaskHead(tf_keras.layers.Layer):
 
     def trunk(self, roi_features: tf.Tensor) -> tf.Tensor:
         """RoI features [N, S, S, C'] -> [N, 2 S, 2 S, C]."""
+        return _in_rows(self._cells(roi_features))
+
+    def _cells(self, roi_features: tf.Tensor) -> tf.Tensor:
+        """`trunk` cell by cell, [N, S, S, 2, 2, C].
+
+        A deconvolution of stride 2 with a 2 x 2 kernel writes no pixel twice: it is a matrix
+        product, which is faster than the gradient of a convolution.
+        """
         x = roi_features
         for conv in self.convs:
             x = conv(x)
-        return self.deconv(x)
+        side, channels = x.shape[1], x.shape[3]
+        kernel = tf.cast(self.deconv.kernel, x.dtype)  # [2, 2, C, C']
+        kernel = tf.reshape(tf.transpose(kernel, [3, 0, 1, 2]), [channels, 4 * self.filters])
+        x = tf.matmul(tf.reshape(x, [-1, channels]), kernel)
+        x = tf.reshape(x, [-1, side, side, 2, 2, self.filters])
+        return tf.nn.relu(x + tf.cast(self.deconv.bias, x.dtype))
 
     def call(
         self, roi_features: tf.Tensor, kernels: tf.Tensor, biases: tf.Tensor | None = None
@@ -72,13 +87,22 @@ class MaskHead(tf_keras.layers.Layer):
         Returns:
           float32 [N, 2 S, 2 S].
         """
-        x = self.trunk(roi_features)
-        side, count = x.shape[1], tf.shape(x)[0]
-        pixels = tf.reshape(x, [count, side * side, self.filters])
+        x = self._cells(roi_features)
+        count, side = tf.shape(x)[0], x.shape[1]
+        pixels = tf.reshape(x, [count, 4 * side * side, self.filters])
         logits = tf.cast(tf.linalg.matvec(pixels, tf.cast(kernels, x.dtype)), tf.float32)
+        logits = _in_rows(tf.reshape(logits, [count, side, side, 2, 2]))
         if biases is not None:
-            logits += tf.cast(biases, tf.float32)[:, None]
+            logits += tf.cast(biases, tf.float32)[:, None, None]
         if self.mlp:
-            branch = self.mlp_dense(tf.reshape(x, [count, side * side * self.filters]))
-            logits += tf.cast(branch, tf.float32)
-        return tf.reshape(logits, [count, side, side])
+            flat = tf.reshape(_in_rows(x), [count, 4 * side * side * self.filters])
+            branch = tf.cast(self.mlp_dense(flat), tf.float32)
+            logits += tf.reshape(branch, [count, 2 * side, 2 * side])
+        return logits
+
+
+def _in_rows(x: tf.Tensor) -> tf.Tensor:
+    """[N, S, S, 2, 2, …] -> [N, 2 S, 2 S, …]."""
+    side, others = x.shape[1], x.shape[5:]
+    x = tf.transpose(x, [0, 1, 3, 2, 4, *range(5, x.shape.rank)])
+    return tf.reshape(x, [-1, 2 * side, 2 * side, *others])
