@@ -56,11 +56,11 @@ def few_examples(coco: dict, names: list[str], count: int, seed: int) -> dict:
 
 
 def train_steps(root: pathlib.Path, name: str, records: pathlib.Path, share: float) -> list[Step]:
-    """The two stages of training on some records: ROOT/NAME/stage1_boxes and ROOT/NAME/maskx."""
+    """The two stages of training on some records: ROOT/NAME/stage1_boxes and ROOT/NAME/cls_box."""
     steps, needs = [], records / "manifest.json"
-    for stage in ("stage1_boxes", "maskx"):
+    for stage in ("stage1_boxes", "cls_box"):
         flagfile, model_dir = f"{CONFIGS}/{stage}.flags", root / name / stage
-        init = [f"--init_checkpoint={root / name / 'stage1_boxes'}"] if stage == "maskx" else []
+        init = [f"--init_checkpoint={root / name / 'stage1_boxes'}"] if stage == "cls_box" else []
         options = config.read_flagfile(flagfile)
         count = round(share * options.train_steps)
         drops = ",".join(str(round(share * step)) for step in options.lr_steps)
@@ -124,7 +124,7 @@ def draw_steps(root: pathlib.Path, names: list[str], examples: int, draw: int) -
         write_atomically(boxes, json.dumps(few_examples(coco, names, examples, draw)))
     command = (
         "maskx_tf.add_classes",
-        f"--model_dir={root / 'without' / 'maskx'}",
+        f"--model_dir={root / 'without' / 'cls_box'}",
         f"--boxes={boxes}",
         f"--images={root / 'data' / 'train'}",
         f"--output_dir={model_dir}",
@@ -170,7 +170,7 @@ def report(root: pathlib.Path, names: list[str], draws: int, compared: int) -> s
         "|---|" + "---|" * (len(names) + 2),
     ]
     for kind, title in (("mask_given_boxes", "given boxes"), ("mask", "detected")):
-        full = np.array(scores(root / "full" / "maskx", kind))
+        full = np.array(scores(root / "full" / "cls_box", kind))
         added = np.array([scores(root / f"draw{d}" / "model", kind) for d in range(draws)])
         cells = [f"{value:.1f}" for value in (*full, full.mean())]
         lines.append(f"| trained on all boxes, {title} | {' | '.join(cells)} | |")
@@ -191,14 +191,14 @@ def main() -> None:
     values = flags.FLAGS
     root = pathlib.Path(values.output_dir)
     steps = model_steps(root, values.classes, values.schedule)
-    full = root / "full" / "maskx"
+    full = root / "full" / "cls_box"
     steps.append(evaluation(root, full, steps[-1].outputs[0]))
     for draw in range(values.draws):
         steps += draw_steps(root, values.classes, values.examples, draw)
     execute(steps)
     images = sorted((root / "data" / "val").glob("*.jpg"))[:100]
     added = root / "draw0" / "model"
-    compared = old_detections_equal(root / "without" / "maskx", added, images)
+    compared = old_detections_equal(root / "without" / "cls_box", added, images)
     text = report(root, values.classes, values.draws, compared)
     write_atomically(root / "results.md", text + "\n")
     print(f"\n{text}")
