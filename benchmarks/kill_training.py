@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 
 import numpy as np
@@ -85,6 +86,8 @@ class Training:
         except UserError as error:
             os.write(2, f"error: {error}\n".encode())
             status = 2
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(status)
 
