@@ -4,9 +4,9 @@
 
 Both have random weights, R-50-FPN, a box head of two fully connected layers, 1,000 proposals and
 100 detections; one image a batch, float32. With random weights scores lie below any threshold, so
-both keep their 100 best boxes: neither saves work. --detections adds ours with fewer, as most images
-have: it makes no masks for empty places, while Model Garden always makes 100. They run in turns in
-one process; ours also by stage (each stage contains those before it), and as the exported
+both keep their 100 best boxes: neither saves work. --detections adds ours with fewer, as most
+images have: it makes no masks for empty places, while Model Garden always makes 100. They run in
+turns in one process; ours also by stage (each contains those before it), and as the exported
 SavedModel. With --peak, also the arithmetic of each stage and its share of what the machine reaches
 on matrix products.
 """
