@@ -69,39 +69,36 @@ class ConvNorm(tf_keras.layers.Layer):
         )
         self.norm = normalization_layer(norm, "norm")
         self.relu = relu
+        self._is_fixed = norm == "frozen_batch_norm"
         self._folded: tuple[tf.Variable, tf.Variable] | None = None
 
     def build(self, input_shape) -> None:
-        """Creates the kernel; the padding is not one that Keras' layer could apply."""
+        """Creates the weights of both parts, which are not always called as layers."""
         with tf.name_scope(self.conv.name):
             self.conv.build(input_shape)
+        with tf.name_scope(self.norm.name):
+            self.norm.build([*input_shape[:3], self.conv.filters])
         super().build(input_shape)
 
+    def _merged(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Kernel and bias of the convolution that has batch norm's fixed map in it."""
+        scale = self.norm.gamma * tf.math.rsqrt(self.norm.moving_variance + self.norm.epsilon)
+        return self.conv.kernel * scale, self.norm.beta - self.norm.moving_mean * scale
+
     def fold(self) -> None:
-        """Puts the fixed map of batch normalisation into the kernel and a bias. For export."""
-        if not isinstance(self.norm, tf_keras.layers.BatchNormalization):
-            return
-        gamma, beta, mean, variance = (
-            tf.cast(v, tf.float64)
-            for v in (
-                self.norm.gamma,
-                self.norm.beta,
-                self.norm.moving_mean,
-                self.norm.moving_variance,
+        """Keeps the merged kernel and bias, now also of trained batch norm. For inference only."""
+        if isinstance(self.norm, tf_keras.layers.BatchNormalization):
+            self._folded = tuple(
+                tf.Variable(value, trainable=False, name=name)
+                for value, name in zip(self._merged(), ("kernel", "bias"), strict=True)
             )
-        )
-        scale = gamma * tf.math.rsqrt(variance + self.norm.epsilon)
-        kernel = tf.cast(self.conv.kernel, tf.float64) * scale
-        bias = beta - mean * scale
-        self._folded = tuple(
-            tf.Variable(tf.cast(value, tf.float32), trainable=False, name=name)
-            for value, name in ((kernel, "folded_kernel"), (bias, "folded_bias"))
-        )
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), filters]."""
-        if self._folded:
-            kernel, bias = (tf.cast(v, x.dtype) for v in self._folded)
+        # Merging costs a product of the kernel's size and saves two of the features', forward and
+        # backward. In half precision it would round the statistics.
+        if self._folded or (self._is_fixed and self.compute_dtype == "float32"):
+            kernel, bias = (tf.cast(v, x.dtype) for v in self._folded or self._merged())
             x = tf.nn.bias_add(tf.nn.conv2d(x, kernel, self.stride, self.padding), bias)
         else:
             kernel = tf.cast(self.conv.kernel, x.dtype)
