@@ -63,6 +63,7 @@ class ConvNorm(tf_keras.layers.Layer):
         self.conv = tf_keras.layers.Conv2D(
             filters,
             size,
+            padding="same",  # not used, but Keras refuses small maps without
             use_bias=False,
             kernel_initializer=initializers.msra_fill(),
             name="conv",
