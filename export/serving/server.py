@@ -17,6 +17,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no part of maskx_tf is needed here
+
 import tensorflow as tf
 from absl import app, flags, logging
 from aiohttp import web
