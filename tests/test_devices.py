@@ -162,16 +162,13 @@ def assert_equal_runs(run, wanted):
         assert list(wanted_points[name]) == list(range(1, STEPS + 1))
         assert list(found[name]) == list(wanted_points[name])
         differences = [abs(found[name][s] - wanted_points[name][s]) for s in found[name]]
-        # A rounding of 1e-7 may, once in a run, decide which of two RoIs is sampled: not before the
-        # two have trained together for long, and by little.
-        assert max(differences[:20]) < 1e-4, (name, differences)
-        assert max(differences) < 0.1, (name, differences)
+        assert max(differences) < 1e-4, (name, differences)
     weights = [
         {v.name: v.numpy() for v in checkpoints.load_model(str(path)).model.weights}
         for path in (run, wanted)
     ]
     for name, value in weights[1].items():
-        np.testing.assert_allclose(weights[0][name], value, rtol=1e-1, atol=1e-2, err_msg=name)
+        np.testing.assert_allclose(weights[0][name], value, rtol=1e-2, atol=1e-3, err_msg=name)
 
 
 @pytest.mark.slow
