@@ -42,9 +42,10 @@ class MaskHead(tf_keras.layers.Layer):
         )
 
     def build(self, input_shape) -> None:
-        """Creates what is not called as a layer, and the MLP branch, as large as the RoI."""
-        with tf.name_scope("deconv"):
-            self.deconv.build([*input_shape[:3], self.filters if self.convs else input_shape[3]])
+        """Creates the MLP branch, whose size depends on the RoI size, and the trunk's weights.
+
+        In this order: it decides which random numbers of a seed each of them gets.
+        """
         if self.mlp:
             pixels = 4 * input_shape[1] * input_shape[2]
             self.mlp_dense = tf_keras.layers.Dense(
@@ -52,6 +53,11 @@ class MaskHead(tf_keras.layers.Layer):
             )
             with tf.name_scope("mlp"):
                 self.mlp_dense.build([None, pixels * self.filters])
+        shape = list(input_shape)
+        for layer in (*self.convs, self.deconv):  # the last one is not called as a layer
+            with tf.name_scope(layer.name):
+                layer.build(shape)
+            shape[-1] = self.filters
         super().build(input_shape)
 
     def trunk(self, roi_features: tf.Tensor) -> tf.Tensor:
