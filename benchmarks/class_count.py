@@ -12,9 +12,8 @@ usual kind.
 import tensorflow as tf
 from absl import flags
 
-from benchmarks import inference, models, timing, training
+from benchmarks import cases, inference, timing, training
 from maskx_tf import cli
-from maskx_tf.errors import UserError
 from maskx_tf.layers.mask_head import MaskHead
 
 FEW = 80
@@ -48,10 +47,7 @@ def all_masks(num_classes: int):
 
 def main() -> None:
     values = flags.FLAGS
-    try:
-        height, width = models.size(values.size)
-    except ValueError:
-        raise UserError(f"--size={values.size} must be like 800x1344.") from None
+    height, width = cases.size(values.size, "size")
     counts = FEW, values.classes
     print(f"{timing.machine()}, TensorFlow {tf.__version__}; {height}x{width}")
     parts = {

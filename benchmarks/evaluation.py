@@ -7,7 +7,6 @@ class; masks are rectangles, their run-length codes made before. Each evaluation
 process, in turns; the scores are compared.
 """
 
-import multiprocessing
 import time
 
 import numpy as np
@@ -78,30 +77,25 @@ def _rle(box: np.ndarray) -> dict:
     return mask_ops.encode_rle(mask)
 
 
-def evaluate(queue, engine: str, images: int, num_classes: int) -> None:
+def evaluate(engine: str, images: int, num_classes: int) -> tuple[float, float, float]:
     """In a process of its own: (seconds, MiB beyond what the predictions take, mask AP)."""
     evaluator = random_evaluator(engine, images, num_classes)
     before = timing.own_peak_mib()
     started = time.perf_counter()
     results = evaluator.evaluate()
     seconds = time.perf_counter() - started
-    queue.put((seconds, timing.own_peak_mib() - before, results["mask"]["all"]["AP"]))
+    return seconds, timing.own_peak_mib() - before, results["mask"]["all"]["AP"]
 
 
 def main() -> None:
     values = flags.FLAGS
     print(f"{timing.machine()}; {values.images} images, {DETECTIONS} detections each")
-    context = multiprocessing.get_context("spawn")
     for count in map(int, values.classes):
         found: dict[str, list] = {engine: [] for engine in values.engines}
         for _ in range(values.turns):
             for engine in values.engines:
-                queue = context.Queue()
-                arguments = queue, engine, values.images, count
-                process = context.Process(target=evaluate, args=arguments)
-                process.start()
-                found[engine].append(queue.get())
-                process.join()
+                arguments = engine, values.images, count
+                found[engine].append(timing.in_new_process(evaluate, *arguments))
         print(f"\n{count} classes")
         timings = {e: timing.Timing([s for s, *_ in results]) for e, results in found.items()}
         print(timing.table(timings, values.engines[-1]))

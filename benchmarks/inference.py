@@ -20,11 +20,10 @@ import tensorflow as tf
 from absl import flags
 from tensorflow.python.profiler import model_analyzer, option_builder
 
-from benchmarks import models, peers, timing
+from benchmarks import cases, models, peers, timing
 from export.saved_model import Options, write
 from maskx_tf import cli
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.errors import UserError
 from maskx_tf.model import MaskXRCNN
 
 SAVED_MODEL = "maskx_tf, SavedModel"
@@ -152,23 +151,11 @@ def _print_shares(model: MaskXRCNN, graphs: dict, seconds: list[float]) -> None:
     print(f"  {'all stages':<20} {sum(work):6.0f} GFLOP, {sum(work) / seconds[-1] / peak:4.0%}")
 
 
-def main() -> None:
-    print(f"{timing.machine()}, TensorFlow {tf.__version__}")
-    for text in flags.FLAGS.sizes:
-        try:
-            height, width = models.size(text)
-        except ValueError:
-            raise UserError(f"--sizes={text} must be like 800x1344.") from None
-        for count in flags.FLAGS.classes:
-            compare(height, width, int(count))
-
-
 if __name__ == "__main__":
-    flags.DEFINE_list("sizes", ["800x1344"], "Heights x widths of the network's input.")
-    flags.DEFINE_list("classes", ["80"], "Numbers of classes.")
+    cases.define_flags()
     flags.DEFINE_integer("turns", 7, "Turns of each contender.", lower_bound=1)
     flags.DEFINE_list("detections", ["30"], "Also measure ours with so many detections.")
     flags.DEFINE_boolean("bfloat16", False, "Also measure an export in bfloat16.")
     flags.DEFINE_boolean("peak", True, "Also say what share of the machine's peak is reached.")
     flags.DEFINE_boolean("memory", False, "Also measure the memory of each, in new processes.")
-    cli.run(main)
+    cli.run(lambda: cases.run(compare))

@@ -29,9 +29,3 @@ def random_model(config: Config, num_classes: int) -> MaskXRCNN:
         if "/conv3/norm/gamma" in variable.name:
             variable.assign(RESIDUAL_SCALE * variable)
     return model
-
-
-def size(text: str) -> tuple[int, int]:
-    """`800x1344` -> (800, 1344); ValueError for anything else."""
-    height, width = text.split("x")
-    return int(height), int(width)

@@ -1,5 +1,6 @@
 """Side-by-side timing: several ways to do one thing, in turns, within one process."""
 
+import concurrent.futures
 import multiprocessing
 import os
 import pathlib
@@ -55,28 +56,23 @@ def table(timings: Mapping[str, Timing], reference: str) -> str:
     return "\n".join(lines)
 
 
-def peak_mib(make: Callable[..., Callable[[], object]], *arguments: Any) -> float:
-    """Largest resident memory in MiB of a new process that runs `make(*arguments)()` twice.
-
-    Args:
-      make: of a module, so that the new process can import it.
-      arguments: that can be pickled.
-    """
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments), which can be pickled, in a process that has done nothing yet."""
     context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_run_twice, args=(queue, make, arguments))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"{make.__name__}{arguments} ended with exit code {process.exitcode}")
-    return queue.get()
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(function, *arguments).result()
 
 
-def _run_twice(queue, make, arguments) -> None:
+def peak_mib(make: Callable[..., Callable[[], object]], *arguments: Any) -> float:
+    """Largest resident memory in MiB of a new process that runs `make(*arguments)()` twice."""
+    return in_new_process(_run_twice, make, arguments)
+
+
+def _run_twice(make, arguments) -> float:
     run = make(*arguments)
     run()
     run()
-    queue.put(own_peak_mib())
+    return own_peak_mib()
 
 
 def own_peak_mib() -> float:

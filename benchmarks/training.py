@@ -13,10 +13,9 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from benchmarks import models, peers, timing
+from benchmarks import cases, models, peers, timing
 from maskx_tf import cli
 from maskx_tf.devices import make_strategy
-from maskx_tf.errors import UserError
 from maskx_tf.optimizer import build_optimizer
 from maskx_tf.trainer import Trainer
 
@@ -100,21 +99,9 @@ def compare(height: int, width: int, num_classes: int) -> None:
         print(f"  peak memory of {PEER}: {timing.peak_mib(peer, *arguments):,.0f} MiB", flush=True)
 
 
-def main() -> None:
-    print(f"{timing.machine()}, TensorFlow {tf.__version__}")
-    for text in flags.FLAGS.sizes:
-        try:
-            height, width = models.size(text)
-        except ValueError:
-            raise UserError(f"--sizes={text} must be like 800x1344.") from None
-        for count in flags.FLAGS.classes:
-            compare(height, width, int(count))
-
-
 if __name__ == "__main__":
-    flags.DEFINE_list("sizes", ["800x1344"], "Heights x widths of the network's input.")
-    flags.DEFINE_list("classes", ["80"], "Numbers of classes.")
+    cases.define_flags()
     flags.DEFINE_integer("batch_size", 2, "Images a step.", lower_bound=1)
     flags.DEFINE_integer("turns", 5, "Turns of each contender.", lower_bound=1)
     flags.DEFINE_boolean("memory", False, "Also measure the memory of each, in new processes.")
-    cli.run(main)
+    cli.run(lambda: cases.run(compare))
