@@ -129,22 +129,23 @@ def _partners(found: Outputs, wanted: Outputs, image: int, tolerance: Tolerance)
 
     Equal scores may have changed places.
     """
-    free = list(range(int(found["num_detections"][image])))
-    partners: list[int] = []
-    for place in range(int(wanted["num_detections"][image])):
-        if not free:
-            return partners + [-1] * (int(wanted["num_detections"][image]) - place)
-        classes = found["detection_classes"][image, free]
-        fits = classes == wanted["detection_classes"][image, place]
-        distance = np.zeros(len(free))
+    found_count, wanted_count = (int(o["num_detections"][image]) for o in (found, wanted))
+    free = np.ones(found_count, bool)
+    partners = []
+    for place in range(wanted_count):
+        classes = found["detection_classes"][image, :found_count]
+        fits = free & (classes == wanted["detection_classes"][image, place])
+        distance = np.zeros(found_count)
         for key in _LIMITED:
             limit = getattr(tolerance, key.removeprefix("detection_"))
-            gaps = np.abs(found[key][image, free].astype(np.float64) - wanted[key][image, place])
-            largest = gaps.reshape(len(free), -1).max(axis=1)
+            values = found[key][image, :found_count].astype(np.float64)
+            gaps = np.abs(values - wanted[key][image, place])
+            largest = gaps.max(axis=tuple(range(1, gaps.ndim)), initial=0)
             fits &= largest <= limit
             distance += largest / limit
-        best = int(np.argmin(np.where(fits, distance, np.inf))) if fits.any() else -1
-        partners.append(free.pop(best) if best >= 0 else -1)
+        partners.append(int(np.argmin(np.where(fits, distance, np.inf))) if fits.any() else -1)
+        if fits.any():
+            free[partners[-1]] = False
     return partners
 
 

@@ -211,7 +211,8 @@ def main() -> None:
         config = config.replace(precision=values.precision)
         model = rebuilt(model, config)
     path = export(model, config, vocabulary, mask_class_ids, values.output_dir, images, options)
-    print(f"written: {path} (equal to the model on {len(images) + 2} images and a batch)")
+    verb = "equal to" if config.precision == "float32" else "agreeing with"
+    print(f"written: {path} ({verb} the model on {len(images) + 2} images and a batch)")
     print(f"how to serve it: {path}/{serving_files.DIRECTORY}/SERVING.md")
 
 
