@@ -80,6 +80,41 @@ def test_backbone(peer):
         assert relative_error(features[level], nhwc(peer[f"C{level}"])) < 1e-4, level
 
 
+def test_backbone_rounds_no_worse_than_its_peer(peer):
+    """Batch norm merged into the kernels is no further from float64 than PyTorch's float32 is."""
+    backbone, images = peer.model.backbone, nhwc(peer["input"])
+    ours, exact = backbone(tf.constant(images)), _in_float64(backbone, images)
+    for level in LEVELS:
+        error = relative_error(ours[level], exact[level].numpy())
+        assert error < 1.5 * relative_error(nhwc(peer[f"C{level}"]), exact[level].numpy()), level
+
+
+def _in_float64(backbone, images):
+    """The same residual network in double precision, convolution and batch norm apart."""
+
+    def apply(conv, x):
+        gamma, beta, mean, variance = (
+            tf.cast(v, tf.float64)
+            for v in (conv.norm.gamma, conv.norm.beta, conv.norm.moving_mean,
+                      conv.norm.moving_variance)
+        )  # fmt: skip
+        x = tf.nn.conv2d(x, tf.cast(conv.conv.kernel, tf.float64), conv.stride, conv.padding)
+        x = (x - mean) * gamma / tf.sqrt(variance + conv.norm.epsilon) + beta
+        return tf.nn.relu(x) if conv.relu else x
+
+    (stem,), features = backbone.stem, {}
+    x = apply(stem, tf.constant(images, tf.float64))
+    x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
+    for level in backbone.levels:
+        for block in backbone.stages[str(level)]:
+            shortcut = apply(block.shortcut, x) if block.shortcut else x
+            for conv in block.convs:
+                x = apply(conv, x)
+            x = tf.nn.relu(x + shortcut)
+        features[level] = x
+    return features
+
+
 def test_fpn(peer):
     pyramid = peer.model.fpn({level: tf.constant(nhwc(peer[f"C{level}"])) for level in LEVELS})
     assert list(pyramid) == [2, 3, 4, 5, 6]
@@ -187,7 +222,9 @@ def test_from_image_to_detections_and_masks(peer):
     same = gaps.min(axis=1) < 0.01
     assert np.sum(~same) <= 1 and len(set(nearest[same])) == same.sum()  # one near-equal score
     scores = found["detection_scores"][nearest][same]
-    np.testing.assert_allclose(scores, peer["det_scores"][same], atol=1e-4)
+    # Random weights amplify rounding: by stage 5 the fixture itself is 5e-5 from float64, and so
+    # are we (test_backbone_rounds_no_worse_than_its_peer); of a score that makes up to 1.6e-4.
+    np.testing.assert_allclose(scores, peer["det_scores"][same], atol=3e-4)
     given = peer.model.masks(
         peer.model.pyramid(images, peer.size), peer.boxes("det_boxes")[None],
         peer["det_classes"][None].astype(np.int32) + 1,
