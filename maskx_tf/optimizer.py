@@ -51,8 +51,14 @@ class DetectronSGD(tf_keras.optimizers.Optimizer):
             learning_rate = learning_rate * self.bias_factor
         else:
             gradient += self.l2 * variable
-        velocity.assign(self.momentum * velocity + gradient)
-        variable.assign_sub(learning_rate * velocity)
+        # Both updates in one pass and in place, as Keras' own do in four with copies.
+        tf.raw_ops.ResourceApplyMomentum(
+            var=variable.handle,
+            accum=velocity.handle,
+            lr=learning_rate,
+            grad=gradient,
+            momentum=tf.cast(self.momentum, variable.dtype),
+        )
 
     def get_config(self):
         """The options, for Keras."""
