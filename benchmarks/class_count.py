@@ -52,7 +52,7 @@ def main() -> None:
     print(f"{timing.machine()}, TensorFlow {tf.__version__}; {height}x{width}")
     parts = {
         "inference": (inference.exported, (height, width)),
-        "training step": (training.ours, ("end_to_end", values.batch_size, height, width)),
+        "training step": (training.ours, ({}, values.batch_size, height, width)),
         "masks": (gathered_masks, ()),
         "masks, K maps each": (all_masks, ()),
     }

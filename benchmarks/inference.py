@@ -7,8 +7,9 @@ Both have random weights, R-50-FPN, a box head of two fully connected layers, 1,
 both keep their 100 best boxes: neither saves work. --detections adds ours with fewer, as most
 images have: it makes no masks for empty places, while Model Garden always makes 100. They run in
 turns in one process; ours also by stage (each contains those before it), and as the exported
-SavedModel. With --peak, also the arithmetic of each stage and its share of what the machine reaches
-on matrix products.
+SavedModel, also with direct convolutions. With --peak, also the arithmetic that the plain formulas
+of each stage ask for, and its share of what the machine reaches on matrix products: above 100 %,
+an algorithm needed less.
 """
 
 import pathlib
@@ -24,7 +25,7 @@ from benchmarks import cases, models, peers, timing
 from export.saved_model import Options, write
 from maskx_tf import cli
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.model import MaskXRCNN
+from maskx_tf.model import MaskXRCNN, rebuilt
 
 SAVED_MODEL = "maskx_tf, SavedModel"
 
@@ -89,6 +90,8 @@ def compare(height: int, width: int, num_classes: int) -> None:
     name = "Model Garden {}x{}".format(*peers.config(num_classes, height, width).input_size)
     contenders[name] = peer(height, width, num_classes)
     contenders[SAVED_MODEL] = exported(height, width, num_classes)
+    direct = exported(height, width, num_classes, convolutions="direct")
+    contenders[f"{SAVED_MODEL}, direct convolutions"] = direct
     for count in map(int, flags.FLAGS.detections):
         fewer = exported(height, width, num_classes, max_detections=count)
         contenders[f"{SAVED_MODEL}, {count} detections"] = fewer
@@ -99,7 +102,9 @@ def compare(height: int, width: int, num_classes: int) -> None:
     print(f"\n{height}x{width}, {num_classes} classes, {flags.FLAGS.turns} turns")
     print(timing.table(timings, name), flush=True)
     if flags.FLAGS.peak:
-        _print_shares(model, graphs, [timings[stage].median for stage in graphs])
+        plain = rebuilt(model, model.config.replace(convolutions="direct"))
+        work = gflop(plain, stages(plain, height, width))
+        _print_shares(list(graphs), work, [timings[stage].median for stage in graphs])
     if flags.FLAGS.memory:
         ours = timing.peak_mib(exported, height, width, num_classes)
         theirs = timing.peak_mib(peer, height, width, num_classes)
@@ -140,12 +145,11 @@ def _counted(run: tf.types.experimental.Callable) -> float:
     return model_analyzer.profile(graph, options=options.build()).total_float_ops / 1e9
 
 
-def _print_shares(model: MaskXRCNN, graphs: dict, seconds: list[float]) -> None:
+def _print_shares(names: list[str], work: list[float], seconds: list[float]) -> None:
     peak = machine_peak()
     print(f"  matrix products reach {peak:.0f} GFLOP/s on this machine")
     before = [0.0, *seconds]
-    work = gflop(model, graphs)
-    for name, operations, start, end in zip(graphs, work, before, seconds, strict=False):
+    for name, operations, start, end in zip(names, work, before, seconds, strict=False):
         share = operations / max(end - start, 1e-9) / peak
         print(f"  {name:<20} {operations:6.0f} GFLOP, {share:4.0%} of that")
     print(f"  {'all stages':<20} {sum(work):6.0f} GFLOP, {sum(work) / seconds[-1] / peak:4.0%}")

@@ -21,7 +21,11 @@ from maskx_tf.trainer import Trainer
 
 OBJECTS, MASK_SIDE = 128, 112
 PEER = "Model Garden"
-MODES = {"maskx_tf": "end_to_end", "maskx_tf, stage 2": "stage2_masks"}
+OURS = {
+    "maskx_tf": {},
+    "maskx_tf, direct convolutions": {"convolutions": "direct"},
+    "maskx_tf, stage 2": {"mode": "stage2_masks"},
+}
 
 
 def random_batch(batch: int, height: int, width: int, num_classes: int):
@@ -43,16 +47,16 @@ def random_batch(batch: int, height: int, width: int, num_classes: int):
     return images, objects
 
 
-def ours(mode: str, batch: int, height: int, width: int, num_classes: int):
-    """A run of our training step."""
+def ours(changes: dict, batch: int, height: int, width: int, num_classes: int):
+    """A run of our training step, with some options changed."""
     config = models.configuration(
         height,
         width,
-        mode=mode,
         batch_size=batch,
         max_objects=OBJECTS,
         mask_crop_size=MASK_SIDE,
         learning_rate=1e-6,
+        **changes,
     )
     strategy = make_strategy(0, None)
     images, objects = random_batch(batch, height, width, num_classes)
@@ -89,13 +93,13 @@ def peer(batch: int, height: int, width: int, num_classes: int):
 def compare(height: int, width: int, num_classes: int) -> None:
     values = flags.FLAGS
     arguments = values.batch_size, height, width, num_classes
-    contenders = {name: ours(mode, *arguments) for name, mode in MODES.items()}
+    contenders = {name: ours(changes, *arguments) for name, changes in OURS.items()}
     contenders[PEER] = peer(*arguments)
     print(f"\n{height}x{width}, batch {values.batch_size}, {num_classes} classes", flush=True)
     print(timing.table(timing.in_turns(contenders, values.turns), PEER), flush=True)
     if values.memory:
-        for name, mode in MODES.items():
-            print(f"  peak memory of {name}: {timing.peak_mib(ours, mode, *arguments):,.0f} MiB")
+        for name, changes in OURS.items():
+            print(f"  peak memory of {name}: {timing.peak_mib(ours, changes, *arguments):,.0f} MiB")
         print(f"  peak memory of {PEER}: {timing.peak_mib(peer, *arguments):,.0f} MiB", flush=True)
 
 

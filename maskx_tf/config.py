@@ -89,6 +89,12 @@ class Config:
         "What layers compute in, in training (docs/devices.md); weights are float32 in any case.",
         choices=("float32", "bfloat16", "float16"),
     )
+    convolutions: str = _option(
+        "auto",
+        "How 3x3 convolutions in float32 are computed: direct; winograd, with half the products; "
+        "auto: winograd unless there is a GPU.",
+        choices=("auto", "direct", "winograd"),
+    )
 
     # Data
     train_records: tuple[str, ...] = _option((), "Record directories (or shard globs) to train on.")

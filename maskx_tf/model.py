@@ -12,6 +12,7 @@ from maskx_tf.errors import UserError
 from maskx_tf.layers import (
     backbone,
     box_head,
+    convolution,
     detections,
     mask_head,
     roi_align,
@@ -47,6 +48,7 @@ class MaskXRCNN(tf_keras.Model):
         super().__init__(name="maskx_rcnn", dtype="float32")
         self.config, self.num_classes = config, num_classes
         self.conventions = CONVENTIONS[config.conventions]
+        use_winograd = convolution.uses_winograd(config.convolutions)
         self.backbone = backbone.ResNet(
             config.backbone,
             config.backbone_width,
@@ -54,11 +56,12 @@ class MaskXRCNN(tf_keras.Model):
             config.stride_on,
             config.frozen_stages,
             config.backbone_padding,
+            use_winograd,
             name="backbone",
         )
         levels = tuple(x for x in self.backbone.levels if x >= config.min_level)
         self.roi_levels = levels
-        self.fpn = FPN(levels, config.max_level, config.fpn_filters, name="fpn")
+        self.fpn = FPN(levels, config.max_level, config.fpn_filters, use_winograd, name="fpn")
         self.rpn = rpn.RPN(
             config.rpn_filters,
             config.anchor_size,
@@ -66,6 +69,7 @@ class MaskXRCNN(tf_keras.Model):
             config.anchor_offset,
             config.rpn_nms_iou,
             config.conventions,
+            use_winograd,
             name="rpn",
         )
         _check_groups(config, num_classes)
@@ -73,7 +77,7 @@ class MaskXRCNN(tf_keras.Model):
             num_classes, config.box_fc_units, config.class_groups, name="box_head"
         )
         self.mask_head = mask_head.MaskHead(
-            config.mask_filters, config.mask_convs, config.mask_mlp, name="mask_head"
+            config.mask_filters, config.mask_convs, config.mask_mlp, use_winograd, name="mask_head"
         )
         if config.mask_output == "transfer":
             self.weight_transfer = weight_transfer.WeightTransfer(
@@ -193,9 +197,11 @@ class MaskXRCNN(tf_keras.Model):
             self._folded_w_seg = tf.Variable(table, trainable=False, name="w_seg")
 
     def fold(self) -> None:
-        """Folds T and batch normalisation into constants: the same results, faster. For export."""
+        """Keeps what follows from the weights (T, batch norm, kernels): faster, for inference."""
         self.fold_transfer()
-        self.backbone.fold()
+        for layer in self.submodules:
+            if isinstance(layer, backbone.ConvNorm | convolution.Conv2D):
+                layer.fold()
 
     def mask_logits(self, roi_features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """Mask logits [N, m, m] of RoI features [N, S, S, C], for classes int32 [N]."""

@@ -19,7 +19,8 @@ SIZE, SCALE = (96, 128), 1.6  # network input; of an image of 60 x 80 pixels
 ORIGINAL = (60, 80)
 SCALES = tf.constant([[SCALE, SCALE]])
 XYXY = [1, 0, 3, 2]  # from yxyx
-PROPOSALS = {"rpn_pre_nms_test": 300, "rpn_post_nms_test": 200}
+# With few proposals, and the rounding of direct convolutions, to which the bounds are set.
+PROPOSALS = {"rpn_pre_nms_test": 300, "rpn_post_nms_test": 200, "convolutions": "direct"}
 LAST_PIXEL = np.array([0, 0, 1, 1])  # from exclusive corners to inclusive ones
 
 

@@ -24,8 +24,8 @@ class Peer:
     def __init__(self, name, vocabulary):
         self.arrays = detectron2_fixture.load(name)
         self.meta = self.arrays["meta"]
-        path, overrides = detectron2_fixture.path(name), {"vocabulary": vocabulary}
-        self.imported = detectron2.load(path, overrides)
+        overrides = {"vocabulary": vocabulary, "convolutions": "direct"}
+        self.imported = detectron2.load(detectron2_fixture.path(name), overrides)
         self.model = self.imported.loaded.model
         self.config = self.imported.loaded.config
         self.size = tf.constant([self.meta["size"]], tf.float32)

@@ -4,6 +4,7 @@ import tensorflow as tf
 import tf_keras
 
 from maskx_tf.layers import initializers
+from maskx_tf.layers.convolution import convolve, prepare
 
 # Blocks of each stage, from stage 2 on.
 STAGES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "small": (1, 1, 1)}
@@ -54,10 +55,11 @@ class ConvNorm(tf_keras.layers.Layer):
         norm: str,
         relu: bool = True,
         padding: str = "symmetric",
+        use_winograd: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.stride = stride
+        self.stride, self.use_winograd = stride, use_winograd
         pad = (size - 1) // 2 if stride > 1 and padding == "symmetric" else 0
         self.padding = [[0, 0], [pad, pad], [pad, pad], [0, 0]] if pad else "SAME"
         self.conv = tf_keras.layers.Conv2D(
@@ -89,9 +91,12 @@ class ConvNorm(tf_keras.layers.Layer):
     def fold(self) -> None:
         """Keeps the merged kernel and bias, now also of trained batch norm. For inference only."""
         if isinstance(self.norm, tf_keras.layers.BatchNormalization):
-            self._folded = tuple(
-                tf.Variable(value, trainable=False, name=name)
-                for value, name in zip(self._merged(), ("kernel", "bias"), strict=True)
+            kernel, bias = self._merged()
+            if self.use_winograd and self.compute_dtype == "float32":
+                kernel = prepare(kernel, self.stride)
+            self._folded = (
+                tf.Variable(kernel, trainable=False, name="kernel"),
+                tf.Variable(bias, trainable=False, name="bias"),
             )
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -100,12 +105,14 @@ class ConvNorm(tf_keras.layers.Layer):
         # backward. In half precision it would round the statistics.
         if self._folded or (self._is_fixed and self.compute_dtype == "float32"):
             kernel, bias = (tf.cast(v, x.dtype) for v in self._folded or self._merged())
-            x = tf.nn.bias_add(tf.nn.conv2d(x, kernel, self.stride, self.padding), bias)
+            x = tf.nn.bias_add(self._convolve(x, kernel), bias)
         else:
-            kernel = tf.cast(self.conv.kernel, x.dtype)
-            x = tf.nn.conv2d(x, kernel, self.stride, self.padding)
+            x = self._convolve(x, tf.cast(self.conv.kernel, x.dtype))
             x = tf.cast(self.norm(x, training=training and self.norm.trainable), x.dtype)
         return tf.nn.relu(x) if self.relu else x
+
+    def _convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return convolve(x, kernel, self.stride, self.padding, use_winograd=self.use_winograd)
 
 
 class ResidualBlock(tf_keras.layers.Layer):
@@ -121,21 +128,23 @@ class ResidualBlock(tf_keras.layers.Layer):
         project: bool,
         stride_on: str = "1x1",
         padding: str = "symmetric",
+        use_winograd: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         outer = 4 * filters if bottleneck else filters
+        options = {"padding": padding, "use_winograd": use_winograd}
         if bottleneck:
             strides = (stride, 1) if stride_on == "1x1" else (1, stride)
             self.convs = [
                 ConvNorm(filters, 1, strides[0], norm, name="conv1"),
-                ConvNorm(filters, 3, strides[1], norm, padding=padding, name="conv2"),
+                ConvNorm(filters, 3, strides[1], norm, **options, name="conv2"),
                 ConvNorm(outer, 1, 1, norm, relu=False, name="conv3"),
             ]
         else:
             self.convs = [
-                ConvNorm(filters, 3, stride, norm, padding=padding, name="conv1"),
-                ConvNorm(outer, 3, 1, norm, relu=False, name="conv2"),
+                ConvNorm(filters, 3, stride, norm, **options, name="conv1"),
+                ConvNorm(outer, 3, 1, norm, relu=False, **options, name="conv2"),
             ]
         self.shortcut = (
             ConvNorm(outer, 1, stride, norm, relu=False, name="shortcut") if project else None
@@ -160,6 +169,7 @@ class ResNet(tf_keras.layers.Layer):
       stride_on: `1x1` or `3x3`, the convolution of a bottleneck that has the stride.
       frozen_stages: 0: none, 1: the stem, 2: stem and stage 2, …; no gradient enters these.
       padding: `symmetric` or `same`, how convolutions and pooling with stride 2 pad.
+      use_winograd: see `convolution.Conv2D`.
     """
 
     def __init__(
@@ -170,6 +180,7 @@ class ResNet(tf_keras.layers.Layer):
         stride_on: str = "1x1",
         frozen_stages: int = 2,
         padding: str = "symmetric",
+        use_winograd: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -195,6 +206,7 @@ class ResNet(tf_keras.layers.Layer):
                     project=index == 0 and (bottleneck or stage > 2),
                     stride_on=stride_on,
                     padding=padding,
+                    use_winograd=use_winograd,
                     name=f"res{stage}_{index}",
                 )
                 for index in range(count)
@@ -203,12 +215,6 @@ class ResNet(tf_keras.layers.Layer):
         frozen = frozen + [b for s in range(2, frozen_stages + 1) for b in self.stages[str(s)]]
         for layer in frozen:
             layer.trainable = False
-
-    def fold(self) -> None:
-        """`ConvNorm.fold` of every convolution."""
-        for layer in self.submodules:
-            if isinstance(layer, ConvNorm):
-                layer.fold()
 
     @property
     def levels(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import tensorflow as tf
 import tf_keras
 
 from maskx_tf.layers import initializers
+from maskx_tf.layers.convolution import Conv2D
 
 
 class FPN(tf_keras.layers.Layer):
@@ -13,24 +14,32 @@ class FPN(tf_keras.layers.Layer):
       backbone_levels: levels of the backbone features used, ascending, e.g. (2, 3, 4, 5).
       max_level: coarsest level of the output; levels above the backbone's are subsampled by 2.
       filters: channels of every output level.
+      use_winograd: see `convolution.Conv2D`.
     """
 
-    def __init__(self, backbone_levels: tuple[int, ...], max_level: int, filters: int, **kwargs):
+    def __init__(
+        self,
+        backbone_levels: tuple[int, ...],
+        max_level: int,
+        filters: int,
+        use_winograd: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.backbone_levels, self.max_level = backbone_levels, max_level
         levels = [str(level) for level in backbone_levels]
-        self.laterals = {level: self._conv(filters, 1, f"lateral{level}") for level in levels}
-        self.outputs = {level: self._conv(filters, 3, f"output{level}") for level in levels}
 
-    @staticmethod
-    def _conv(filters: int, size: int, name: str) -> tf_keras.layers.Layer:
-        return tf_keras.layers.Conv2D(
-            filters,
-            size,
-            padding="same",
-            kernel_initializer=initializers.xavier_fill(),
-            name=name,
-        )
+        def conv(size: int, name: str) -> Conv2D:
+            return Conv2D(
+                filters,
+                size,
+                use_winograd=use_winograd,
+                kernel_initializer=initializers.xavier_fill(),
+                name=name,
+            )
+
+        self.laterals = {level: conv(1, f"lateral{level}") for level in levels}
+        self.outputs = {level: conv(3, f"output{level}") for level in levels}
 
     def call(self, features: dict[int, tf.Tensor]) -> dict[int, tf.Tensor]:
         """{level: [B, H_l, W_l, C_l]} -> {level: [B, H_l, W_l, filters]} up to max_level."""

@@ -4,6 +4,7 @@ import tensorflow as tf
 import tf_keras
 
 from maskx_tf.layers import initializers
+from maskx_tf.layers.convolution import Conv2D
 
 
 class MaskHead(tf_keras.layers.Layer):
@@ -16,16 +17,24 @@ class MaskHead(tf_keras.layers.Layer):
       filters: C, channels of the trunk.
       convs: number of 3x3 convolutions before the deconvolution.
       mlp: adds the class-agnostic branch, one linear layer from the whole trunk output to the map.
+      use_winograd: see `convolution.Conv2D`.
     """
 
-    def __init__(self, filters: int = 256, convs: int = 4, mlp: bool = True, **kwargs):
+    def __init__(
+        self,
+        filters: int = 256,
+        convs: int = 4,
+        mlp: bool = True,
+        use_winograd: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.filters, self.mlp = filters, mlp
         self.convs = [
-            tf_keras.layers.Conv2D(
+            Conv2D(
                 filters,
                 3,
-                padding="same",
+                use_winograd=use_winograd,
                 activation="relu",
                 kernel_initializer=initializers.msra_fill(),
                 name=f"conv{i}",

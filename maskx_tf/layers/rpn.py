@@ -4,6 +4,7 @@ import tensorflow as tf
 import tf_keras
 
 from maskx_tf.layers import initializers
+from maskx_tf.layers.convolution import Conv2D
 from maskx_tf.ops import anchors, boxes
 from maskx_tf.ops.conventions import CONVENTIONS
 
@@ -20,6 +21,7 @@ class RPN(tf_keras.layers.Layer):
       anchor_offset: see `anchors.level_anchors`.
       nms_iou: NMS threshold, within a level.
       conventions: a key of `CONVENTIONS`.
+      use_winograd: see `convolution.Conv2D`.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class RPN(tf_keras.layers.Layer):
         anchor_offset: float,
         nms_iou: float,
         conventions: str = "aligned",
+        use_winograd: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -39,10 +42,10 @@ class RPN(tf_keras.layers.Layer):
         self.nms_threshold = self.conventions.nms_threshold(nms_iou)
 
         def conv(channels: int, size: int, name: str, activation=None, dtype=None):
-            return tf_keras.layers.Conv2D(
+            return Conv2D(
                 channels,
                 size,
-                padding="same",
+                use_winograd=use_winograd,
                 activation=activation,
                 kernel_initializer=initializers.gaussian_fill(0.01),
                 dtype=dtype,

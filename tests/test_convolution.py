@@ -1,0 +1,150 @@
+"""Winograd's algorithm against the direct convolution: values, rounding, gradients, where used."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskx_tf.layers import convolution
+from maskx_tf.layers.backbone import ConvNorm
+from maskx_tf.model import build_model, rebuilt
+from maskx_tf.objective import training_losses
+from maskx_tf.ops import winograd
+from tests.batches import NUM_CLASSES, random_features, random_labels, tiny_config
+
+MANY = convolution.LEAST_CHANNELS
+SHAPES = [
+    (1, 1, 1), (2, 3, 2), (1, 5, 3), (2, 4, 4), (1, 2, 5), (1, 7, 8), (3, 1, 9), (1, 14, 14),
+]  # fmt: skip
+
+
+def random_inputs(batch, height, width, channels=5, filters=3, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(batch, height, width, channels)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, channels, filters)).astype(np.float32)
+    return tf.constant(x), tf.constant(kernel / np.sqrt(9 * channels).astype(np.float32))
+
+
+def direct(x, kernel):
+    return tf.nn.conv2d(x, kernel, 1, "SAME")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values(shape):
+    x, kernel = random_inputs(*shape)
+    ours = winograd.conv3x3(x, kernel)
+    assert ours.shape == (*shape, 3)
+    np.testing.assert_allclose(ours, direct(x, kernel), atol=3e-6)
+
+
+def test_shapes_known_only_at_run_time():
+    specs = [tf.TensorSpec([None, None, None, 5]), tf.TensorSpec([3, 3, 5, 3])]
+    graph = tf.function(winograd.conv3x3, input_signature=specs)
+    for shape in SHAPES:
+        x, kernel = random_inputs(*shape)
+        np.testing.assert_allclose(graph(x, kernel), direct(x, kernel), atol=3e-6)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients(shape, compiled):
+    x, kernel = random_inputs(*shape)
+    upstream = tf.random.stateless_normal([*shape, 3], [1, 2])
+
+    def gradients(convolve, x, kernel):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = convolve(x, kernel)
+        return tape.gradient(y, [x, kernel], upstream)
+
+    wrapped = tf.function(gradients) if compiled else gradients
+    expected = gradients(direct, x, kernel)
+    for ours, theirs in zip(wrapped(winograd.conv3x3, x, kernel), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(tf.reduce_max(tf.abs(theirs))))
+
+
+def test_rounding_is_within_four_times_that_of_the_direct_convolution():
+    x, kernel = random_inputs(1, 24, 40, channels=128, filters=64)
+    x = tf.nn.relu(x)
+    exact = direct(tf.cast(x, tf.float64), tf.cast(kernel, tf.float64)).numpy()
+
+    def error(values):
+        return np.std(values.numpy() - exact)
+
+    assert error(winograd.conv3x3(x, kernel)) < 4 * error(direct(x, kernel))
+
+
+def count(operation, function, *specs):
+    graph = tf.function(function).get_concrete_function(*specs).graph
+    return sum(op.type == operation for op in graph.get_operations())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dtype", "chosen", "expected"),
+    [
+        ((3, 3, MANY, MANY), 1, tf.float32, True, 6),
+        ((3, 3, MANY, MANY), 1, tf.float32, False, 1),
+        ((3, 3, MANY, MANY), 2, tf.float32, True, 1),
+        ((3, 3, MANY - 1, MANY), 1, tf.float32, True, 1),
+        ((3, 3, MANY, MANY - 1), 1, tf.float32, True, 1),
+        ((1, 1, MANY, MANY), 1, tf.float32, True, 1),
+        ((7, 7, MANY, MANY), 1, tf.float32, True, 1),
+        ((3, 3, MANY, MANY), 1, tf.bfloat16, True, 1),
+    ],
+)
+def test_where_it_is_used(kernel, stride, dtype, chosen, expected):
+    specs = tf.TensorSpec([2, 8, 8, kernel[2]], dtype), tf.TensorSpec(kernel, dtype)
+
+    def convolve(x, kernel):
+        return convolution.convolve(x, kernel, stride, "SAME", use_winograd=chosen)
+
+    assert count("Conv2D", convolve, *specs) == expected
+
+
+def test_choice(monkeypatch):
+    assert convolution.uses_winograd("winograd") and not convolution.uses_winograd("direct")
+    for gpus in ([], ["a GPU"]):
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda _, found=gpus: found)
+        assert convolution.uses_winograd("auto") == (not gpus)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_folded_layers(relu):
+    x, _ = random_inputs(1, 6, 7, channels=MANY)
+    layers = [
+        convolution.Conv2D(MANY, 3, use_winograd=True, activation="relu" if relu else None),
+        convolution.Conv2D(MANY, 1, use_winograd=True),
+        ConvNorm(MANY, 3, 1, "batch_norm", relu=relu, use_winograd=True),
+        ConvNorm(MANY, 3, 2, "batch_norm", relu=relu, use_winograd=True),
+    ]
+    for layer in layers:
+        expected = layer(x)
+        layer.fold()
+        np.testing.assert_allclose(layer(x), expected, atol=1e-5)
+        assert count("Einsum", layer.call, tf.TensorSpec(x.shape)) == 0  # no transform of kernels
+
+
+WIDE = {
+    "backbone_width": MANY, "fpn_filters": MANY, "rpn_filters": MANY, "mask_filters": MANY,
+    "mask_convs": 2,
+}  # fmt: skip
+
+
+def test_a_training_step_has_the_losses_and_gradients_of_direct_convolutions():
+    config = tiny_config(**WIDE, convolutions="winograd")
+    model = build_model(config, NUM_CLASSES)
+    other = rebuilt(model, config.replace(convolutions="direct"))
+    features, labels, seed = random_features(), random_labels(), tf.constant([0, 0])
+    results = []
+    for m in (model, other):
+        with tf.GradientTape() as tape:
+            losses = training_losses(m, features, labels, seed)
+            total = tf.add_n([value / tf.maximum(count, 1.0) for value, count in losses.values()])
+        results.append((total, tape.gradient(total, m.trainable_variables)))
+    (ours, our_gradients), (theirs, their_gradients) = results
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    for a, b in zip(our_gradients, their_gradients, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            difference = tf.linalg.global_norm([tf.convert_to_tensor(a) - b])
+            # A ReLU whose input is within rounding of zero may pass in one and not in the other.
+            assert difference < 0.02 * tf.linalg.global_norm([b]) + 1e-6
