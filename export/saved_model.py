@@ -109,9 +109,9 @@ def export(
       UserError: the SavedModel gives other results than the model; nothing is kept then.
     """
     options = options or Options()
-    largest = options.batching.allowed_sizes[-1]
-    batch = comparison.random_images(config, largest)
-    asked = comparison.requests([*images, batch[0], batch[-1]], batch)
+    batching = options.batching
+    batch = comparison.random_images(config, batching.allowed_sizes[-1])
+    asked = comparison.requests([*images, batch[0], batch[-1]], batch, batching.most_rows)
     reference = DetectionModule(model, config, vocabulary, mask_class_ids)
     by_signature = {
         "serving_default": reference.detect_bytes,
@@ -124,11 +124,8 @@ def export(
     saved = temporary / "model"
     try:
         outputs = write(model, config, vocabulary, mask_class_ids, options, temporary)
-        sizes = options.batching.allowed_sizes
-        warmup.write(saved, options.model_name, sizes, batch[0], batch[-1])
-        serving_files.write(
-            saved, options.model_name, options.batching, options.max_pixels, outputs
-        )
+        warmup.write(saved, options.model_name, batching, batch[0], batch[-1])
+        serving_files.write(saved, options.model_name, batching, options.max_pixels, outputs)
         comparison.compare(str(saved), asked, expected, config.precision)
         saved.chmod(0o755)
         return str(_publish(saved, root))

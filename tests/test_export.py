@@ -162,6 +162,14 @@ def test_a_differing_export_is_refused_and_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
 
 
+def test_a_batch_is_compared_in_requests_of_the_size_allowed():
+    images = tiny.images(3)
+    asked = comparison.requests(images[:1], images, 2)
+    sizes = [len(request.inputs.get("image_bytes", ())) for request in asked]
+    assert sizes == [1, 0, 2, 1]
+    assert asked[-1].description == "a batch of 1 images"
+
+
 def test_versions_count_up(tmp_path):
     root = tmp_path / "root"
     for name in ("1", "9", "notes"):
