@@ -19,9 +19,11 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from export.client import Client, ImageError, ServerError, detections, messages, results, retries
+from export.client import __main__ as client_command
 from export.client.errors import UnavailableError
 from maskx_tf import predict
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.errors import UserError
 from maskx_tf.ops import masks
 from tests import harness, stub_server
 from tests.stub_server import outputs, serve
@@ -494,6 +496,51 @@ class TestCommand:
         assert last.startswith(f"error: {server.url}/v1/models/maskx:predict answered 503: going")
         assert last.endswith(f"1 of 3 images were done and are in {output}.")
         assert {r["file_name"] for r in json.loads(output.read_text())} == {"a.png"}
+
+    @pytest.mark.parametrize(
+        ("error", "text"),
+        [
+            (UserError("no category 'cat'."), "no category 'cat'; 1 of 2 images were done and are"),
+            (OSError(28, "No space left on device"), "No space left on device"),
+            (KeyboardInterrupt(), ""),
+        ],
+    )
+    def test_whatever_ends_it_leaves_what_was_done(self, folder, tmp_path, capsys, error, text):
+        paths, output = [folder / "a.png", folder / "b.jpg"], tmp_path / "found.json"
+        single = {key: value[0] for key, value in outputs().items()}
+
+        def answers():
+            yield paths[0], detections.parse(single, "a.png", "")
+            raise error
+
+        options = {"png": False, "mask_fields": results.rle_fields, "category_ids": None}
+        collector = client_command.Collector(
+            paths, [1, 2], output, min_score=0.0, overlays="", score_threshold=0.5, **options
+        )
+        with pytest.raises(type(error)) as caught:
+            client_command._collect(collector, answers())
+        assert text in str(caught.value)
+        assert json.loads(output.read_text()) == self.expected(paths[0], 1, "rle")
+        said = str(caught.value) if isinstance(error, UserError) else capsys.readouterr().err
+        assert said.strip().endswith(f"1 of 2 images were done and are in {output}.")
+
+    def test_a_class_that_the_annotations_lack(self, folder, tmp_path):
+        """It may turn up in any image: those before it are not lost."""
+        images = [{"id": i, "file_name": name} for i, name in enumerate(("a.png", "b.jpg"), 1)]
+        annotations, output = tmp_path / "coco.json", tmp_path / "found.json"
+        annotations.write_text(json.dumps({"images": images, "categories": []}))
+        (folder / "junk.jpg").unlink()
+        answers = [outputs(), outputs(count=0)]
+        with serve(lambda data: answers.pop()) as server:
+            done = command(
+                f"--url={server.url}", f"--images={folder}", f"--output={output}",
+                f"--annotations={annotations}", "--parallel=1",
+            )  # fmt: skip
+        assert done.returncode == 2
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("error: --annotations has no category") and "model.;" not in last
+        assert last.endswith(f"1 of 2 images were done and are in {output}.")
+        assert json.loads(output.read_text()) == []
 
     def test_nothing_but_junk_fails(self, folder, tmp_path):
         done = self.run(folder / "junk.jpg", f"--output={tmp_path / 'found.json'}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import tqdm
 from absl import flags
@@ -13,7 +13,7 @@ from absl import flags
 from export.client import results
 from export.client.client import Client
 from export.client.detections import Detection, ImageDetections
-from export.client.errors import ImageError, ServerError
+from export.client.errors import ImageError
 from maskx_tf import cli, visualize
 from maskx_tf.data import files
 from maskx_tf.errors import UserError
@@ -115,6 +115,10 @@ class Collector:
         lines = ",\n".join(self._lines)
         files.write_atomically(self._output, f"[\n{lines}\n]\n")
 
+    def summary(self) -> str:
+        """How many images are in the json, for one who expects all."""
+        return f"{self.done} of {len(self._ids)} images were done and are in {self._output}"
+
 
 def _client(values: flags.FlagValues) -> Client:
     if values.url and values.grpc:
@@ -144,6 +148,23 @@ def _collector(values: flags.FlagValues, paths: Sequence[pathlib.Path]) -> Colle
     )
 
 
+def _collect(
+    collector: Collector, answers: Iterable[tuple[pathlib.Path, ImageDetections | ImageError]]
+) -> None:
+    """Adds all answers. Where that breaks off, what is done is written, and the error says so."""
+    try:
+        for path, found in answers:
+            collector.add(path, found)
+    except BaseException as error:  # Ctrl-C too
+        if not collector.done:
+            raise
+        collector.write()
+        if isinstance(error, UserError):
+            raise type(error)(f"{str(error).rstrip('.')}; {collector.summary()}.") from None
+        print(f"{collector.summary()}.", file=sys.stderr)
+        raise
+
+
 def main() -> None:
     """Asks for every image, writes what was found, then lists the images that failed."""
     values = flags.FLAGS
@@ -153,15 +174,7 @@ def main() -> None:
     collector = _collector(values, paths)
     with _client(values) as client:
         answers = client.detect_many(paths, values.parallel)
-        try:
-            for path, found in tqdm.tqdm(answers, total=len(paths), unit="image"):
-                collector.add(path, found)
-        except ServerError as error:
-            if not collector.done:
-                raise
-            collector.write()
-            rest = f"{collector.done} of {len(paths)} images were done and are in {values.output}"
-            raise ServerError(f"{error}; {rest}.") from None
+        _collect(collector, tqdm.tqdm(answers, total=len(paths), unit="image"))
     collector.write()
     print(f"written: {values.output} ({collector.done} of {len(paths)} images)")
     if collector.problems:
