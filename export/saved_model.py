@@ -21,7 +21,7 @@ from export import comparison, serving_files, warmup
 from maskx_tf import checkpoints, cli
 from maskx_tf.batching import Batching
 from maskx_tf.config import Config
-from maskx_tf.data import image_bytes
+from maskx_tf.data import files, image_bytes
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.model import rebuilt
@@ -200,6 +200,7 @@ def main() -> None:
         if not getattr(values, name):
             raise UserError(f"--{name}=DIRECTORY is needed.")
     options = _options(values)
+    files.require_writable(values.output_dir, f"--output_dir={values.output_dir}")
     model, config, vocabulary, mask_class_ids = checkpoints.load_model(
         values.checkpoint or values.model_dir
     )

@@ -553,6 +553,12 @@ class TestCommand:
             (["--output=x.json"], "--images is needed: image files"),
             (["--output=x.json", "--images=README.md", "--url=http://x", "--grpc=x"], "either"),
             (["--output=x.json", "--images=README.md", "--format=svg"], "svg"),
+            (["--output=docs", "--images=README.md"], "--output=docs is a directory; a file in it"),
+            (["--output=README.md/x.json", "--images=README.md"], "README.md: Not a directory."),
+            (
+                ["--output=x.json", "--images=README.md", "--overlays=README.md/drawn"],
+                "--overlays=README.md/drawn cannot be written: ",
+            ),
         ],
     )
     def test_a_mistaken_command_is_one_line(self, arguments, message):

@@ -277,6 +277,13 @@ def test_a_wrong_run_length_code_is_noticed():
     ],
 )
 def test_wrong_options(flags, text):
+    options = saved_model._options(flag_values())
+    assert options == saved_model.Options("maskx", Batching((1, 3), 5, 6, 7), 8, True)
+    with pytest.raises(UserError, match=text):
+        saved_model._options(flag_values(**flags))
+
+
+def flag_values(**changes):
     values = {
         "model_name": "maskx",
         "allowed_batch_sizes": ["1", "3"],
@@ -286,10 +293,16 @@ def test_wrong_options(flags, text):
         "max_pixels": 8,
         "rle": True,
     }
-    options = saved_model._options(types.SimpleNamespace(**values))
-    assert options == saved_model.Options("maskx", Batching((1, 3), 5, 6, 7), 8, True)
-    with pytest.raises(UserError, match=text):
-        saved_model._options(types.SimpleNamespace(**values | flags))
+    return types.SimpleNamespace(**values | changes)
+
+
+def test_an_unwritable_output_directory_is_refused_before_the_model_is_read(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    output_dir = tmp_path / "file" / "maskx"
+    values = flag_values(model_dir="run", output_dir=str(output_dir))
+    monkeypatch.setattr(saved_model.flags, "FLAGS", values)
+    with pytest.raises(UserError, match=f"--output_dir={output_dir} cannot be written: .*/file: "):
+        saved_model.main()
 
 
 def test_images_that_cannot_be_compared_on(tmp_path):
