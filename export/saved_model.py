@@ -106,13 +106,22 @@ def export(
       The path OUTPUT_DIR/<version>.
 
     Raises:
-      UserError: the SavedModel gives other results than the model; nothing is kept then.
+      UserError: `max_pixels` is below the canvas, whose size images to compare on have, or the
+        SavedModel gives other results than the model; nothing is kept then.
     """
     options = options or Options()
+    long, short = config.image_max_side, config.image_min_side
+    if options.max_pixels < long * short:
+        raise UserError(
+            f"--max_pixels={options.max_pixels} is too small: the network's own input has "
+            f"{short} x {long}, {long * short} pixels."
+        )
     batching = options.batching
     batch = comparison.random_images(config, batching.allowed_sizes[-1])
     asked = comparison.requests([*images, batch[0], batch[-1]], batch, batching.most_rows)
-    reference = DetectionModule(model, config, vocabulary, mask_class_ids)
+    reference = DetectionModule(
+        model, config, vocabulary, mask_class_ids, max_pixels=options.max_pixels
+    )
     by_signature = {
         "serving_default": reference.detect_bytes,
         "image_tensor": reference.detect_images,
@@ -204,7 +213,7 @@ def main() -> None:
     model, config, vocabulary, mask_class_ids = checkpoints.load_model(
         values.checkpoint or values.model_dir
     )
-    images = [_read_image(path) for path in values.images]
+    images = [_read_image(path, options.max_pixels) for path in values.images]
     if values.precision != config.precision:
         config = config.replace(precision=values.precision)
         model = rebuilt(model, config)
@@ -230,9 +239,9 @@ def _options(values) -> Options:
     return Options(values.model_name, batching, values.max_pixels, values.rle)
 
 
-def _read_image(path: str) -> np.ndarray:
+def _read_image(path: str, max_pixels: int) -> np.ndarray:
     try:
-        return image_bytes.decode(tf.io.read_file(path)).numpy()
+        return image_bytes.decode(tf.io.read_file(path), max_pixels).numpy()
     except tf.errors.NotFoundError:
         raise UserError(f"--images={path}: there is no such file.") from None
     except tf.errors.OpError as error:

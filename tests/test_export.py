@@ -137,7 +137,7 @@ def test_a_differing_export_is_refused_and_leaves_nothing(
             pass
 
     class OtherModule:
-        def __init__(self, *arguments):
+        def __init__(self, *arguments, **options):
             pass
 
         def detect_images(self, images):
@@ -308,7 +308,34 @@ def test_an_unwritable_output_directory_is_refused_before_the_model_is_read(tmp_
 def test_images_that_cannot_be_compared_on(tmp_path):
     path = tmp_path / "a.png"
     with pytest.raises(UserError, match="a.png: there is no such file"):
-        saved_model._read_image(str(path))
+        saved_model._read_image(str(path), 100)
     path.write_text("<html>")
     with pytest.raises(UserError, match="cannot be read: The bytes are not a JPEG, PNG"):
-        saved_model._read_image(str(path))
+        saved_model._read_image(str(path), 100)
+    path.write_bytes(exports.encode(np.zeros([10, 11, 3], np.uint8)))
+    with pytest.raises(UserError, match="a.png cannot be read: .* 11 x 10 pixels; at most 100 p"):
+        saved_model._read_image(str(path), 100)
+    assert saved_model._read_image(str(path), 110).shape == (10, 11, 3)
+
+
+@pytest.mark.parametrize("max_pixels", [64 * 96, 60_000_000])
+def test_the_model_compared_with_takes_images_as_large_as_the_export_does(
+    tmp_path, monkeypatch, max_pixels
+):
+    class Made(Exception):
+        pass
+
+    def module(*arguments, max_pixels):
+        raise Made(max_pixels)
+
+    monkeypatch.setattr(saved_model, "DetectionModule", module)
+    arguments = None, tiny.config(), tiny.VOCABULARY, tiny.SET_A, str(tmp_path)
+    with pytest.raises(Made, match=f"^{max_pixels}$"):
+        saved_model.export(*arguments, options=saved_model.Options(max_pixels=max_pixels))
+
+
+def test_a_limit_below_the_canvas_is_refused(tmp_path):
+    arguments = None, tiny.config(), tiny.VOCABULARY, tiny.SET_A, str(tmp_path / "new")
+    with pytest.raises(UserError, match="--max_pixels=6143 is too small: .* has 64 x 96, 6144 pix"):
+        saved_model.export(*arguments, options=saved_model.Options(max_pixels=64 * 96 - 1))
+    assert list(tmp_path.iterdir()) == []
