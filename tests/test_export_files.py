@@ -101,12 +101,19 @@ def test_serving_md(tmp_path):
         "-e MODEL_NAME=fish",
         '"$PWD/OUTPUT_DIR:/models/fish:ro"',
         '--model_base_path="$PWD/OUTPUT_DIR"',
-        "python -m export.serving.server --model_dir=OUTPUT_DIR --model_name=fish",
+        "python -m export.serving.server --model_base_path=OUTPUT_DIR --model_name=fish",
         "curl http://localhost:8501/v1/models/fish ",
     ):
         assert command in text
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         assert shlex.split(block, comments=True)  # quotes and continued lines are closed
+    commands = re.findall(r"^python -m (\S+)((?:\\\n|.)*)", text, re.MULTILINE)
+    assert [module for module, _ in commands] == ["export.serving.server"]
+    for module, arguments in commands:
+        source = (harness.REPOSITORY / f"{module.replace('.', '/')}.py").read_text()
+        defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source)
+        used = re.findall(r"--(\w+)", arguments)
+        assert len(used) == 4 and set(used) <= set(defined)
     written = (tmp_path / "assets.extra" / "batching_parameters.txt").read_text()
     assert written == serving_files.batching_parameters(Batching((1, 8), 5, 6, 7))
 
