@@ -16,16 +16,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from export.client import Client, ImageError, ServerError, detections, messages, results, retries
 from export.client import __main__ as client_command
 from export.client.errors import UnavailableError
+from export.serving import server as local_server
 from maskx_tf import predict
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.ops import masks
-from tests import harness, stub_server
+from tests import harness, serving_toy, stub_server
 from tests.stub_server import outputs, serve
 
 
@@ -124,6 +129,14 @@ class TestMessages:
             messages.to_array(tensor)
         with pytest.raises(ValueError, match="type number 8"):
             messages.to_array(messages.TensorProto(dtype=8))
+
+    def test_the_states_of_versions_are_read(self):
+        official = get_model_status_pb2.GetModelStatusResponse()
+        official.model_version_status.add(version=3, state="LOADING").status.error_message = "no"
+        official.model_version_status.add(version=2, state="START")
+        read = messages.GetModelStatusResponse.FromString(official.SerializeToString())
+        states = [(status.version, status.state) for status in read.model_version_status]
+        assert states == [(3, messages.LOADING), (2, messages.START)]
 
     def test_an_official_response_is_read(self):
         response = predict_pb2.PredictResponse()
@@ -339,6 +352,39 @@ class TestErrors:
             pytest.raises(ServerError, match="model 'x' answered NOT_FOUND: Servable"),
         ):
             client.detect(png())
+
+    def test_a_model_that_is_still_loading_is_asked_again(self, tmp_path, monkeypatch):
+        """Over both protocols of the local server; one that cannot be loaded is not there."""
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "saved_model.pb").write_text("")
+        done = threading.Event()
+
+        def load(path, threads):
+            assert done.wait(60)
+            raise OSError("damaged")
+
+        monkeypatch.setattr(local_server, "Servable", load)
+        server = local_server.Server(
+            [serving_toy.model_config(tmp_path, "maskx")],
+            serving_toy.Options(port=0, rest_api_port=0, file_system_poll_wait_seconds=0),
+        )
+        versions = server.core.models["maskx"]._versions
+        with local_server.running(server):
+            clients = (
+                Client(f"http://127.0.0.1:{server.rest_api_port}", max_retries=1),
+                Client(grpc=f"127.0.0.1:{server.port}", version=1, max_retries=1),
+            )
+            try:
+                serving_toy.wait_until(lambda: versions)
+                for client in clients:
+                    with pytest.raises(ServerError, match=r"still loading \(tried 2 times\)"):
+                        client.detect(png())
+            finally:
+                done.set()
+            serving_toy.wait_until(lambda: versions[1].error)
+            for client in clients:
+                with client, pytest.raises(ServerError, match="the model's name right"):
+                    client.detect(png())
 
     def test_no_answer_in_time(self):
         with serve(lambda data: outputs()) as server:

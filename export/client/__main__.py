@@ -39,7 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_float("score_threshold", 0.5, "Detections below this score are not drawn.", 0, 1)
     flags.DEFINE_integer("parallel", 4, "Requests at a time.", 1, 256)
     flags.DEFINE_float("timeout_s", 60.0, "Longest wait for one answer.", 0.001)
-    flags.DEFINE_integer("max_retries", 4, "Repeats of a request to a busy server.", 0)
+    flags.DEFINE_integer("max_retries", 4, "Repeats while a server is busy or loading.", 0)
 
 
 class Collector:
