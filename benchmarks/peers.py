@@ -8,24 +8,21 @@ import tf_keras
 STEP = 64
 
 
-def config(num_classes: int, height: int, width: int, *, default_head: bool = False):
+def config(num_classes: int, height: int, width: int):
     """Its configuration: R-50-FPN with batched NMS, its fastest.
+
+    The box head has 2 fully connected layers as ours, in place of its 4 convolutions and 1.
 
     Args:
       num_classes: K, without background.
       height, width: of the input; rounded up to multiples of 64.
-      default_head: 4 convolutions and 1 fully connected layer in the box head, in place of 2 fully
-        connected layers.
     """
     from official.vision.configs import maskrcnn
 
-    head = maskrcnn.DetectionHead()  # 4 convolutions, 1 fully connected layer
-    if not default_head:
-        head = maskrcnn.DetectionHead(num_convs=0, num_fcs=2)
     return maskrcnn.MaskRCNN(
         num_classes=num_classes + 1,
         input_size=[-(-height // STEP) * STEP, -(-width // STEP) * STEP, 3],
-        detection_head=head,
+        detection_head=maskrcnn.DetectionHead(num_convs=0, num_fcs=2),
         detection_generator=maskrcnn.DetectionGenerator(nms_version="batched"),
         roi_generator=maskrcnn.ROIGenerator(use_batched_nms=True),
     )

@@ -284,7 +284,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("model_base_path", "", "Exported versions; empty: exports --network.")
-    flags.DEFINE_string("network", "configs/shapes/maskx.flags", "Flagfile of a network.")
+    flags.DEFINE_string("network", "configs/shapes/cls_box.flags", "Flagfile of a network.")
     flags.DEFINE_integer("network_side", 0, "Input side in pixels; 0: the flagfile's.", 0)
     flags.DEFINE_list("parts", list(PARTS), "What to measure.")
     flags.DEFINE_integer("side", 96, "Width of the images sent, in pixels.", 1)

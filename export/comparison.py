@@ -57,16 +57,19 @@ class Request:
     description: str
 
 
-def requests(images: Sequence[np.ndarray], batch: Sequence[np.ndarray]) -> list[Request]:
-    """Each image, uint8 [H, W, 3], alone by both signatures, and `batch`, encoded, at once."""
+def requests(images: Sequence[np.ndarray], batch: Sequence[np.ndarray], most: int) -> list[Request]:
+    """Each image, uint8 [H, W, 3], alone by both signatures; `batch`, encoded, `most` at once."""
     made = []
     for number, image in enumerate(images, start=1):
         description = f"image {number} of {len(images)}"
         encoded = {"image_bytes": tf.io.encode_png(image)[None]}
         made.append(Request("serving_default", encoded, description))
         made.append(Request("image_tensor", {"images": tf.constant(image[None])}, description))
-    encoded = {"image_bytes": tf.stack([tf.io.encode_png(image) for image in batch])}
-    return [*made, Request("serving_default", encoded, f"a batch of {len(batch)} images")]
+    for start in range(0, len(batch), most):
+        files = [tf.io.encode_png(image) for image in batch[start : start + most]]
+        description = f"a batch of {len(files)} images"
+        made.append(Request("serving_default", {"image_bytes": tf.stack(files)}, description))
+    return made
 
 
 def random_images(config: Config, count: int) -> list[np.ndarray]:

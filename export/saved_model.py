@@ -21,7 +21,7 @@ from export import comparison, serving_files, warmup
 from maskx_tf import checkpoints, cli
 from maskx_tf.batching import Batching
 from maskx_tf.config import Config
-from maskx_tf.data import image_bytes
+from maskx_tf.data import files, image_bytes
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.model import rebuilt
@@ -106,13 +106,22 @@ def export(
       The path OUTPUT_DIR/<version>.
 
     Raises:
-      UserError: the SavedModel gives other results than the model; nothing is kept then.
+      UserError: `max_pixels` is below the canvas, whose size images to compare on have, or the
+        SavedModel gives other results than the model; nothing is kept then.
     """
     options = options or Options()
-    largest = options.batching.allowed_sizes[-1]
-    batch = comparison.random_images(config, largest)
-    asked = comparison.requests([*images, batch[0], batch[-1]], batch)
-    reference = DetectionModule(model, config, vocabulary, mask_class_ids)
+    long, short = config.image_max_side, config.image_min_side
+    if options.max_pixels < long * short:
+        raise UserError(
+            f"--max_pixels={options.max_pixels} is too small: the network's own input has "
+            f"{short} x {long}, {long * short} pixels."
+        )
+    batching = options.batching
+    batch = comparison.random_images(config, batching.allowed_sizes[-1])
+    asked = comparison.requests([*images, batch[0], batch[-1]], batch, batching.most_rows)
+    reference = DetectionModule(
+        model, config, vocabulary, mask_class_ids, max_pixels=options.max_pixels
+    )
     by_signature = {
         "serving_default": reference.detect_bytes,
         "image_tensor": reference.detect_images,
@@ -124,11 +133,8 @@ def export(
     saved = temporary / "model"
     try:
         outputs = write(model, config, vocabulary, mask_class_ids, options, temporary)
-        sizes = options.batching.allowed_sizes
-        warmup.write(saved, options.model_name, sizes, batch[0], batch[-1])
-        serving_files.write(
-            saved, options.model_name, options.batching, options.max_pixels, outputs
-        )
+        warmup.write(saved, options.model_name, batching, batch[0], batch[-1])
+        serving_files.write(saved, options.model_name, batching, options.max_pixels, outputs)
         comparison.compare(str(saved), asked, expected, config.precision)
         saved.chmod(0o755)
         return str(_publish(saved, root))
@@ -203,10 +209,11 @@ def main() -> None:
         if not getattr(values, name):
             raise UserError(f"--{name}=DIRECTORY is needed.")
     options = _options(values)
+    files.require_writable(values.output_dir, f"--output_dir={values.output_dir}")
     model, config, vocabulary, mask_class_ids = checkpoints.load_model(
         values.checkpoint or values.model_dir
     )
-    images = [_read_image(path) for path in values.images]
+    images = [_read_image(path, options.max_pixels) for path in values.images]
     if values.precision != config.precision:
         config = config.replace(precision=values.precision)
         model = rebuilt(model, config)
@@ -232,9 +239,9 @@ def _options(values) -> Options:
     return Options(values.model_name, batching, values.max_pixels, values.rle)
 
 
-def _read_image(path: str) -> np.ndarray:
+def _read_image(path: str, max_pixels: int) -> np.ndarray:
     try:
-        return image_bytes.decode(tf.io.read_file(path)).numpy()
+        return image_bytes.decode(tf.io.read_file(path), max_pixels).numpy()
     except tf.errors.NotFoundError:
         raise UserError(f"--images={path}: there is no such file.") from None
     except tf.errors.OpError as error:

@@ -43,7 +43,7 @@ tensorflow_model_server --port=8500 --rest_api_port=8501 \\
 ## The local server, where there is no Docker
 
 ```bash
-python -m export.serving.server --model_dir=OUTPUT_DIR --model_name=$model_name \\
+python -m export.serving.server --model_base_path=OUTPUT_DIR --model_name=$model_name \\
     --port=8500 --rest_api_port=8501
 ```
 
@@ -70,11 +70,12 @@ mask was seen in training. `assets/classes.json` lists the classes.
 
 - Images of more than $max_pixels pixels are refused from their header, before they are decoded.
 - What cannot be decoded is an INVALID_ARGUMENT error (HTTP 400) of its own request only. A request
-  with several images, $most_images at most, is answered as a whole or not at all.
+  with several images, $most_images at most, is answered as a whole or not at all; one with more is
+  refused (INVALID_ARGUMENT) before any of them is decoded.
 - Batches of up to $largest images are formed in the graph (sizes $sizes; a request waits
   $timeout_us µs for others). More than $max_enqueued waiting batches: UNAVAILABLE (HTTP 503).
 - Do not pass `--enable_batching`; `batching_parameters.txt` says why.
-- `tf_serving_warmup_requests` has a request for each batch size: loading takes as long as answering
+- `tf_serving_warmup_requests` has requests for each batch size: loading takes as long as answering
   them.
 """)
 
@@ -120,6 +121,6 @@ def write(
         sizes=", ".join(map(str, batching.allowed_sizes)),
         timeout_us=batching.timeout_us,
         max_enqueued=batching.max_enqueued,
-        most_images=batching.allowed_sizes[-1] * batching.max_enqueued,
+        most_images=batching.most_rows,
     )
     (extra / "SERVING.md").write_text(text)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from maskx_tf.batching import Batching
 from maskx_tf.data.example_proto import field
 
 FILE = "assets.extra/tf_serving_warmup_requests"
@@ -37,17 +37,17 @@ def prediction_log(model_name: str, signature: str, inputs: dict[str, tf.TensorP
 def write(
     directory: pathlib.Path,
     model_name: str,
-    allowed_sizes: Sequence[int],
+    batching: Batching,
     landscape: np.ndarray,
     portrait: np.ndarray,
 ) -> None:
-    """Writes one request for each allowed batch size.
+    """Writes a request for each allowed batch size, or one for each lie where both are too many.
 
     Args:
       directory: the SavedModel.
       model_name: written into the requests.
-      allowed_sizes: batch sizes. A request holds so many images of each lie, for each lie is
-        batched on its own.
+      batching: of the graph. For a batch size, so many images of each lie are sent, for each lie
+        is batched on its own.
       landscape: uint8 [H, W, 3], sent as JPEG.
       portrait: the same.
     """
@@ -55,6 +55,8 @@ def write(
     path.parent.mkdir(exist_ok=True)
     pair = [tf.io.encode_jpeg(image).numpy() for image in (landscape, portrait)]
     with tf.io.TFRecordWriter(os.fspath(path)) as writer:
-        for size in allowed_sizes:
-            images = tf.make_tensor_proto(pair * size)
-            writer.write(prediction_log(model_name, "serving_default", {"image_bytes": images}))
+        for size in batching.allowed_sizes:
+            together = len(pair) * size <= batching.most_rows
+            for images in [pair] if together else [[image] for image in pair]:
+                inputs = {"image_bytes": tf.make_tensor_proto(images * size)}
+                writer.write(prediction_log(model_name, "serving_default", inputs))

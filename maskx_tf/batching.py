@@ -16,8 +16,8 @@ class Batching:
 
     Attributes:
       allowed_sizes: sizes a batch may have, rising; it is filled up to the next one. The last one
-        is the largest batch; a larger call is split, and refused (INVALID_ARGUMENT) where its
-        parts would be more than `max_enqueued`.
+        is the largest batch; a larger call is split, and refused (INVALID_ARGUMENT) where it has
+        more than `most_rows`.
       timeout_us: microseconds that a request waits for others.
       threads: batches that run at the same time.
       max_enqueued: full batches that wait; a request beyond is refused at once (UNAVAILABLE).
@@ -27,6 +27,11 @@ class Batching:
     timeout_us: int = 2000
     threads: int = 2
     max_enqueued: int = 16
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of one call at most: those of all the batches that may wait."""
+        return self.allowed_sizes[-1] * self.max_enqueued
 
     def __post_init__(self):
         sizes = self.allowed_sizes
@@ -80,7 +85,7 @@ def on_rows(
             f=concrete,
             num_batch_threads=batching.threads,
             # With splitting, this bounds a call and the last allowed size a batch.
-            max_batch_size=batching.allowed_sizes[-1] * batching.max_enqueued,
+            max_batch_size=batching.most_rows,
             batch_timeout_micros=batching.timeout_us,
             allowed_batch_sizes=list(batching.allowed_sizes),
             max_enqueued_batches=batching.max_enqueued,

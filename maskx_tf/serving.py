@@ -39,7 +39,8 @@ class DetectionModule(tf.Module):
     The images of a call are decoded and resized one by one and go through the network in one batch
     for each lie of the canvas, landscape or portrait. With `batching`, a batch is made of the
     images of concurrent calls; decoding stays outside of it, so that an image that cannot be
-    decoded fails its own call only.
+    decoded fails its own call only. A call of more images than `Batching.most_rows` is refused
+    before the first of them is decoded: each takes a whole canvas of memory.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class DetectionModule(tf.Module):
         """
         super().__init__(name="maskx_detector")
         self._max_pixels, self._rle = max_pixels, rle
+        self._most_images = batching.most_rows if batching else None
         self._sides = config.image_min_side, config.image_max_side
         self._canvas = preprocessing.canvas_sides(*self._sides)  # (height, width) when landscape
         count = vocabulary.num_classes
@@ -101,6 +103,10 @@ class DetectionModule(tf.Module):
 
     def _detect(self, decode, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detections of B images, each of which `decode` turns into uint8 [H, W, 3]."""
+        if self._most_images:
+            count = tf.shape(images)[0]
+            text = f"The request has {{}} images; at most {self._most_images} are accepted."
+            images = image_files.require(images, count <= self._most_images, text, count)
         canvases, sizes, scales, is_portrait, image_sizes = tf.map_fn(
             lambda image: self._to_canvas(decode(image)),
             images,

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import pathlib
+import threading
 import time
 
 import grpc
@@ -123,6 +124,25 @@ class Client:
 
     def predict(self, body, path: str = f"/v1/models/{NAME}:predict"):
         return self.rest("POST", path, body)
+
+    @contextlib.contextmanager
+    def unsent_predict(self, timeout: float):
+        """A gRPC call of Predict whose one request is not sent until the end of the context."""
+        end = threading.Event()
+
+        def requests():
+            end.wait(timeout)
+            yield predict_request(x=[[1.0, 2.0]])
+
+        method = self._channel.stream_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            predict_pb2.PredictRequest.SerializeToString,
+            predict_pb2.PredictResponse.FromString,
+        )
+        try:
+            yield method.future(requests(), timeout=timeout)
+        finally:
+            end.set()
 
     def close(self) -> None:
         self._channel.close()

@@ -67,12 +67,14 @@ class StubServer:
       model: gives the answers.
       requests: (path, body) of the requests for predictions so far.
       delay_s: it waits that long before it answers them.
+      state: of the model's one version, as it reports it.
     """
 
     def __init__(self, model: Model):
         self.model = model
         self.requests: list[tuple[str, dict]] = []
         self.delay_s = 0.0
+        self.state = "AVAILABLE"
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -112,6 +114,11 @@ def _handler(server: StubServer) -> type[http.server.BaseHTTPRequestHandler]:
             self._send(status, json.dumps(answer).encode(), "application/json")
 
         def do_GET(self) -> None:
+            if self.path == "/v1/models/maskx":
+                version = {"version": "1", "state": server.state}
+                body = json.dumps({"model_version_status": [version]}).encode()
+                self._send(200, body, "application/json")
+                return
             path = PAGE / (self.path.removeprefix("/page/") if self.path != "/" else "index.html")
             if path.is_file() and path.parent == PAGE:
                 content = path.read_bytes().replace(b"{{MODEL_NAME}}", b"maskx")

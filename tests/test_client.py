@@ -16,14 +16,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 from export.client import Client, ImageError, ServerError, detections, messages, results, retries
+from export.client import __main__ as client_command
 from export.client.errors import UnavailableError
+from export.serving import server as local_server
 from maskx_tf import predict
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.errors import UserError
 from maskx_tf.ops import masks
-from tests import harness, stub_server
+from tests import harness, serving_toy, stub_server
 from tests.stub_server import outputs, serve
 
 
@@ -122,6 +129,14 @@ class TestMessages:
             messages.to_array(tensor)
         with pytest.raises(ValueError, match="type number 8"):
             messages.to_array(messages.TensorProto(dtype=8))
+
+    def test_the_states_of_versions_are_read(self):
+        official = get_model_status_pb2.GetModelStatusResponse()
+        official.model_version_status.add(version=3, state="LOADING").status.error_message = "no"
+        official.model_version_status.add(version=2, state="START")
+        read = messages.GetModelStatusResponse.FromString(official.SerializeToString())
+        states = [(status.version, status.state) for status in read.model_version_status]
+        assert states == [(3, messages.LOADING), (2, messages.START)]
 
     def test_an_official_response_is_read(self):
         response = predict_pb2.PredictResponse()
@@ -338,6 +353,39 @@ class TestErrors:
         ):
             client.detect(png())
 
+    def test_a_model_that_is_still_loading_is_asked_again(self, tmp_path, monkeypatch):
+        """Over both protocols of the local server; one that cannot be loaded is not there."""
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "saved_model.pb").write_text("")
+        done = threading.Event()
+
+        def load(path, threads):
+            assert done.wait(60)
+            raise OSError("damaged")
+
+        monkeypatch.setattr(local_server, "Servable", load)
+        server = local_server.Server(
+            [serving_toy.model_config(tmp_path, "maskx")],
+            serving_toy.Options(port=0, rest_api_port=0, file_system_poll_wait_seconds=0),
+        )
+        versions = server.core.models["maskx"]._versions
+        with local_server.running(server):
+            clients = (
+                Client(f"http://127.0.0.1:{server.rest_api_port}", max_retries=1),
+                Client(grpc=f"127.0.0.1:{server.port}", version=1, max_retries=1),
+            )
+            try:
+                serving_toy.wait_until(lambda: versions)
+                for client in clients:
+                    with pytest.raises(ServerError, match=r"still loading \(tried 2 times\)"):
+                        client.detect(png())
+            finally:
+                done.set()
+            serving_toy.wait_until(lambda: versions[1].error)
+            for client in clients:
+                with client, pytest.raises(ServerError, match="the model's name right"):
+                    client.detect(png())
+
     def test_no_answer_in_time(self):
         with serve(lambda data: outputs()) as server:
             server.delay_s = 1
@@ -495,6 +543,51 @@ class TestCommand:
         assert last.endswith(f"1 of 3 images were done and are in {output}.")
         assert {r["file_name"] for r in json.loads(output.read_text())} == {"a.png"}
 
+    @pytest.mark.parametrize(
+        ("error", "text"),
+        [
+            (UserError("no category 'cat'."), "no category 'cat'; 1 of 2 images were done and are"),
+            (OSError(28, "No space left on device"), "No space left on device"),
+            (KeyboardInterrupt(), ""),
+        ],
+    )
+    def test_whatever_ends_it_leaves_what_was_done(self, folder, tmp_path, capsys, error, text):
+        paths, output = [folder / "a.png", folder / "b.jpg"], tmp_path / "found.json"
+        single = {key: value[0] for key, value in outputs().items()}
+
+        def answers():
+            yield paths[0], detections.parse(single, "a.png", "")
+            raise error
+
+        options = {"png": False, "mask_fields": results.rle_fields, "category_ids": None}
+        collector = client_command.Collector(
+            paths, [1, 2], output, min_score=0.0, overlays="", score_threshold=0.5, **options
+        )
+        with pytest.raises(type(error)) as caught:
+            client_command._collect(collector, answers())
+        assert text in str(caught.value)
+        assert json.loads(output.read_text()) == self.expected(paths[0], 1, "rle")
+        said = str(caught.value) if isinstance(error, UserError) else capsys.readouterr().err
+        assert said.strip().endswith(f"1 of 2 images were done and are in {output}.")
+
+    def test_a_class_that_the_annotations_lack(self, folder, tmp_path):
+        """It may turn up in any image: those before it are not lost."""
+        images = [{"id": i, "file_name": name} for i, name in enumerate(("a.png", "b.jpg"), 1)]
+        annotations, output = tmp_path / "coco.json", tmp_path / "found.json"
+        annotations.write_text(json.dumps({"images": images, "categories": []}))
+        (folder / "junk.jpg").unlink()
+        answers = [outputs(), outputs(count=0)]
+        with serve(lambda data: answers.pop()) as server:
+            done = command(
+                f"--url={server.url}", f"--images={folder}", f"--output={output}",
+                f"--annotations={annotations}", "--parallel=1",
+            )  # fmt: skip
+        assert done.returncode == 2
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("error: --annotations has no category") and "model.;" not in last
+        assert last.endswith(f"1 of 2 images were done and are in {output}.")
+        assert json.loads(output.read_text()) == []
+
     def test_nothing_but_junk_fails(self, folder, tmp_path):
         done = self.run(folder / "junk.jpg", f"--output={tmp_path / 'found.json'}")
         assert done.returncode == 1 and "(0 of 1 images)" in done.stdout
@@ -506,6 +599,12 @@ class TestCommand:
             (["--output=x.json"], "--images is needed: image files"),
             (["--output=x.json", "--images=README.md", "--url=http://x", "--grpc=x"], "either"),
             (["--output=x.json", "--images=README.md", "--format=svg"], "svg"),
+            (["--output=docs", "--images=README.md"], "--output=docs is a directory; a file in it"),
+            (["--output=README.md/x.json", "--images=README.md"], "README.md: Not a directory."),
+            (
+                ["--output=x.json", "--images=README.md", "--overlays=README.md/drawn"],
+                "--overlays=README.md/drawn cannot be written: ",
+            ),
         ],
     )
     def test_a_mistaken_command_is_one_line(self, arguments, message):

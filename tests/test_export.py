@@ -137,7 +137,7 @@ def test_a_differing_export_is_refused_and_leaves_nothing(
             pass
 
     class OtherModule:
-        def __init__(self, *arguments):
+        def __init__(self, *arguments, **options):
             pass
 
         def detect_images(self, images):
@@ -160,6 +160,14 @@ def test_a_differing_export_is_refused_and_leaves_nothing(
     with pytest.raises(UserError, match=f"not kept: for {text}.* detection_boxes by up to"):
         saved_model.export(*arguments)
     assert [path.name for path in tmp_path.iterdir()] == ["3"]
+
+
+def test_a_batch_is_compared_in_requests_of_the_size_allowed():
+    images = tiny.images(3)
+    asked = comparison.requests(images[:1], images, 2)
+    sizes = [len(request.inputs.get("image_bytes", ())) for request in asked]
+    assert sizes == [1, 0, 2, 1]
+    assert asked[-1].description == "a batch of 1 images"
 
 
 def test_versions_count_up(tmp_path):
@@ -269,6 +277,13 @@ def test_a_wrong_run_length_code_is_noticed():
     ],
 )
 def test_wrong_options(flags, text):
+    options = saved_model._options(flag_values())
+    assert options == saved_model.Options("maskx", Batching((1, 3), 5, 6, 7), 8, True)
+    with pytest.raises(UserError, match=text):
+        saved_model._options(flag_values(**flags))
+
+
+def flag_values(**changes):
     values = {
         "model_name": "maskx",
         "allowed_batch_sizes": ["1", "3"],
@@ -278,16 +293,49 @@ def test_wrong_options(flags, text):
         "max_pixels": 8,
         "rle": True,
     }
-    options = saved_model._options(types.SimpleNamespace(**values))
-    assert options == saved_model.Options("maskx", Batching((1, 3), 5, 6, 7), 8, True)
-    with pytest.raises(UserError, match=text):
-        saved_model._options(types.SimpleNamespace(**values | flags))
+    return types.SimpleNamespace(**values | changes)
+
+
+def test_an_unwritable_output_directory_is_refused_before_the_model_is_read(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    output_dir = tmp_path / "file" / "maskx"
+    values = flag_values(model_dir="run", output_dir=str(output_dir))
+    monkeypatch.setattr(saved_model.flags, "FLAGS", values)
+    with pytest.raises(UserError, match=f"--output_dir={output_dir} cannot be written: .*/file: "):
+        saved_model.main()
 
 
 def test_images_that_cannot_be_compared_on(tmp_path):
     path = tmp_path / "a.png"
     with pytest.raises(UserError, match="a.png: there is no such file"):
-        saved_model._read_image(str(path))
+        saved_model._read_image(str(path), 100)
     path.write_text("<html>")
     with pytest.raises(UserError, match="cannot be read: The bytes are not a JPEG, PNG"):
-        saved_model._read_image(str(path))
+        saved_model._read_image(str(path), 100)
+    path.write_bytes(exports.encode(np.zeros([10, 11, 3], np.uint8)))
+    with pytest.raises(UserError, match="a.png cannot be read: .* 11 x 10 pixels; at most 100 p"):
+        saved_model._read_image(str(path), 100)
+    assert saved_model._read_image(str(path), 110).shape == (10, 11, 3)
+
+
+@pytest.mark.parametrize("max_pixels", [64 * 96, 60_000_000])
+def test_the_model_compared_with_takes_images_as_large_as_the_export_does(
+    tmp_path, monkeypatch, max_pixels
+):
+    class Made(Exception):
+        pass
+
+    def module(*arguments, max_pixels):
+        raise Made(max_pixels)
+
+    monkeypatch.setattr(saved_model, "DetectionModule", module)
+    arguments = None, tiny.config(), tiny.VOCABULARY, tiny.SET_A, str(tmp_path)
+    with pytest.raises(Made, match=f"^{max_pixels}$"):
+        saved_model.export(*arguments, options=saved_model.Options(max_pixels=max_pixels))
+
+
+def test_a_limit_below_the_canvas_is_refused(tmp_path):
+    arguments = None, tiny.config(), tiny.VOCABULARY, tiny.SET_A, str(tmp_path / "new")
+    with pytest.raises(UserError, match="--max_pixels=6143 is too small: .* has 64 x 96, 6144 pix"):
+        saved_model.export(*arguments, options=saved_model.Options(max_pixels=64 * 96 - 1))
+    assert list(tmp_path.iterdir()) == []

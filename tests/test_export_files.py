@@ -76,7 +76,7 @@ def test_warmup_requests(tmp_path):
     """One for each batch size, with so many images of each lie, as TensorFlow Serving reads it."""
     prediction_log = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     landscape, portrait = tiny.images()[:2]
-    warmup.write(tmp_path, "name", (1, 3), landscape, portrait)
+    warmup.write(tmp_path, "name", Batching((1, 3)), landscape, portrait)
     records = list(tf.data.TFRecordDataset(str(tmp_path / warmup.FILE)).as_numpy_iterator())
     assert len(records) == 2
     for size, record in zip((1, 3), records, strict=True):
@@ -101,17 +101,33 @@ def test_serving_md(tmp_path):
         "-e MODEL_NAME=fish",
         '"$PWD/OUTPUT_DIR:/models/fish:ro"',
         '--model_base_path="$PWD/OUTPUT_DIR"',
-        "python -m export.serving.server --model_dir=OUTPUT_DIR --model_name=fish",
+        "python -m export.serving.server --model_base_path=OUTPUT_DIR --model_name=fish",
         "curl http://localhost:8501/v1/models/fish ",
     ):
         assert command in text
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         assert shlex.split(block, comments=True)  # quotes and continued lines are closed
+    commands = re.findall(r"^python -m (\S+)((?:\\\n|.)*)", text, re.MULTILINE)
+    assert [module for module, _ in commands] == ["export.serving.server"]
+    for module, arguments in commands:
+        source = (harness.REPOSITORY / f"{module.replace('.', '/')}.py").read_text()
+        defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source)
+        used = re.findall(r"--(\w+)", arguments)
+        assert len(used) == 4 and set(used) <= set(defined)
     written = (tmp_path / "assets.extra" / "batching_parameters.txt").read_text()
     assert written == serving_files.batching_parameters(Batching((1, 8), 5, 6, 7))
 
 
 def test_warmup_images_are_what_the_signature_takes(tmp_path):
     """JPEG files: not arrays, which REST and gRPC clients of this signature cannot send."""
-    warmup.write(tmp_path, "m", (1,), np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4, 3), np.uint8))
+    pair = np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)
+    warmup.write(tmp_path, "m", Batching((1,)), *pair)
     assert (tmp_path / warmup.FILE).read_bytes().count(b"\xff\xd8\xff") == 2
+
+
+def test_warmup_requests_are_no_larger_than_a_request_may_be(tmp_path):
+    """Both lies of the largest batch are more than the one batch that may wait."""
+    pair = np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)
+    warmup.write(tmp_path, "m", Batching((1, 3), max_enqueued=1), *pair)
+    records = tf.data.TFRecordDataset(str(tmp_path / warmup.FILE)).as_numpy_iterator()
+    assert [record.count(b"\xff\xd8\xff") for record in records] == [2, 3, 3]

@@ -85,7 +85,7 @@ def driver(opened, server, downloads):
     """The page, freshly opened; nothing may have gone wrong in it at the end."""
     for path in downloads.iterdir():
         path.unlink()
-    server.model, server.delay_s = model, 0.0
+    server.model, server.delay_s, server.state = model, 0.0, "AVAILABLE"
     browser.resize(opened, 1280, 860)
     opened.get_log("browser")
     opened.get(server.url)
@@ -288,6 +288,12 @@ class TestBrowser:
         path = picture(tmp_path / "a.png")
         driver.find_element(By.ID, "file").send_keys(str(path))
         browser.wait_for(lambda: text(driver, "error") == message, f"the error {message}")
+
+    def test_a_model_that_is_still_loading(self, driver, server, tmp_path):
+        server.model, server.state = lambda data: (404, "no servable"), "LOADING"
+        driver.find_element(By.ID, "file").send_keys(str(picture(tmp_path / "a.png")))
+        message = "The model is still loading; try again in a moment."
+        browser.wait_for(lambda: text(driver, "error") == message, "the error")
 
     def test_a_server_that_is_gone(self, driver, server, tmp_path):
         conditions = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}

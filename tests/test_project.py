@@ -85,6 +85,17 @@ def test_documented_commands_exist(path):
         assert (ROOT / flagfile).is_file(), flagfile
 
 
+def test_flagfiles_named_in_the_code_exist():
+    named = {
+        (str(path), flagfile)
+        for path in SOURCES
+        if path.parts[0] != "tests"
+        for flagfile in re.findall(r"configs/[\w./-]+\.flags", (ROOT / path).read_text())
+    }
+    assert len(named) > 1
+    assert [(path, file) for path, file in sorted(named) if not (ROOT / file).is_file()] == []
+
+
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if p.suffix == ".md"], ids=str)
 def test_relative_links_lead_somewhere(path):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / path).read_text())

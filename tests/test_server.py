@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from export.serving import page
+from export.serving import grpc_api, page
 from tests import serving_toy
 from tests.serving_toy import NAME, predict_request, wait_until
 
@@ -307,6 +307,34 @@ def test_a_full_queue_refuses_at_once_over_both(root):
             assert [call.result()[0] for call in waiting] == [200, 200]
         assert min(times) < 0.05, times
         assert client.predict(ONE_ROW)[0] == 200
+
+
+def test_grpc_requests_are_read_only_once_they_have_a_place(root):
+    """Memory would not be bounded otherwise. This request has a client, but never any body."""
+    slow = {"inputs": [2.0], "signature_name": "wait"}
+    with (
+        serving_toy.serving(root, num_workers=1, max_queue=0) as (server, client),
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        running = pool.submit(client.predict, slow)
+        wait_until(lambda: server.core.admission._taken == 1, 10)
+        with client.unsent_predict(timeout=20) as call:
+            assert call.code() is grpc.StatusCode.UNAVAILABLE
+            assert "queue is full" in call.details()
+        assert running.result()[0] == 200
+
+
+def test_a_grpc_request_that_does_not_come_gives_its_place_back(root, monkeypatch):
+    monkeypatch.setattr(grpc_api, "READ_TIMEOUT_S", 0.2)
+    with serving_toy.serving(root, num_workers=1, max_queue=0) as (server, client):
+        with client.unsent_predict(timeout=20) as call:
+            assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert "came too slowly" in call.details()
+        assert server.core.admission.idle
+        client.prediction.Predict(predict_request(x=[[1.0, 2.0]]))
+        text = client.rest("GET", "/monitoring/prometheus/metrics")[1]
+        assert 'serving_requests_total{code="OK",model="toy",protocol="grpc"} 1.0' in text
+        assert 'serving_requests_total{code="DEADLINE_EXCEEDED",model="",protocol="grpc"}' in text
 
 
 def test_a_client_that_leaves_is_not_served(root):

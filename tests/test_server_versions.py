@@ -105,6 +105,52 @@ def test_a_broken_version_leaves_the_old_one(tmp_path, log):
     assert states(model) == {2: "AVAILABLE", 1: "END"}
 
 
+def test_a_version_that_was_still_being_copied_is_tried_again(tmp_path, log):
+    """Its `saved_model.pb` comes before its variables, and does not change any more."""
+    config = model_server_config_pb2.ModelConfig(name="m", base_path=str(tmp_path))
+    tries = []
+
+    def load(path):
+        tries.append(path)
+        if not pathlib.Path(path, "variables", "variables.index").read_text():
+            raise OSError("damaged")
+        return Fake(path, log)
+
+    model = Model(config, load)
+    add(tmp_path, 1)
+    for number_of_tries in (1, 1):  # for nothing has changed
+        model.poll()
+        assert not model.ready and len(tries) == number_of_tries
+    index = tmp_path / "1" / "variables" / "variables.index"
+    index.parent.mkdir()
+    index.write_text("")
+    model.poll()
+    model.poll()
+    assert not model.ready and len(tries) == 2
+    index.write_text("all of it")
+    model.poll()
+    assert served(model) == 1
+
+
+def test_a_version_that_grows_while_it_is_tried_does_not_hold_the_others_up(tmp_path, log):
+    config = model_server_config_pb2.ModelConfig(name="m", base_path=str(tmp_path))
+
+    def load(path):
+        servable = Fake(path, log)
+        if servable.number == 2:
+            with open(pathlib.Path(path, "variables"), "a") as file:
+                file.write("more")
+            raise OSError("damaged")
+        return servable
+
+    model = Model(config, load)
+    add(tmp_path, 1)
+    add(tmp_path, 2)
+    for tries in (1, 2):
+        model.poll()
+        assert served(model) == 1 and log.count("load 2") == tries
+
+
 def test_with_a_broken_newest_version_the_one_before_is_started(tmp_path, log):
     add(tmp_path, 1)
     add(tmp_path, 2, "broken")

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from maskx_tf.batching import Batching
 from maskx_tf.data import preprocessing
 from maskx_tf.serving import DetectionModule
 from tests import tiny
@@ -121,3 +122,17 @@ def test_empty_batch(module):
 def test_undecodable_bytes_are_an_error(module):
     with pytest.raises(tf.errors.InvalidArgumentError):
         module.detect_bytes([b"this is no image"])
+
+
+def test_too_many_images_are_refused_before_the_first_is_decoded():
+    """Each would take a canvas of memory. What is no image fails as such up to the limit only."""
+    config = tiny.config()
+    batching = Batching((1, 2), timeout_us=1000, max_enqueued=2)
+    module = DetectionModule(tiny.model(config), config, tiny.VOCABULARY, tiny.SET_A, batching)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="5 images; at most 4 are accepted"):
+        module.detect_bytes([b"this is no image"] * 5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="5 images; at most 4 are accepted"):
+        module.detect_images(np.zeros([5, 8, 8, 3], np.uint8))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="bytes are not a JPEG"):
+        module.detect_bytes([b"this is no image"] * 4)
+    assert len(module.detect_images(np.zeros([4, 8, 8, 3], np.uint8))["image_size"]) == 4

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import tqdm
 from absl import flags
@@ -13,7 +14,7 @@ from absl import flags
 from export.client import results
 from export.client.client import Client
 from export.client.detections import Detection, ImageDetections
-from export.client.errors import ImageError, ServerError
+from export.client.errors import ImageError
 from maskx_tf import cli, visualize
 from maskx_tf.data import files
 from maskx_tf.errors import UserError
@@ -38,7 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_float("score_threshold", 0.5, "Detections below this score are not drawn.", 0, 1)
     flags.DEFINE_integer("parallel", 4, "Requests at a time.", 1, 256)
     flags.DEFINE_float("timeout_s", 60.0, "Longest wait for one answer.", 0.001)
-    flags.DEFINE_integer("max_retries", 4, "Repeats of a request to a busy server.", 0)
+    flags.DEFINE_integer("max_retries", 4, "Repeats while a server is busy or loading.", 0)
 
 
 class Collector:
@@ -115,6 +116,10 @@ class Collector:
         lines = ",\n".join(self._lines)
         files.write_atomically(self._output, f"[\n{lines}\n]\n")
 
+    def summary(self) -> str:
+        """How many images are in the json, for one who expects all."""
+        return f"{self.done} of {len(self._ids)} images were done and are in {self._output}"
+
 
 def _client(values: flags.FlagValues) -> Client:
     if values.url and values.grpc:
@@ -144,24 +149,38 @@ def _collector(values: flags.FlagValues, paths: Sequence[pathlib.Path]) -> Colle
     )
 
 
+def _collect(
+    collector: Collector, answers: Iterable[tuple[pathlib.Path, ImageDetections | ImageError]]
+) -> None:
+    """Adds all answers. Where that breaks off, what is done is written, and the error says so."""
+    try:
+        for path, found in answers:
+            collector.add(path, found)
+    except BaseException as error:  # Ctrl-C too
+        if not collector.done:
+            raise
+        collector.write()
+        if isinstance(error, UserError):
+            raise type(error)(f"{str(error).rstrip('.')}; {collector.summary()}.") from None
+        print(f"{collector.summary()}.", file=sys.stderr)
+        raise
+
+
 def main() -> None:
     """Asks for every image, writes what was found, then lists the images that failed."""
     values = flags.FLAGS
     if not values.output:
         raise UserError("--output=FILE.json is needed.")
+    if os.path.isdir(values.output):
+        raise UserError(f"--output={values.output} is a directory; a file in it is needed.")
+    files.require_writable(os.path.dirname(values.output), f"--output={values.output}")
+    if values.overlays:
+        files.require_writable(values.overlays, f"--overlays={values.overlays}")
     paths = find_images(values.images)
     collector = _collector(values, paths)
     with _client(values) as client:
         answers = client.detect_many(paths, values.parallel)
-        try:
-            for path, found in tqdm.tqdm(answers, total=len(paths), unit="image"):
-                collector.add(path, found)
-        except ServerError as error:
-            if not collector.done:
-                raise
-            collector.write()
-            rest = f"{collector.done} of {len(paths)} images were done and are in {values.output}"
-            raise ServerError(f"{error}; {rest}.") from None
+        _collect(collector, tqdm.tqdm(answers, total=len(paths), unit="image"))
     collector.write()
     print(f"written: {values.output} ({collector.done} of {len(paths)} images)")
     if collector.problems:

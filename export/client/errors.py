@@ -14,4 +14,4 @@ class ImageError(UserError):
 
 
 class UnavailableError(Exception):
-    """The server cannot be reached or is too busy at the moment; the request may be repeated."""
+    """The server cannot be reached, is too busy or still loads; the request may be repeated."""

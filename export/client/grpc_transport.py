@@ -45,12 +45,17 @@ class GrpcTransport:
             request_serializer=messages.PredictRequest.SerializeToString,
             response_deserializer=messages.PredictResponse.FromString,
         )
+        self._status = self._channel.unary_unary(
+            messages.STATUS_METHOD,
+            request_serializer=messages.GetModelStatusRequest.SerializeToString,
+            response_deserializer=messages.GetModelStatusResponse.FromString,
+        )
 
     def predict(self, image: bytes) -> dict[str, Any]:
         """The outputs for an image file's bytes, as arrays without batch dimension.
 
         Raises:
-          UnavailableError: the server cannot be reached, or is too busy.
+          UnavailableError: the server cannot be reached, is too busy, or still loads the model.
           ImageError: it refused this image, or did not answer in time.
           ServerError: it will refuse all.
         """
@@ -71,12 +76,23 @@ class GrpcTransport:
         """Closes the connection."""
         self._channel.close()
 
+    def _is_loading(self) -> bool:
+        """Whether the server has the model, but is not ready to answer with it yet."""
+        request = messages.GetModelStatusRequest(model_spec=self._spec)
+        try:
+            versions = self._status(request, timeout=self._timeout_s).model_version_status
+        except grpc.RpcError:
+            return False
+        return any(version.state in (messages.START, messages.LOADING) for version in versions)
+
     def _refusal(self, error: Any) -> Exception:
         code = error.code()
         details = " ".join((error.details() or "").split())
         message = f"{self.name} answered {code.name}: {details[:300]}"
         if code == grpc.StatusCode.UNAVAILABLE:
             return UnavailableError(message)
+        if code == grpc.StatusCode.NOT_FOUND and self._is_loading():
+            return UnavailableError(f"{self.name}: the model is still loading")
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
             return ImageError(f"{self.name} gave no answer within {self._timeout_s:g} s")
         unusable = ("NOT_FOUND", "UNIMPLEMENTED", "UNAUTHENTICATED", "PERMISSION_DENIED")

@@ -1,4 +1,4 @@
-"""The messages of TensorFlow Serving's `Predict`, without TensorFlow.
+"""The messages of TensorFlow Serving's `Predict` and `GetModelStatus`, without TensorFlow.
 
 The official classes (tensorflow-serving-api) import TensorFlow. The parts of its messages that a
 client needs are described here instead: same names, field numbers and types, hence the same bytes.
@@ -14,6 +14,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 METHOD = "/tensorflow.serving.PredictionService/Predict"
+STATUS_METHOD = "/tensorflow.serving.ModelService/GetModelStatus"
 _Field = descriptor_pb2.FieldDescriptorProto
 
 # message: {field: (number, type)}; "*" is repeated, "{}" a map from strings.
@@ -51,6 +52,14 @@ _SERVING = {
     "PredictResponse": {
         "outputs": (1, "{}.tensorflow.TensorProto"),
         "model_spec": (2, ".tensorflow.serving.ModelSpec"),
+    },
+    "GetModelStatusRequest": {"model_spec": (1, ".tensorflow.serving.ModelSpec")},
+    "ModelVersionStatus": {
+        "version": (1, "int64"),
+        "state": (2, "int32"),  # an enum there
+    },
+    "GetModelStatusResponse": {
+        "model_version_status": (1, "*.tensorflow.serving.ModelVersionStatus")
     },
 }
 _WRAPPERS = {"Int64Value": {"value": (1, "int64")}}
@@ -104,7 +113,10 @@ TensorProto = _MESSAGES["TensorProto"]
 ModelSpec = _MESSAGES["ModelSpec"]
 PredictRequest = _MESSAGES["PredictRequest"]
 PredictResponse = _MESSAGES["PredictResponse"]
+GetModelStatusRequest = _MESSAGES["GetModelStatusRequest"]
+GetModelStatusResponse = _MESSAGES["GetModelStatusResponse"]
 
+START, LOADING = 10, 20  # states of a version
 STRING = 7
 _DTYPES: dict[int, tuple[type, str]] = {  # number of a type: (NumPy's, field of single values)
     1: (np.float32, "float_val"),

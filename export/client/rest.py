@@ -40,7 +40,8 @@ class RestTransport:
             )
         model = urllib.parse.quote(model_name, safe="")
         chosen = "" if version is None else f"/versions/{version}"
-        self.name = f"{url.rstrip('/')}/v1/models/{model}{chosen}:predict"
+        self._model_url = f"{url.rstrip('/')}/v1/models/{model}{chosen}"
+        self.name = f"{self._model_url}:predict"
         self._signature_name = signature_name
         self._timeout_s = timeout_s
 
@@ -48,7 +49,7 @@ class RestTransport:
         """The outputs for an image file's bytes, as lists without batch dimension.
 
         Raises:
-          UnavailableError: the server cannot be reached, or is too busy.
+          UnavailableError: the server cannot be reached, is too busy, or still loads the model.
           ImageError: it refused this image, or did not answer in time.
           ServerError: it will refuse all.
         """
@@ -71,7 +72,10 @@ class RestTransport:
                 return response.read()
         except urllib.error.HTTPError as error:
             with error:
-                raise self._refusal(error.code, error.read()) from None
+                body = error.read()
+            if error.code == 404 and self._is_loading():
+                raise UnavailableError(f"{self.name}: the model is still loading") from None
+            raise self._refusal(error.code, body) from None
         except TimeoutError:
             raise self._too_late() from None
         except urllib.error.URLError as error:
@@ -80,6 +84,15 @@ class RestTransport:
             raise UnavailableError(f"{self.name} cannot be reached: {error.reason}") from None
         except (OSError, http.client.HTTPException) as error:
             raise UnavailableError(f"{self.name} broke off: {error!r}") from None
+
+    def _is_loading(self) -> bool:
+        """Whether the server has the model, but is not ready to answer with it yet."""
+        try:
+            with urllib.request.urlopen(self._model_url, timeout=self._timeout_s) as response:
+                versions = json.loads(response.read())["model_version_status"]
+            return any(version["state"] in ("START", "LOADING") for version in versions)
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+            return False
 
     def _too_late(self) -> ImageError:
         return ImageError(f"{self.name} gave no answer within {self._timeout_s:g} s")

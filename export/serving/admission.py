@@ -18,8 +18,8 @@ Result = TypeVar("Result")
 class Admission:
     """Lets at most `workers` requests run and `max_queue` more wait; refuses others at once.
 
-    Used from one event loop. A request holds its place from before its body is read until its
-    answer is made, so that memory is bounded too.
+    Used from one event loop. A predict request, over REST or gRPC, holds its place from before its
+    body is read until its answer is made, so that memory is bounded too.
     """
 
     def __init__(self, workers: int, max_queue: int, metrics: Metrics):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+import types
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -78,11 +79,15 @@ class Core:
         self.admission.refuse()
 
     @contextlib.contextmanager
-    def counted(self, model_name: str, protocol: str) -> Iterator[None]:
-        """Counts a predict request and turns whatever goes wrong in it into a ServingError."""
+    def counted(self, model_name: str, protocol: str) -> Iterator[types.SimpleNamespace]:
+        """Counts a predict request and turns whatever goes wrong in it into a ServingError.
+
+        What it yields has an attribute `model_name`, for one that is known only later.
+        """
         start, code = time.monotonic(), Code.OK
+        call = types.SimpleNamespace(model_name=model_name)
         try:
-            yield
+            yield call
         except ServingError as error:
             code = error.code
             raise
@@ -94,7 +99,7 @@ class Core:
             code = Code.CANCELLED
             raise
         finally:
-            known = model_name if model_name in self.models else ""
+            known = call.model_name if call.model_name in self.models else ""
             self.metrics.requests.labels(known, protocol, code.name).inc()
             self.metrics.latency.labels(protocol).observe(time.monotonic() - start)
 

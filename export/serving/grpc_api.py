@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from export.serving.core import Core, require_model_spec
 from export.serving.errors import Code, ServingError
 from export.serving.versions import Model
 
+READ_TIMEOUT_S = 30.0  # a request holds its place from before it is read
+
 
 def create_server(core: Core) -> grpc.aio.Server:
     """A server with both services; it listens to nothing yet."""
@@ -30,9 +33,32 @@ def create_server(core: Core) -> grpc.aio.Server:
             ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a surprise
         ]
     )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Prediction(core), server)
+    prediction = Prediction(core)
+    # One request and a stream of one are the same bytes. As a stream, Predict reads the request
+    # itself, once there is a place for it. This handler is found before the one of the service.
+    predict = grpc.stream_unary_rpc_method_handler(
+        prediction.Predict,
+        predict_pb2.PredictRequest.FromString,
+        predict_pb2.PredictResponse.SerializeToString,
+    )
+    service = predict_pb2.DESCRIPTOR.package + ".PredictionService"
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, {"Predict": predict}),)
+    )
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelStatus(core), server)
     return server
+
+
+async def _read(context: grpc.aio.ServicerContext):
+    try:
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            request = await context.read()
+    except TimeoutError:
+        raise ServingError(Code.DEADLINE_EXCEEDED, "the request came too slowly") from None
+    if request is grpc.aio.EOF:
+        raise errors.invalid("there is no request")
+    return request
 
 
 def _which(spec) -> tuple[int | None, str]:
@@ -47,16 +73,17 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, core: Core):
         self._core = core
 
-    async def Predict(self, request, context):
-        """Runs a signature on the request's tensors."""
-        name = request.model_spec.name
+    async def Predict(self, request_iterator, context):
+        """Runs a signature on the tensors of the one request, which is not read without a place."""
         try:
-            with self._core.counted(name, "grpc"):
-                require_model_spec(request)
-                model = self._core.model(name)
+            with self._core.counted("", "grpc") as call:
                 remaining_s = context.time_remaining()  # None: the client waits forever
                 deadline = math.inf if remaining_s is None else time.monotonic() + remaining_s
                 async with self._core.admission.place():
+                    request = await _read(context)
+                    require_model_spec(request)
+                    call.model_name = request.model_spec.name
+                    model = self._core.model(call.model_name)
                     return await self._core.admission.run(
                         lambda: self._run(model, request, deadline), deadline
                     )

@@ -33,8 +33,8 @@ class Model:
     """The versions of a model under its base path.
 
     `poll` loads what should be served before it unloads what should not, so that there is a
-    version to answer at any time. A version that fails to load is left out, until its
-    `saved_model.pb` changes, as if it were not there: the one before it goes on, or is loaded.
+    version to answer at any time. A version that fails to load is left out, until one of its files
+    changes, as if it were not there: the one before it goes on, or is loaded.
     """
 
     def __init__(
@@ -99,13 +99,15 @@ class Model:
 
     def poll(self) -> None:
         """Brings what is loaded in line with what lies on disk; returns when that is done."""
+        tried: set[int] = set()  # one that is being copied may look new each time
         while True:
             paths = find_versions(self._config.base_path)
-            wanted = self._wanted(paths)
+            wanted = self._wanted(paths, tried - self._available())
             missing = [number for number in wanted if number not in self._available()]
             if not missing:
                 break
             self._load(missing[0], paths[missing[0]])
+            tried.add(missing[0])
         if wanted:
             for number in sorted(self._available() - set(wanted)):
                 self._unload(number)
@@ -133,9 +135,10 @@ class Model:
             status.status.error_message = entry.error.message
         return status
 
-    def _wanted(self, paths: dict[int, pathlib.Path]) -> list[int]:
+    def _wanted(self, paths: dict[int, pathlib.Path], failed: set[int]) -> list[int]:
         """Versions that should be served, newest first."""
-        good = [number for number in sorted(paths, reverse=True) if not self._failed(number, paths)]
+        numbers = sorted(set(paths) - failed, reverse=True)
+        good = [number for number in numbers if not self._failed(number, paths)]
         policy = self._config.model_version_policy
         if policy.HasField("all"):
             return good
@@ -205,8 +208,12 @@ def find_versions(base_path: str) -> dict[int, pathlib.Path]:
 
 
 def _stamp(path: pathlib.Path) -> tuple:
-    try:
-        found = (path / "saved_model.pb").stat()
-    except OSError:
-        return ("gone",)
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
+    """Name, size and time of all files of a version: it may have been copied in part only."""
+    found = []
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = os.path.join(folder, name)
+            with contextlib.suppress(OSError):  # renamed or removed meanwhile
+                status = os.stat(file)
+                found.append((file, status.st_size, status.st_mtime_ns))
+    return tuple(sorted(found)) or ("gone",)

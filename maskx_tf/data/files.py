@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pathlib
+import tempfile
+
+from maskx_tf.errors import UserError
 
 
 def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
@@ -17,6 +20,30 @@ def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_directory(path.parent)
+
+
+def require_writable(directory: str | os.PathLike[str], flag: str) -> None:
+    """Refuses a directory that files cannot be written in, before anything is done for them.
+
+    One that does not exist yet is not made: the nearest one above it that does has to be writable.
+
+    Args:
+      directory: that a command is going to make, with those above it, and to write in.
+      flag: that named it, with its value, for the message.
+
+    Raises:
+      UserError: nothing can be written there.
+    """
+    existing = os.path.abspath(directory)
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{flag} cannot be written: {existing}: {error.strerror}. Choose another place."
+        ) from None
 
 
 def sync_directory(directory: str | os.PathLike[str]) -> None:

@@ -52,7 +52,7 @@ def reason(error: Exception) -> str:
 
 def _decode_jpeg(encoded: tf.Tensor, max_pixels: tf.Tensor) -> tf.Tensor:
     scans = image_header.jpeg_scans(encoded)
-    encoded = _require(
+    encoded = require(
         encoded,
         scans <= MAX_SCANS,
         f"The JPEG image has {{}} scans; at most {MAX_SCANS} are accepted.",
@@ -63,7 +63,7 @@ def _decode_jpeg(encoded: tf.Tensor, max_pixels: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_png(encoded: tf.Tensor, max_pixels: tf.Tensor) -> tf.Tensor:
-    encoded = _require(
+    encoded = require(
         encoded,
         image_header.png_starts_with_its_header(encoded),
         "The PNG image does not begin with its header.",
@@ -75,10 +75,10 @@ def _decode_gif(encoded: tf.Tensor, max_pixels: tf.Tensor) -> tf.Tensor:
     encoded = _bounded(encoded, image_header.GIF, max_pixels)
     frame_bytes, frame = image_header.gif_first_frame(encoded)
     size = image_header.size(encoded, image_header.GIF)
-    frame_bytes = _require(
+    frame_bytes = require(
         frame_bytes, tf.strings.length(frame_bytes) > 0, "The GIF image has no whole first frame."
     )
-    frame_bytes = _require(
+    frame_bytes = require(
         frame_bytes,
         tf.reduce_all(frame == tf.stack([0, 0, size[1], size[0]])),
         "The first frame of the GIF image does not cover its screen.",
@@ -89,13 +89,13 @@ def _decode_gif(encoded: tf.Tensor, max_pixels: tf.Tensor) -> tf.Tensor:
 def _decode_bmp(encoded: tf.Tensor, max_pixels: tf.Tensor) -> tf.Tensor:
     bits = image_header.bmp_bits(encoded)
     text = "The BMP image has {} bits per pixel; 24 and 32 are accepted."
-    encoded = _require(encoded, (bits == 24) | (bits == 32), text, bits)
+    encoded = require(encoded, (bits == 24) | (bits == 32), text, bits)
     encoded = _bounded(encoded, image_header.BMP, max_pixels)
     return tf.io.decode_bmp(encoded)[..., :3]
 
 
 def _refuse(encoded: tf.Tensor, max_pixels: tf.Tensor) -> tf.Tensor:
-    encoded = _require(
+    encoded = require(
         encoded, tf.constant(False), "The bytes are not a JPEG, PNG, GIF or BMP image."
     )
     return tf.zeros([tf.strings.length(encoded) * 0, 0, 3], tf.uint8)
@@ -107,11 +107,15 @@ def _bounded(encoded: tf.Tensor, kind: int, max_pixels: tf.Tensor) -> tf.Tensor:
     # Sides are below 2^32; their product may wrap, their quotient does not.
     is_bounded = (height > 0) & (width > 0) & (height <= max_pixels // tf.maximum(width, 1))
     text = "The image is {} x {} pixels; at most {} pixels in all are accepted."
-    return _require(encoded, is_bounded, text, width, height, max_pixels)
+    return require(encoded, is_bounded, text, width, height, max_pixels)
 
 
-def _require(value: tf.Tensor, condition: tf.Tensor, text: str, *numbers: tf.Tensor) -> tf.Tensor:
-    """`value`, which does not exist before the condition was found true."""
+def require(value: tf.Tensor, condition: tf.Tensor, text: str, *numbers: tf.Tensor) -> tf.Tensor:
+    """`value`, which does not exist before the condition was found true.
+
+    Raises:
+      tf.errors.InvalidArgumentError: with `text`, in which each {} stands for one of the numbers.
+    """
     message = tf.strings.format(text, numbers) if numbers else tf.constant(text)
     with tf.control_dependencies([tf.debugging.Assert(condition, [message])]):
         return tf.identity(value)

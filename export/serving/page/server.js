@@ -18,8 +18,12 @@ export async function detect(file, bitmap, signal) {
   return parse(await send(body, signal));
 }
 
+function modelUrl() {
+  return `/v1/models/${encodeURIComponent(modelName())}`;
+}
+
 async function send(body, signal) {
-  const url = `/v1/models/${encodeURIComponent(modelName())}:predict`;
+  const url = `${modelUrl()}:predict`;
   const headers = { "Content-Type": "application/json" };
   let response;
   try {
@@ -33,8 +37,22 @@ async function send(body, signal) {
     return {};
   });
   if (response.ok && answer.predictions) return answer.predictions[0];
+  if (response.status === 404 && (await isLoading(signal))) {
+    throw new RequestError("The model is still loading; try again in a moment.");
+  }
   const reason = answer.error ?? (response.statusText || "no reason given");
   throw new RequestError(refusal(response.status, reason));
+}
+
+// Whether the server has the model, but is not ready to answer with it yet.
+async function isLoading(signal) {
+  try {
+    const status = await (await fetch(modelUrl(), { signal })).json();
+    return status.model_version_status.some(({ state }) => ["START", "LOADING"].includes(state));
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    return false;
+  }
 }
 
 function refusal(status, reason) {

@@ -1,0 +1,30 @@
+"""Whether files can be written is known before the work for them begins."""
+
+import os
+
+import pytest
+
+from maskx_tf.data import files
+from maskx_tf.errors import UserError
+
+
+def test_a_directory_that_can_be_made_is_accepted_and_not_made(tmp_path):
+    files.require_writable(tmp_path, "--output_dir=…")
+    files.require_writable(tmp_path / "new" / "newer", "--output_dir=…")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    message = f"--x=1 cannot be written: {path}: Not a directory. Choose another place."
+    with pytest.raises(UserError) as caught:
+        files.require_writable(path / "new", "--x=1")
+    assert str(caught.value) == message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(UserError, match="Permission denied"):
+        files.require_writable(tmp_path / "new", "--x=1")
