@@ -1,6 +1,7 @@
 """How every entry point starts: flags parsed, user errors printed as one line, noise left out."""
 
 import atexit
+import contextlib
 import difflib
 import os
 import sys
@@ -62,6 +63,13 @@ def _filter_stderr() -> None:
     os.close(write_end)
 
     def pump() -> None:
+        try:
+            pass_on()
+        except OSError:  # nobody reads it, or its disk is full: let writers find out by themselves
+            os.dup2(original, 2)
+            os.close(read_end)
+
+    def pass_on() -> None:
         held, stopped = b"", False
         while not stopped and (chunk := os.read(read_end, 1 << 16)):
             stopped = _STOP in chunk
@@ -77,9 +85,11 @@ def _filter_stderr() -> None:
     thread.start()
 
     def restore() -> None:
-        sys.stderr.flush()
-        # Child processes may hold the pipe open, so that its end is not seen as such.
-        os.write(2, _STOP)
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+            # Child processes may hold the pipe open, so that its end is not seen as such.
+            if thread.is_alive():
+                os.write(2, _STOP)
         os.dup2(original, 2)
         thread.join(timeout=2)
 
