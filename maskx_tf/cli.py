@@ -20,7 +20,10 @@ _STOP = b"\0maskx_tf: end of stderr\0"
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs `main` under absl: exit 2 and one `error: …` line on a UserError."""
+    """Runs `main` under absl: exit 2 and one `error: …` line on what the user can mend.
+
+    That is a UserError, or a file that cannot be opened, made or written.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
@@ -30,6 +33,11 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as error:
             _fail(str(error))
+        except OSError as error:
+            if error.filename is None:
+                raise
+            names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+            _fail(f"{' -> '.join(names)}: {error.strerror}.")
 
     _filter_stderr()
     app.run(guarded, flags_parser=_parse)

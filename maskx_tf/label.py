@@ -52,6 +52,9 @@ def run(values: flags.FlagValues) -> str:
         raise UserError("--output would overwrite --annotations; choose another.")
     if values.format == "fiftyone" and values.segmentation == "polygon":
         raise UserError("--format=fiftyone has no polygons; leave out --segmentation.")
+    listed = pathlib.Path(values.review or f"{output}.review.csv")
+    for path in (output, listed, *filter(None, [values.review_sheet])):
+        files.check_writable(path)
     source = source_lib.read(values.annotations)
     checkpoint = checkpoints.latest_checkpoint(values.model_dir)
     loaded = checkpoints.load_model(checkpoint)
@@ -67,12 +70,14 @@ def run(values: flags.FlagValues) -> str:
     journal = Journal(output.with_name(output.name + ".journal"), task)
     labels = labeler.label(source, todo, images, Segmenter(loaded), loaded.vocabulary, journal)
     labels = review.with_problems(labels, problems)
-    written = _write(values, source, labels, loaded, images, output)
+    written = _write(values, source, labels, loaded, images, output, listed)
     journal.close(remove=True)
     return written
 
 
-def _write(values, source, labels, loaded, images: pathlib.Path, output: pathlib.Path) -> str:
+def _write(
+    values, source, labels, loaded, images: pathlib.Path, output: pathlib.Path, listed: pathlib.Path
+) -> str:
     """Writes all files, the labels last; returns the summary."""
     polygon_iou = values.polygon_iou if values.segmentation == "polygon" else None
     if values.format == "coco":
@@ -90,7 +95,6 @@ def _write(values, source, labels, loaded, images: pathlib.Path, output: pathlib
             config = label_studio.labeling_config(source.names, polygon_iou)
             files.write_atomically(output.with_name(output.name + ".config.xml"), config)
     rows = review.doubts(labels, values.min_quality)
-    listed = pathlib.Path(values.review or f"{output}.review.csv")
     files.write_atomically(listed, review.to_csv(source, rows))
     if values.review_sheet:
         picture = review.sheet(source, labels, rows, images)

@@ -54,6 +54,23 @@ def test_any_other_error_keeps_its_traceback():
 
 
 @pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("open('absent/x.txt', 'w')", "absent/x.txt: No such file or directory."),
+        ("os.makedirs('README.md/run')", "README.md/run: Not a directory."),
+        ("os.replace('absent', 'x')", "absent -> x: No such file or directory."),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_one_line(body, message):
+    assert run(body) == (2, "", f"error: {message}\n")
+
+
+def test_a_system_error_of_no_file_keeps_its_traceback():
+    code, _, err = run("os.close(1 << 20)")
+    assert code == 1 and "Traceback" in err
+
+
+@pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("--image_min_sid=3", "unknown flag --image_min_sid. Did you mean --image_min_side? See"),

@@ -278,6 +278,18 @@ def test_unusable_inputs(data, model_dir, tmp_path):
         run(str(tmp_path / "list.json"), data[1], model_dir, tmp_path / "out.json")
 
 
+@pytest.mark.parametrize("flag", ["output", "review", "review_sheet"])
+def test_where_it_cannot_write_it_does_not_begin(data, model_dir, tmp_path, monkeypatch, flag):
+    monkeypatch.setattr(label.checkpoints, "load_model", None)
+    file = tmp_path / "file"
+    file.touch()
+    paths = {"output": tmp_path / "out.json"} | {flag: file / "x.jpg"}
+    with pytest.raises(UserError, match="file/x.jpg cannot be written: "):
+        run(*data, model_dir, **paths)
+    with pytest.raises(UserError, match=" is a directory"):
+        run(*data, model_dir, **paths | {flag: tmp_path})
+
+
 def test_members_of_gives_texts_as_they_stand():
     text = '{ "a" :1.50 , "b": [1, {"c": "}"}],"d" : "x,\\"y" ,"e":-1E+2}'
     members = source_lib.members_of(text)

@@ -231,6 +231,16 @@ def test_evaluation_config_takes_data_and_test_options_only(caplog):
     assert "box_fc_units" not in caplog.text
 
 
+def test_evaluate_checks_its_output_first(run_dir, tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+    values = {"checkpoint": "", "model_dir": str(run_dir), "masks": "model", "output": f"{file}/x"}
+    monkeypatch.setattr(flags, "FLAGS", types.SimpleNamespace(**values))
+    monkeypatch.setattr(checkpoints, "load_model", None)
+    with pytest.raises(UserError, match="file/x cannot be written: "):
+        evaluate.main()
+
+
 def test_evaluate_command(run_dir, tmp_path):
     annotations = [harness.annotation(1, [5, 6, 20, 18]), harness.annotation(2, [9, 4, 30, 22])]
     json_path, images = harness.write_coco(

@@ -1,9 +1,28 @@
-"""Atomic writing of small files."""
+"""Atomic writing of small files, and whether they can be written."""
 
 from __future__ import annotations
 
 import os
 import pathlib
+import tempfile
+
+from maskx_tf.errors import UserError
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """UserError if a file could not be written there later; makes its directory.
+
+    For commands whose work takes long and whose output comes last.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a directory; name a file to write.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
