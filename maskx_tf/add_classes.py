@@ -58,6 +58,7 @@ def add_classes(
     if not prior_strength > 0:
         raise UserError(f"--prior_strength={prior_strength} must be positive.")
     loaded = checkpoints.load_model(model_dir)
+    checkpoints.require_masks(loaded, model_dir)
     grow.check(loaded)
     source = source_lib.read(boxes)
     names = [name for name in source.names if name not in loaded.vocabulary.names]

@@ -39,6 +39,21 @@ class LoadedModel(NamedTuple):
     vocabulary: Vocabulary
     mask_class_ids: tuple[int, ...]
 
+    @property
+    def has_masks(self) -> bool:
+        """False of a run of stage 1 and an imported Faster R-CNN: nothing trained a mask head."""
+        return self.config.mode != "stage1_boxes"
+
+
+def require_masks(loaded: LoadedModel, path: str) -> None:
+    """UserError if a model has boxes only; `path` is where it was loaded from."""
+    if not loaded.has_masks:
+        raise UserError(
+            f"{path} detects boxes only (--mode=stage1_boxes): its mask head was never trained. "
+            f"Train one on top of it (python -m maskx_tf.train --mode=stage2_masks "
+            f"--init_checkpoint={path} …), or take a model with masks."
+        )
+
 
 def check_vocabulary(model_dir: str, vocabulary: Vocabulary) -> None:
     """UserError if the directory holds a run with another vocabulary."""

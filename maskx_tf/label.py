@@ -58,6 +58,7 @@ def run(values: flags.FlagValues) -> str:
     source = source_lib.read(values.annotations)
     checkpoint = checkpoints.latest_checkpoint(values.model_dir)
     loaded = checkpoints.load_model(checkpoint)
+    checkpoints.require_masks(loaded, values.model_dir)
     todo, problems = labeler.wanted(
         source, loaded.vocabulary, values.overwrite_masks, values.skip_unknown_classes
     )

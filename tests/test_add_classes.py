@@ -328,6 +328,13 @@ def test_models_whose_masks_do_not_follow_from_boxes(changes, old):
         grow.check(old._replace(config=old.config.replace(**changes)))
 
 
+def test_a_model_of_boxes_only_is_refused(old, tmp_path, monkeypatch):
+    boxes_only = old._replace(config=old.config.replace(mode="stage1_boxes"))
+    monkeypatch.setattr(add_classes.checkpoints, "load_model", lambda path: boxes_only)
+    with pytest.raises(UserError, match="run detects boxes only"):
+        add_classes.add_classes("run", "boxes.json", str(tmp_path), str(tmp_path / "out"))
+
+
 def test_unreadable_images_are_left_out(old, tmp_path, capsys):
     from maskx_tf.labeling import source
 

@@ -278,6 +278,14 @@ def test_unusable_inputs(data, model_dir, tmp_path):
         run(str(tmp_path / "list.json"), data[1], model_dir, tmp_path / "out.json")
 
 
+def test_a_model_of_boxes_only_is_refused(data, model_dir, tmp_path, monkeypatch):
+    loaded = _load(model_dir)
+    boxes_only = loaded._replace(config=loaded.config.replace(mode="stage1_boxes"))
+    monkeypatch.setattr(label.checkpoints, "load_model", lambda path: boxes_only)
+    with pytest.raises(UserError, match=f"{model_dir} detects boxes only .*--mode=stage2_masks"):
+        run(*data, model_dir, tmp_path / "out.json")
+
+
 @pytest.mark.parametrize("flag", ["output", "review", "review_sheet"])
 def test_where_it_cannot_write_it_does_not_begin(data, model_dir, tmp_path, monkeypatch, flag):
     monkeypatch.setattr(label.checkpoints, "load_model", None)

@@ -15,7 +15,7 @@ from PIL import Image
 from maskx_tf import checkpoints, evaluate, predict
 from maskx_tf import config as config_lib
 from maskx_tf.data import records
-from maskx_tf.detector import Detector
+from maskx_tf.detector import Detector, load_checkpoint
 from maskx_tf.errors import UserError
 from maskx_tf.ops import masks
 from tests import harness, tiny
@@ -162,6 +162,19 @@ def run_dir(tmp_path_factory):
 def run_module(module, *arguments):
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def test_a_model_of_boxes_only_gives_no_masks(folder, tmp_path, monkeypatch):
+    config = tiny.config(image_max_side=64, mode="stage1_boxes")
+    loaded = checkpoints.LoadedModel(tiny.model(config), config, tiny.VOCABULARY, tiny.SET_A)
+    monkeypatch.setattr(checkpoints, "load_model", lambda path: loaded)
+    detector = load_checkpoint("run")
+    paths = predict.find_images([f"{folder}/a.png"])
+    assert not predict.predict(detector, paths, [1], tmp_path / "out", 0.0)
+    results = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert results and all(len(result["bbox"]) == 4 for result in results)
+    assert not any("segmentation" in result or result["mask_seen"] for result in results)
+    assert (tmp_path / "out" / "overlays" / "a.png").is_file()
 
 
 def test_predict_command(run_dir, folder, tmp_path):
