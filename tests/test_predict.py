@@ -92,6 +92,32 @@ def test_image_ids(tmp_path):
         predict.image_ids(paths, str(file))
 
 
+@pytest.mark.parametrize(
+    ("names", "paths", "wanted"),
+    [
+        (("a/1.jpg", "b/1.jpg"), ("x/a/1.jpg", "x/b/1.jpg"), [10, 20]),
+        (("1.jpg", "a/1.jpg"), ("x/1.jpg", "x/a/1.jpg"), [10, 20]),  # the longest it ends with
+        (("y/a/1.jpg", "y/b/1.jpg"), ("x/b/1.jpg",), [20]),  # none: the most of the last parts
+        (("y/a/1.jpg", "1.jpg"), ("x/a/1.jpg",), [20]),
+        (("train/1.jpg", "2.jpg"), ("1.jpg", "2.jpg"), [10, 20]),
+        (("./a/1.jpg", "b//1.jpg"), ("a/../b/1.jpg", "a/1.jpg"), [20, 10]),
+        (("a/1.jpg", "b/1.jpg"), ("1.jpg",), "^1.jpg may be 2 images of .*, ids 10, 20: name it"),
+        (("1.jpg", "1.jpg"), ("1.jpg",), "^1.jpg may be 2 images"),
+        (("1.jpg", "2.jpg"), ("a/1.jpg", "b/1.jpg"), "^a/1.jpg and b/1.jpg are both image 10 of"),
+    ],
+)
+def test_images_of_one_base_name_are_told_apart(names, paths, wanted, tmp_path):
+    file = tmp_path / "coco.json"
+    images = [{"id": i, "file_name": name} for i, name in zip((10, 20), names, strict=True)]
+    file.write_text(json.dumps({"images": images}))
+    paths = [pathlib.Path(path) for path in paths]
+    if isinstance(wanted, list):
+        assert predict.image_ids(paths, str(file)) == wanted
+    else:
+        with pytest.raises(UserError, match=wanted):
+            predict.image_ids(paths, str(file))
+
+
 def test_predict_writes_results_and_overlays(folder, tmp_path):
     paths = predict.find_images([str(folder)])
     output = tmp_path / "out"
