@@ -140,6 +140,26 @@ def test_labels_what_has_no_mask_and_keeps_the_rest(data, model_dir, tmp_path):
     assert not list(tmp_path.glob("*.journal*"))
 
 
+@pytest.mark.parametrize(
+    ("segmentation", "has_mask"),
+    [
+        (None, False),
+        ([], False),
+        ([[]], False),
+        ([[], []], False),
+        ({}, False),
+        ([[], [1, 1, 5, 1, 5, 5]], True),
+        ([1, 1, 5, 1, 5, 5], True),
+        ([0, 0, 5, 0, 5, 5], True),
+        ({"size": [40, 60], "counts": [2400]}, True),
+    ],
+)
+def test_what_counts_as_a_mask(segmentation, has_mask, tmp_path):
+    annotations = [harness.annotation(1, [1, 1, 8, 8], segmentation=segmentation)]
+    path, _ = harness.write_coco(tmp_path, annotations)
+    assert source_lib.read(path).annotations[0].has_mask == has_mask
+
+
 def test_masks_are_those_of_model_segment(data, model_dir, tmp_path):
     output = tmp_path / "labelled.json"
     run(*data, model_dir, output)

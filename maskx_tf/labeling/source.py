@@ -34,7 +34,7 @@ class Annotation(NamedTuple):
       image_id: of one of the images; None if it names none.
       class_name: of its category; None if it names none.
       bbox: as `json` gives it.
-      has_mask: its segmentation is there and not empty.
+      has_mask: its segmentation is there and not empty, nor are all parts of it.
       is_crowd: it stands for several objects.
     """
 
@@ -157,9 +157,16 @@ def _annotation(value: Any, index: int) -> Annotation:
         image_id if is_id(image_id) else None,
         category if is_id(category) else None,  # type: ignore[arg-type]
         fields.get("bbox"),
-        bool(fields.get("segmentation")),
+        _is_mask(fields.get("segmentation")),
         fields.get("iscrowd") in (1, True),
     )
+
+
+def _is_mask(segmentation: Any) -> bool:
+    """Whether there is something in a segmentation; some tools write [[]] for none."""
+    if isinstance(segmentation, list):
+        return any(part != [] for part in segmentation)
+    return bool(segmentation)
 
 
 def _image(value: Any, index: int, path: str) -> ImageEntry:
