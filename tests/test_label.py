@@ -234,6 +234,31 @@ def test_other_formats_hold_every_object(data, model_dir, tmp_path, form):
     assert (tmp_path / "out.config.xml").exists() == (form == "label_studio")
 
 
+@pytest.mark.parametrize("form", ["cvat", "label_studio", "fiftyone"])
+def test_what_other_formats_leave_out_is_listed(model_dir, tmp_path, form):
+    annotations = [
+        harness.annotation(1, [1, 1, 8, 8]),
+        harness.annotation(1, [1, 1, 9, 9], iscrowd=1),
+        harness.annotation(1, None, segmentation=[[1, 1, 9, 1, 9, 9]]),
+        harness.annotation(1, None, segmentation=[]),
+        harness.annotation(2, [1, 1, 8, 8]),
+    ]
+    path, images = harness.write_coco(tmp_path, annotations, sizes=SIZES[:2], names=("ant",))
+    content = json.loads(pathlib.Path(path).read_text())
+    del content["images"][1]["height"]
+    pathlib.Path(path).write_text(json.dumps(content))
+    os.remove(f"{images}/2.jpg")
+    said = run(path, images, model_dir, tmp_path / "out", format=form)
+    rows = rows_of(tmp_path / "out.review.csv")
+    assert sorted((row["reason"], row["image_id"], row["annotation_id"]) for row in rows) == [
+        ("box_missing", "1", "3"),
+        ("box_missing", "1", "4"),
+        ("crowd_left_out", "1", "2"),
+        ("image_size_unknown", "2", ""),
+    ]
+    assert "1 crowd_left_out" in said
+
+
 def test_a_killed_run_goes_on_where_it_was(data, model_dir, tmp_path, monkeypatch):
     whole = tmp_path / "whole.json"
     run(*data, model_dir, whole)
