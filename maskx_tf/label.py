@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 
 from absl import flags
@@ -68,11 +69,11 @@ def run(values: flags.FlagValues) -> str:
         "images": str(images),
         "overwrite_masks": values.overwrite_masks,
     }
-    journal = Journal(output.with_name(output.name + ".journal"), task)
-    labels = labeler.label(source, todo, images, Segmenter(loaded), loaded.vocabulary, journal)
-    labels = review.with_problems(labels, problems)
-    written = _write(values, source, labels, loaded, images, output, listed)
-    journal.close(remove=True)
+    with contextlib.closing(Journal(output.with_name(output.name + ".journal"), task)) as journal:
+        labels = labeler.label(source, todo, images, Segmenter(loaded), loaded.vocabulary, journal)
+        labels = review.with_problems(labels, problems)
+        written = _write(values, source, labels, loaded, images, output, listed)
+        journal.close(remove=True)
     return written
 
 

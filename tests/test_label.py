@@ -284,6 +284,21 @@ def test_a_killed_run_goes_on_where_it_was(data, model_dir, tmp_path, monkeypatc
     assert output.read_bytes() == whole.read_bytes()
 
 
+def test_a_second_run_for_the_same_output_is_refused(data, model_dir, tmp_path, monkeypatch):
+    output, real = tmp_path / "out.json", labeler._label_image
+
+    def meanwhile(*arguments):
+        with pytest.raises(UserError, match="out.json.journal is in use: another process"):
+            run(*data, model_dir, output)
+        return real(*arguments)
+
+    monkeypatch.setattr(labeler, "_label_image", meanwhile)
+    run(*data, model_dir, output)
+    monkeypatch.undo()
+    assert len(json.loads(output.read_text())["annotations"]) == 6
+    assert not list(tmp_path.glob("out.json.journal*"))
+
+
 def test_a_journal_of_another_task_is_not_used(tmp_path):
     path = tmp_path / "j"
     first = journal.Journal(path, {"a": 1})
