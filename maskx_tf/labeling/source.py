@@ -78,8 +78,8 @@ class Source:
         return self.members["annotations"][annotation.index]
 
 
-def read(path: str) -> Source:
-    """Reads a COCO json; UserError if it is none."""
+def read(path: str, flag: str = "annotations") -> Source:
+    """Reads a COCO json; UserError if it is none, with the flag that named it."""
     members: dict[str, Any] = {}
     values: dict[str, list[Any]] = {}
     try:
@@ -89,7 +89,7 @@ def read(path: str) -> Source:
                 _collect(members, values, entry)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"--annotations={path} cannot be read: {reason}.") from None
+        raise UserError(f"--{flag}={path} cannot be read: {reason}.") from None
     for key in _LISTS:
         if not isinstance(members.get(key), list):
             raise UserError(f"{path} is no COCO json of instances: it has no list {key!r}.")
