@@ -217,6 +217,10 @@ def test_arguments_without_a_flag():
     changed = directories.to_flag(command)
     assert changed == ["verify", "--logtostderr", "--v", "1", "--verbosity=2", "--records=a,b,c"]
     assert directories.to_flag(["verify", "--records=a"]) == ["verify", "--records=a"]
+    for command in (["--records=a", "b"], ["b", "--records", "a"], ["--records=a", "--records=b"]):
+        (changed,) = directories.to_flag(["verify", *command])[1:]
+        assert sorted(changed.removeprefix("--records=").split(",")) == ["a", "b"]
+    assert directories.to_flag(["verify", "--records="]) == ["verify"]
 
 
 def test_exit_codes(directory):
