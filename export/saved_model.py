@@ -210,9 +210,10 @@ def main() -> None:
             raise UserError(f"--{name}=DIRECTORY is needed.")
     options = _options(values)
     files.require_writable(values.output_dir, f"--output_dir={values.output_dir}")
-    model, config, vocabulary, mask_class_ids = checkpoints.load_model(
-        values.checkpoint or values.model_dir
-    )
+    path = values.checkpoint or values.model_dir
+    loaded = checkpoints.load_model(path)
+    checkpoints.require_masks(loaded, path)
+    model, config, vocabulary, mask_class_ids = loaded
     images = [_read_image(path, options.max_pixels) for path in values.images]
     if values.precision != config.precision:
         config = config.replace(precision=values.precision)

@@ -51,15 +51,18 @@ def add_classes(
       seed: see `examples.collect`.
 
     Raises:
-      UserError: there are no new classes, no examples of one, or the model cannot have any.
+      UserError: there are no new classes, no examples of one, the model cannot have any, or there
+        is a model in `output_dir`.
     """
     if not pathlib.Path(images).is_dir():
         raise UserError(f"--images={images} is no directory.")
     if not prior_strength > 0:
         raise UserError(f"--prior_strength={prior_strength} must be positive.")
+    grow.check_output(output_dir)
     loaded = checkpoints.load_model(model_dir)
+    checkpoints.require_masks(loaded, model_dir)
     grow.check(loaded)
-    source = source_lib.read(boxes)
+    source = source_lib.read(boxes, "boxes")
     names = [name for name in source.names if name not in loaded.vocabulary.names]
     if not names:
         raise UserError(f"--boxes={boxes} has no category that the model does not know already.")

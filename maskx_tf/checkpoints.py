@@ -1,9 +1,10 @@
 """Model directories: what a run leaves behind, loading it, and starting from another run's weights.
 
 A model directory holds `train.flags` (the effective options), `vocabulary.json`,
-`mask_classes.txt` (the names of set A) and the checkpoints `ckpt-STEP`.
+`mask_classes.json` (the names of set A) and the checkpoints `ckpt-STEP`.
 """
 
+import json
 import pathlib
 from typing import NamedTuple
 
@@ -19,7 +20,8 @@ from maskx_tf.errors import UserError
 from maskx_tf.model import MaskXRCNN, build_model, variable_key
 
 VOCABULARY = "vocabulary.json"
-MASK_CLASSES = "mask_classes.txt"
+MASK_CLASSES = "mask_classes.json"
+_OLD_MASK_CLASSES = "mask_classes.txt"  # of earlier runs: a name a line, some names did not fit
 # Variables with one row for each class, background first.
 CLASS_ROWS = (
     "box_head/cls_kernel",
@@ -38,6 +40,21 @@ class LoadedModel(NamedTuple):
     config: Config
     vocabulary: Vocabulary
     mask_class_ids: tuple[int, ...]
+
+    @property
+    def has_masks(self) -> bool:
+        """False of a run of stage 1 and an imported Faster R-CNN: nothing trained a mask head."""
+        return self.config.mode != "stage1_boxes"
+
+
+def require_masks(loaded: LoadedModel, path: str) -> None:
+    """UserError if a model has boxes only; `path` is where it was loaded from."""
+    if not loaded.has_masks:
+        raise UserError(
+            f"{path} detects boxes only (--mode=stage1_boxes): its mask head was never trained. "
+            f"Train one on top of it (python -m maskx_tf.train --mode=stage2_masks "
+            f"--init_checkpoint={path} …), or take a model with masks."
+        )
 
 
 def check_vocabulary(model_dir: str, vocabulary: Vocabulary) -> None:
@@ -64,8 +81,9 @@ def save_run(config: Config, vocabulary: Vocabulary, mask_class_ids: tuple[int, 
     directory = pathlib.Path(config.model_dir)
     config_lib.save(config, config.model_dir)
     vocabulary.save(str(directory / VOCABULARY))
-    names = "".join(f"{vocabulary.names[c - 1]}\n" for c in mask_class_ids)
-    write_atomically(directory / MASK_CLASSES, names)
+    names = [vocabulary.names[c - 1] for c in mask_class_ids]
+    write_atomically(directory / MASK_CLASSES, json.dumps(names, indent=1) + "\n")
+    (directory / _OLD_MASK_CLASSES).unlink(missing_ok=True)
 
 
 def latest_checkpoint(path: str) -> str:
@@ -90,12 +108,22 @@ def load_model(path: str) -> LoadedModel:
     directory = pathlib.Path(checkpoint).parent
     config = config_lib.load(str(directory)).replace(precision="float32")
     vocabulary = Vocabulary.load(str(directory / VOCABULARY))
-    mask_class_ids = load_mask_classes(str(directory / MASK_CLASSES), vocabulary)
+    mask_class_ids = _load_mask_class_ids(directory, vocabulary)
     model = build_model(config, vocabulary.num_classes, _embedding_shape(checkpoint))
     restore(tf.train.Checkpoint(model=model), checkpoint).expect_partial()
     if moving_average.is_in(checkpoint):
         restore(moving_average.reader(model), checkpoint).expect_partial()
     return LoadedModel(model, config, vocabulary, mask_class_ids)
+
+
+def _load_mask_class_ids(directory: pathlib.Path, vocabulary: Vocabulary) -> tuple[int, ...]:
+    path = directory / MASK_CLASSES
+    if not path.is_file():
+        return load_mask_classes(str(directory / _OLD_MASK_CLASSES), vocabulary)
+    try:
+        return tuple(sorted(vocabulary.ids_of(json.loads(path.read_bytes()))))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is no list of class names: {error}.") from None
 
 
 def _embedding_shape(checkpoint: str) -> np.ndarray | None:

@@ -1,6 +1,7 @@
 """How every entry point starts: flags parsed, user errors printed as one line, noise left out."""
 
 import atexit
+import contextlib
 import difflib
 import os
 import sys
@@ -19,7 +20,10 @@ _STOP = b"\0maskx_tf: end of stderr\0"
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs `main` under absl: exit 2 and one `error: …` line on a UserError."""
+    """Runs `main` under absl: exit 2 and one `error: …` line on what the user can mend.
+
+    That is a UserError, or a file that cannot be opened, made or written.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1:
@@ -29,6 +33,11 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as error:
             _fail(str(error))
+        except OSError as error:
+            if error.filename is None:
+                raise
+            names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+            _fail(f"{' -> '.join(names)}: {error.strerror}.")
 
     _filter_stderr()
     app.run(guarded, flags_parser=_parse)
@@ -62,6 +71,13 @@ def _filter_stderr() -> None:
     os.close(write_end)
 
     def pump() -> None:
+        try:
+            pass_on()
+        except OSError:  # nobody reads it, or its disk is full: let writers find out by themselves
+            os.dup2(original, 2)
+            os.close(read_end)
+
+    def pass_on() -> None:
         held, stopped = b"", False
         while not stopped and (chunk := os.read(read_end, 1 << 16)):
             stopped = _STOP in chunk
@@ -77,9 +93,11 @@ def _filter_stderr() -> None:
     thread.start()
 
     def restore() -> None:
-        sys.stderr.flush()
-        # Child processes may hold the pipe open, so that its end is not seen as such.
-        os.write(2, _STOP)
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+            # Child processes may hold the pipe open, so that its end is not seen as such.
+            if thread.is_alive():
+                os.write(2, _STOP)
         os.dup2(original, 2)
         thread.join(timeout=2)
 

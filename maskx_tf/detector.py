@@ -19,7 +19,8 @@ class Detector:
     """A model ready to use.
 
     Attributes:
-      detect: uint8 [1, H, W, 3] -> outputs as of `serving.DetectionModule`.
+      detect: uint8 [1, H, W, 3] -> outputs as of `serving.DetectionModule`; of a model without a
+        trained mask head there are no `detection_masks`.
       vocabulary: its classes.
     """
 
@@ -29,10 +30,18 @@ class Detector:
 
 def load_checkpoint(path: str) -> Detector:
     """A detector from a run's directory or one of its checkpoints."""
-    model, config, vocabulary, mask_class_ids = checkpoints.load_model(path)
-    module = DetectionModule(model, config, vocabulary, mask_class_ids)
-    # A bound tf.function does not keep its object alive; the closure does.
-    return Detector(lambda images: module.detect_images(images), vocabulary)
+    loaded = checkpoints.load_model(path)
+    model, config, vocabulary, mask_class_ids = loaded
+    module = DetectionModule(model, config, vocabulary, mask_class_ids if loaded.has_masks else ())
+
+    def detect(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        # A bound tf.function does not keep its object alive; the closure does.
+        outputs = module.detect_images(images)
+        if not loaded.has_masks:
+            del outputs["detection_masks"]
+        return outputs
+
+    return Detector(detect, vocabulary)
 
 
 def load_saved_model(path: str) -> Detector:

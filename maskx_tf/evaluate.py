@@ -12,7 +12,7 @@ from maskx_tf import checkpoints, cli
 from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 from maskx_tf.data import classes
-from maskx_tf.data.files import write_atomically
+from maskx_tf.data.files import require_writable_file, write_atomically
 from maskx_tf.data.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco, curves, report, runner
@@ -85,6 +85,9 @@ def main() -> None:
     if not run:
         raise UserError("--model_dir=DIRECTORY is needed: the run to evaluate.")
     checkpoint = checkpoints.latest_checkpoint(run)
+    default = pathlib.Path(checkpoint).parent / OUTPUTS[flags.FLAGS.masks]
+    output = flags.FLAGS.output or str(default)
+    require_writable_file(output, f"--output={output}")
     model, trained, vocabulary, mask_class_ids = checkpoints.load_model(checkpoint)
     config = evaluation_config(trained)
     if any(getattr(config, name) != getattr(trained, name) for name in TEST_OPTIONS):
@@ -112,8 +115,6 @@ def main() -> None:
     rest = vocabulary.num_classes - len(names)
     print(f"{checkpoint}; A: {len(names)} classes with masks, B: {rest} without")
     print(report.format_table(results, names))
-    default = pathlib.Path(checkpoint).parent / OUTPUTS[flags.FLAGS.masks]
-    output = flags.FLAGS.output or str(default)
     report.write_json({"checkpoint": checkpoint, **results}, output)
     picture = pathlib.Path(output).with_suffix(".png")
     write_atomically(picture, curves.draw(evaluator.curves))

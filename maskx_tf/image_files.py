@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -37,21 +39,61 @@ def find_images(patterns: Sequence[str]) -> list[pathlib.Path]:
 
 
 def image_ids(paths: Sequence[pathlib.Path], annotations: str) -> list[int]:
-    """The image ids of a COCO json by file name; without one, 1, 2, 3, … in order."""
+    """The image ids of a COCO json by file name; without one, 1, 2, 3, … in order.
+
+    A path belongs to the longest file_name of the json that it ends with; where it ends with none,
+    to the one that has the most of its last parts, at least the base name.
+
+    Raises:
+      UserError: the file is no COCO json; a path belongs to no image of it, or to several; or two
+        paths to the same.
+    """
     if not annotations:
         return list(range(1, len(paths) + 1))
+    by_name: dict[str, list[tuple[tuple[str, ...], int]]] = {}
     try:
-        images = json.loads(pathlib.Path(annotations).read_text())["images"]
-        ids = {pathlib.Path(image["file_name"]).name: image["id"] for image in images}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for image in json.loads(pathlib.Path(annotations).read_text())["images"]:
+            parts = pathlib.PurePath(image["file_name"]).parts
+            by_name.setdefault(parts[-1], []).append((parts, image["id"]))
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"--annotations={annotations} is not a COCO json: {error!r}.") from None
-    missing = [path.name for path in paths if path.name not in ids]
+    missing = [path.name for path in paths if path.name not in by_name]
     if missing:
         raise UserError(
             f"--annotations={annotations} does not have {len(missing)} of {len(paths)} images, "
             f"such as {missing[0]}; leave them out or drop the flag."
         )
-    return [ids[path.name] for path in paths]
+    found: dict[int, pathlib.Path] = {}
+    for path in paths:
+        image_id = _image_id(path, by_name[path.name], annotations)
+        if image_id in found:
+            raise UserError(
+                f"{found[image_id]} and {path} are both image {image_id} of "
+                f"--annotations={annotations}; leave one out or drop the flag."
+            )
+        found[image_id] = path
+    return list(found)
+
+
+def _image_id(
+    path: pathlib.Path, named: Sequence[tuple[tuple[str, ...], int]], annotations: str
+) -> int:
+    """The id of a path among (parts of file_name, id) of its base name."""
+    own = pathlib.Path(os.path.abspath(path)).parts
+    rated = []
+    for parts, image_id in named:
+        pairs = zip(reversed(own), reversed(parts), strict=False)
+        common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        rated.append(((common == len(parts), common), image_id))
+    best = max(rate for rate, _ in rated)
+    ids = {image_id for rate, image_id in rated if rate == best}
+    if len(ids) > 1:
+        raise UserError(
+            f"{path} may be {len(ids)} images of --annotations={annotations}, ids "
+            f"{', '.join(sorted(map(str, ids))[:5])}: name it with the directories of its "
+            "file_name."
+        )
+    return ids.pop()
 
 
 def overlay_paths(paths: Sequence[pathlib.Path], directory: pathlib.Path) -> list[pathlib.Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 
 from absl import flags
@@ -52,9 +53,18 @@ def run(values: flags.FlagValues) -> str:
         raise UserError("--output would overwrite --annotations; choose another.")
     if values.format == "fiftyone" and values.segmentation == "polygon":
         raise UserError("--format=fiftyone has no polygons; leave out --segmentation.")
+    listed = pathlib.Path(values.review or f"{output}.review.csv")
+    for flag, path in (
+        ("output", output),
+        ("review", listed),
+        ("review_sheet", values.review_sheet),
+    ):
+        if path:
+            files.require_writable_file(path, f"--{flag}={path}")
     source = source_lib.read(values.annotations)
     checkpoint = checkpoints.latest_checkpoint(values.model_dir)
     loaded = checkpoints.load_model(checkpoint)
+    checkpoints.require_masks(loaded, values.model_dir)
     todo, problems = labeler.wanted(
         source, loaded.vocabulary, values.overwrite_masks, values.skip_unknown_classes
     )
@@ -64,15 +74,17 @@ def run(values: flags.FlagValues) -> str:
         "images": str(images),
         "overwrite_masks": values.overwrite_masks,
     }
-    journal = Journal(output.with_name(output.name + ".journal"), task)
-    labels = labeler.label(source, todo, images, Segmenter(loaded), loaded.vocabulary, journal)
-    labels = review.with_problems(labels, problems)
-    written = _write(values, source, labels, loaded, images, output)
-    journal.close(remove=True)
+    with contextlib.closing(Journal(output.with_name(output.name + ".journal"), task)) as journal:
+        labels = labeler.label(source, todo, images, Segmenter(loaded), loaded.vocabulary, journal)
+        labels = review.with_problems(labels, problems)
+        written = _write(values, source, labels, loaded, images, output, listed)
+        journal.close(remove=True)
     return written
 
 
-def _write(values, source, labels, loaded, images: pathlib.Path, output: pathlib.Path) -> str:
+def _write(
+    values, source, labels, loaded, images: pathlib.Path, output: pathlib.Path, listed: pathlib.Path
+) -> str:
     """Writes all files, the labels last; returns the summary."""
     polygon_iou = values.polygon_iou if values.segmentation == "polygon" else None
     if values.format == "coco":
@@ -90,7 +102,6 @@ def _write(values, source, labels, loaded, images: pathlib.Path, output: pathlib
             config = label_studio.labeling_config(source.names, polygon_iou)
             files.write_atomically(output.with_name(output.name + ".config.xml"), config)
     rows = review.doubts(labels, values.min_quality)
-    listed = pathlib.Path(values.review or f"{output}.review.csv")
     files.write_atomically(listed, review.to_csv(source, rows))
     if values.review_sheet:
         picture = review.sheet(source, labels, rows, images)

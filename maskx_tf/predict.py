@@ -38,14 +38,17 @@ def to_coco(
 
     Returns:
       Dictionaries with image_id, file_name, category_id (the data set's own), category_name,
-      bbox (xywh, original pixels), score, segmentation (run-length code), mask_seen (whether
-      the class had training masks).
+      bbox (xywh, original pixels), score, segmentation (run-length code; only where there are
+      masks), mask_seen (whether the class had training masks).
     """
     count = int(detections["num_detections"])
     height, width = (int(side) for side in detections["image_size"])
     boxes = detections["detection_boxes"][:count].astype(np.float64)
-    masks = detections["detection_masks"][:count] / 255.0
-    rles = mask_ops.paste_to_rle(masks, boxes, height, width)
+    masks: list[dict] = [{}] * count
+    if "detection_masks" in detections:
+        probabilities = detections["detection_masks"][:count] / 255.0
+        rles = mask_ops.paste_to_rle(probabilities, boxes, height, width)
+        masks = [{"segmentation": rle} for rle in rles]
     return [
         {
             "image_id": image_id,
@@ -54,7 +57,7 @@ def to_coco(
             "category_name": vocabulary.names[int(detections["detection_classes"][i]) - 1],
             "bbox": [round(float(v), 3) for v in (x1, y1, x2 - x1, y2 - y1)],
             "score": round(float(detections["detection_scores"][i]), 6),
-            "segmentation": rles[i],
+            **masks[i],
             "mask_seen": bool(detections["detection_mask_seen"][i]),
         }
         for i, (y1, x1, y2, x2) in enumerate(boxes)

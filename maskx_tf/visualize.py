@@ -144,7 +144,7 @@ def draw_results(
     Args:
       image: uint8 [H, W, 3] RGB.
       results: dictionaries with bbox (xywh), score, category_name, mask_seen and segmentation, a
-        run-length code.
+        run-length code; without it the box is drawn only.
       score_threshold: results below this score are left out.
     """
     kept = [result for result in results if result["score"] >= score_threshold]
@@ -152,7 +152,7 @@ def draw_results(
     return draw(
         image,
         np.array(boxes).reshape(-1, 4),
-        [result["segmentation"] for result in kept],
+        [result.get("segmentation") for result in kept],
         [f"{result['category_name']} {result['score']:.2f}" for result in kept],
         instance_colors([int(result["mask_seen"]) for result in kept], {1}),
     )

@@ -278,7 +278,7 @@ def model_dir(tmp_path_factory, old):
     return str(directory)
 
 
-def test_command_writes_a_model_that_loads(model_dir, old, tmp_path):
+def test_command_writes_a_model_that_loads(model_dir, old, tmp_path, monkeypatch):
     annotations = [
         harness.annotation(image, [5 + image, 8, 25, 20], category_id=category, segmentation=[])
         for image in (1, 2, 3)
@@ -298,6 +298,9 @@ def test_command_writes_a_model_that_loads(model_dir, old, tmp_path):
         np.testing.assert_array_equal(was, now[:4])
         assert np.isfinite(now[4]).all()
     with pytest.raises(UserError, match="holds a model already"):
+        grow.save(loaded, output)
+    monkeypatch.setattr(add_classes.checkpoints, "load_model", None)  # refused before any work
+    with pytest.raises(UserError, match="holds a model already"):
         add_classes.add_classes(model_dir, boxes, images, output)
 
 
@@ -312,6 +315,8 @@ def test_unusable_boxes(model_dir, tmp_path):
     )
     with pytest.raises(UserError, match="no usable box of 'emu'"):
         add_classes.add_classes(model_dir, *empty, str(tmp_path / "out"))
+    with pytest.raises(UserError, match="^--boxes=absent.json cannot be read: No such file"):
+        add_classes.add_classes(model_dir, "absent.json", known[1], str(tmp_path / "out"))
     with pytest.raises(UserError, match="is no directory"):
         add_classes.add_classes(model_dir, known[0], str(tmp_path / "none"), str(tmp_path / "out"))
 
@@ -326,6 +331,13 @@ def test_unusable_boxes(model_dir, tmp_path):
 def test_models_whose_masks_do_not_follow_from_boxes(changes, old):
     with pytest.raises(UserError, match="a new class"):
         grow.check(old._replace(config=old.config.replace(**changes)))
+
+
+def test_a_model_of_boxes_only_is_refused(old, tmp_path, monkeypatch):
+    boxes_only = old._replace(config=old.config.replace(mode="stage1_boxes"))
+    monkeypatch.setattr(add_classes.checkpoints, "load_model", lambda path: boxes_only)
+    with pytest.raises(UserError, match="run detects boxes only"):
+        add_classes.add_classes("run", "boxes.json", str(tmp_path), str(tmp_path / "out"))
 
 
 def test_unreadable_images_are_left_out(old, tmp_path, capsys):

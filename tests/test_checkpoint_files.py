@@ -146,7 +146,7 @@ def test_an_earlier_checkpoint_put_beside_stays(run):
 
 
 def test_own_files_half_written_are_removed(run):
-    for name in ("train.flags", "vocabulary.json", "mask_classes.txt", "bad_batch_12.npz"):
+    for name in ("train.flags", "vocabulary.json", "mask_classes.json", "bad_batch_12.npz"):
         (run / f"{name}.tmp").write_text("half")
     assert resumed(run) == 4 and names(run) == files_of(2, 4)
 

@@ -1,5 +1,7 @@
 """Model directories: round trips, class rows matched by name, and errors that say what to do."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -74,7 +76,24 @@ class TestRoundTrip:
         assert loaded.config == batches.tiny_config(model_dir=str(directory))
         assert loaded.vocabulary.names == NAMES
         assert loaded.mask_class_ids == (2, 4)
-        assert (directory / "mask_classes.txt").read_text() == "bee\ndog\n"
+        assert json.loads((directory / "mask_classes.json").read_text()) == ["bee", "dog"]
+
+    def test_any_class_name_may_be_in_set_a(self, tmp_path):
+        vocabulary = Vocabulary.from_names(["# 1", "a\u2028b", "line\nbreak", "ö"])
+        config = batches.tiny_config(model_dir=str(tmp_path))
+        checkpoints.save_run(config, vocabulary, (1, 2, 3))
+        tf.train.Checkpoint(model=build_model(config, 4)).save(str(tmp_path / "ckpt"))
+        assert checkpoints.load_model(str(tmp_path)).mask_class_ids == (1, 2, 3)
+
+    def test_runs_with_set_a_as_text_are_still_read(self, tmp_path):
+        save(tmp_path, mask_class_ids=(1,))
+        (tmp_path / "mask_classes.json").unlink()
+        (tmp_path / "mask_classes.txt").write_text("bee\ndog\n")
+        loaded = checkpoints.load_model(str(tmp_path))
+        assert loaded.mask_class_ids == (2, 4)
+        checkpoints.save_run(loaded.config, loaded.vocabulary, (3,))  # as a run that goes on does
+        assert checkpoints.load_model(str(tmp_path)).mask_class_ids == (3,)
+        assert not (tmp_path / "mask_classes.txt").exists()
 
     def test_a_run_without_mask_classes_can_be_loaded(self, tmp_path):
         save(tmp_path, mask_class_ids=())

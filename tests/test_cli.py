@@ -14,7 +14,7 @@ NOISE = "W0000 00:00:17 123 op_level_cost_estimator.cc:699] Error in PredictCost
 
 def start(body, *arguments):
     """A process whose `main` has the given body."""
-    script = "import os, subprocess, sys, time\nfrom absl import flags\n"
+    script = "import contextlib, os, subprocess, sys, time\nfrom absl import flags\n"
     script += "from maskx_tf import cli\nfrom maskx_tf.errors import UserError\n"
     script += "flags.DEFINE_integer('image_min_side', 800, 'Side.')\n"
     script += f"def main():\n{textwrap.indent(textwrap.dedent(body), '    ')}\ncli.run(main)\n"
@@ -51,6 +51,23 @@ def test_any_other_error_keeps_its_traceback():
     code, _, err = run("raise KeyError('surprise')")
     assert code == 1
     assert "Traceback" in err and err.endswith("KeyError: 'surprise'\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("open('absent/x.txt', 'w')", "absent/x.txt: No such file or directory."),
+        ("os.makedirs('README.md/run')", "README.md/run: Not a directory."),
+        ("os.replace('absent', 'x')", "absent -> x: No such file or directory."),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_one_line(body, message):
+    assert run(body) == (2, "", f"error: {message}\n")
+
+
+def test_a_system_error_of_no_file_keeps_its_traceback():
+    code, _, err = run("os.close(1 << 20)")
+    assert code == 1 and "Traceback" in err
 
 
 @pytest.mark.parametrize(
@@ -115,6 +132,30 @@ class TestStderr:
         process = start("subprocess.Popen(['sleep', '8'], stdout=subprocess.DEVNULL)")
         process.wait(timeout=60)
         assert time.monotonic() - began < 6
+
+    @pytest.mark.parametrize(
+        ("body", "code"),
+        [
+            (
+                """
+                for i in range(40000):
+                    with contextlib.suppress(BrokenPipeError):
+                        os.write(2, b"a line of the log\\n")
+                """,
+                0,
+            ),
+            ("while True: print('a step', file=sys.stderr, flush=True)", 1),
+        ],
+    )
+    def test_a_reader_that_goes_away_does_not_hold_up_the_process(self, body, code):
+        """As in `… 2>&1 | head -1`; far more than a pipe holds is written after that."""
+        process = start(body)
+        try:
+            assert process.stderr.read(1) == b"a"
+            process.stderr.close()
+            assert bool(process.wait(timeout=60)) == code
+        finally:
+            process.kill()
 
 
 def test_the_entry_point_of_training():

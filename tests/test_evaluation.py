@@ -317,14 +317,56 @@ def test_ground_truth_from_json(tmp_path):
     assert [c["name"] for c in truth["categories"]] == list(VOCABULARY.names)
 
 
+SQUARE = [1, 2, 5, 2, 5, 5, 1, 5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "expected"),
+    [
+        ({"image_id": 6}, "annotation_of_unknown_image", None),
+        ({"image_id": None}, "annotation_malformed", None),
+        ({"bbox": None}, "box_missing", None),
+        ({"bbox": [1, 2, 0, 3]}, "box_empty", None),
+        ({"bbox": [1, "2", 4, 3]}, "box_not_numeric", None),
+        ({"area": None}, "", (12, True)),
+        ({"area": "12"}, "area_invalid", (12, True)),
+        ({"area": 10**400}, "area_invalid", (12, True)),
+        ({"segmentation": [[1, 2, 5, 5]]}, "mask_invalid", (12, False)),
+        ({"segmentation": [SQUARE, [1, 2, 5, 5]]}, "mask_part_invalid", (12, True)),
+        ({"segmentation": SQUARE}, "", (12, True)),
+        ({"segmentation": {"size": [10, 12], "counts": [5]}}, "mask_invalid", (12, False)),
+        ({"segmentation": {"size": [10, 12], "counts": [0, 7, 113]}}, "", (7, True)),
+        ({"bbox": [-0.5, 2, 4, 3], "area": 9.5}, "", (9.5, True)),  # kept as it is
+        ({"id": None}, "annotation_id_missing", (12, True)),
+    ],
+)
+def test_ground_truth_of_a_json_with_defects(tmp_path, caplog, changes, reason, expected):
+    """What cannot be used is dropped or left out and named, as in the conversion to records."""
+    annotation = {"id": 8, "image_id": 5, "category_id": 70, "bbox": [1, 2, 4, 3]}
+    annotation |= {"segmentation": [SQUARE]} | changes
+    categories = [{"id": 70, "name": " cat "}]
+    path = coco_file(tmp_path, annotations=[annotation], categories=categories)
+    truth = coco.ground_truth_from_json(path, VOCABULARY)
+    found = [(a["area"], "segmentation" in a) for a in truth["annotations"]]
+    assert found == ([expected] if expected else [])
+    assert (f"({reason}: " in caplog.text) if reason else not caplog.text
+    assert all(a["bbox"] == annotation["bbox"] for a in truth["annotations"])
+
+
 def test_ground_truth_from_json_errors(tmp_path):
     zebra = {"id": 1, "image_id": 5, "category_id": 71, "bbox": [1, 2, 4, 3]}
     with pytest.raises(UserError, match="1 classes that the model does not know.*zebra"):
         coco.ground_truth_from_json(coco_file(tmp_path, annotations=[zebra]), VOCABULARY)
     with pytest.raises(UserError, match="cannot be read: No such file"):
         coco.ground_truth_from_json(str(tmp_path / "absent.json"), VOCABULARY)
+    unknown = coco_file(tmp_path, annotations=[zebra | {"category_id": 9}])
+    with pytest.raises(UserError, match="annotation 1 has category_id 9, which is not in"):
+        coco.ground_truth_from_json(unknown, VOCABULARY)
+    image = {"id": 5, "file_name": "a.jpg", "width": 12}
+    with pytest.raises(UserError, match=r"image 5 \(a.jpg\) has no height"):
+        coco.ground_truth_from_json(coco_file(tmp_path, images=[image]), VOCABULARY)
     (tmp_path / "list.json").write_text("{}")
-    with pytest.raises(UserError, match="no 'images' list"):
+    with pytest.raises(UserError, match="it has no list 'images'"):
         coco.ground_truth_from_json(str(tmp_path / "list.json"), VOCABULARY)
     (tmp_path / "text.json").write_text("{")
     with pytest.raises(UserError, match="is not json"):

@@ -1,5 +1,6 @@
 """The SavedModel equals the model, needs TensorFlow only, and is never left half written."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -8,6 +9,7 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import comparison, saved_model
@@ -303,6 +305,22 @@ def test_an_unwritable_output_directory_is_refused_before_the_model_is_read(tmp_
     monkeypatch.setattr(saved_model.flags, "FLAGS", values)
     with pytest.raises(UserError, match=f"--output_dir={output_dir} cannot be written: .*/file: "):
         saved_model.main()
+
+
+def test_a_model_of_boxes_only_is_refused(tmp_path, monkeypatch):
+    config = tiny.config(mode="stage1_boxes")
+    loaded = checkpoints.LoadedModel(None, config, tiny.VOCABULARY, tiny.SET_A)
+    monkeypatch.setattr(saved_model.checkpoints, "load_model", lambda path: loaded)
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    for kind in ("string", "list", "integer", "enum", "boolean"):
+        define = functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=values)
+        monkeypatch.setattr(flags, f"DEFINE_{kind}", define)
+    saved_model.define_flags()
+    values(["export", "--model_dir=run", f"--output_dir={tmp_path / 'out'}"])
+    with pytest.raises(UserError, match="run detects boxes only"):
+        saved_model.main()
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_that_cannot_be_compared_on(tmp_path):

@@ -140,6 +140,26 @@ def test_labels_what_has_no_mask_and_keeps_the_rest(data, model_dir, tmp_path):
     assert not list(tmp_path.glob("*.journal*"))
 
 
+@pytest.mark.parametrize(
+    ("segmentation", "has_mask"),
+    [
+        (None, False),
+        ([], False),
+        ([[]], False),
+        ([[], []], False),
+        ({}, False),
+        ([[], [1, 1, 5, 1, 5, 5]], True),
+        ([1, 1, 5, 1, 5, 5], True),
+        ([0, 0, 5, 0, 5, 5], True),
+        ({"size": [40, 60], "counts": [2400]}, True),
+    ],
+)
+def test_what_counts_as_a_mask(segmentation, has_mask, tmp_path):
+    annotations = [harness.annotation(1, [1, 1, 8, 8], segmentation=segmentation)]
+    path, _ = harness.write_coco(tmp_path, annotations)
+    assert source_lib.read(path).annotations[0].has_mask == has_mask
+
+
 def test_masks_are_those_of_model_segment(data, model_dir, tmp_path):
     output = tmp_path / "labelled.json"
     run(*data, model_dir, output)
@@ -214,6 +234,31 @@ def test_other_formats_hold_every_object(data, model_dir, tmp_path, form):
     assert (tmp_path / "out.config.xml").exists() == (form == "label_studio")
 
 
+@pytest.mark.parametrize("form", ["cvat", "label_studio", "fiftyone"])
+def test_what_other_formats_leave_out_is_listed(model_dir, tmp_path, form):
+    annotations = [
+        harness.annotation(1, [1, 1, 8, 8]),
+        harness.annotation(1, [1, 1, 9, 9], iscrowd=1),
+        harness.annotation(1, None, segmentation=[[1, 1, 9, 1, 9, 9]]),
+        harness.annotation(1, None, segmentation=[]),
+        harness.annotation(2, [1, 1, 8, 8]),
+    ]
+    path, images = harness.write_coco(tmp_path, annotations, sizes=SIZES[:2], names=("ant",))
+    content = json.loads(pathlib.Path(path).read_text())
+    del content["images"][1]["height"]
+    pathlib.Path(path).write_text(json.dumps(content))
+    os.remove(f"{images}/2.jpg")
+    said = run(path, images, model_dir, tmp_path / "out", format=form)
+    rows = rows_of(tmp_path / "out.review.csv")
+    assert sorted((row["reason"], row["image_id"], row["annotation_id"]) for row in rows) == [
+        ("box_missing", "1", "3"),
+        ("box_missing", "1", "4"),
+        ("crowd_left_out", "1", "2"),
+        ("image_size_unknown", "2", ""),
+    ]
+    assert "1 crowd_left_out" in said
+
+
 def test_a_killed_run_goes_on_where_it_was(data, model_dir, tmp_path, monkeypatch):
     whole = tmp_path / "whole.json"
     run(*data, model_dir, whole)
@@ -237,6 +282,21 @@ def test_a_killed_run_goes_on_where_it_was(data, model_dir, tmp_path, monkeypatc
     run(*data, model_dir, output)
     assert calls[10:] == [3]
     assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_second_run_for_the_same_output_is_refused(data, model_dir, tmp_path, monkeypatch):
+    output, real = tmp_path / "out.json", labeler._label_image
+
+    def meanwhile(*arguments):
+        with pytest.raises(UserError, match="out.json.journal is in use: another process"):
+            run(*data, model_dir, output)
+        return real(*arguments)
+
+    monkeypatch.setattr(labeler, "_label_image", meanwhile)
+    run(*data, model_dir, output)
+    monkeypatch.undo()
+    assert len(json.loads(output.read_text())["annotations"]) == 6
+    assert not list(tmp_path.glob("out.json.journal*"))
 
 
 def test_a_journal_of_another_task_is_not_used(tmp_path):
@@ -276,6 +336,26 @@ def test_unusable_inputs(data, model_dir, tmp_path):
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(UserError, match="no list 'images'"):
         run(str(tmp_path / "list.json"), data[1], model_dir, tmp_path / "out.json")
+
+
+def test_a_model_of_boxes_only_is_refused(data, model_dir, tmp_path, monkeypatch):
+    loaded = _load(model_dir)
+    boxes_only = loaded._replace(config=loaded.config.replace(mode="stage1_boxes"))
+    monkeypatch.setattr(label.checkpoints, "load_model", lambda path: boxes_only)
+    with pytest.raises(UserError, match=f"{model_dir} detects boxes only .*--mode=stage2_masks"):
+        run(*data, model_dir, tmp_path / "out.json")
+
+
+@pytest.mark.parametrize("flag", ["output", "review", "review_sheet"])
+def test_where_it_cannot_write_it_does_not_begin(data, model_dir, tmp_path, monkeypatch, flag):
+    monkeypatch.setattr(label.checkpoints, "load_model", None)
+    file = tmp_path / "file"
+    file.touch()
+    paths = {"output": tmp_path / "out.json"} | {flag: file / "x.jpg"}
+    with pytest.raises(UserError, match="file/x.jpg cannot be written: "):
+        run(*data, model_dir, **paths)
+    with pytest.raises(UserError, match=" is a directory"):
+        run(*data, model_dir, **paths | {flag: tmp_path})
 
 
 def test_members_of_gives_texts_as_they_stand():

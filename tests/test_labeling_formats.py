@@ -5,6 +5,7 @@ import decimal
 import io
 import json
 import pathlib
+import urllib.parse
 import xml.etree.ElementTree as ElementTree
 import zlib
 
@@ -244,6 +245,25 @@ def test_label_studio(labelled, expected, polygon_iou):
     names = {tag.get("name") for tag in config if tag.get("name") != "image"}
     used = {r["from_name"] for task in tasks for r in task["predictions"][0]["result"]}
     assert used == names
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name", "url"),
+    [
+        ("/data/local-files/?d=", "d e/a+b&c#1=ö.jpg", "d%20e/a%2Bb%26c%231%3D%C3%B6.jpg"),
+        ("/data/local-files/?d=set/", "50%20.jpg", "50%2520.jpg"),
+        ("s3://bucket/", "d e/a+b&c#1.jpg", "d e/a+b&c#1.jpg"),
+    ],
+)
+def test_label_studio_gets_urls_that_hold_any_file_name(labelled, prefix, name, url):
+    read, labels, images = labelled
+    (first, *_), _ = objects.labelled_images(read, labels, images)
+    first = first._replace(entry=first.entry._replace(file_name=name))
+    (task,) = json.loads(label_studio.to_text([first], prefix, None))
+    assert task["data"]["image"] == prefix + url
+    if "?" in prefix:
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(task["data"]["image"]).query)
+        assert query == {"d": [prefix.partition("d=")[2] + name]}
 
 
 def test_fiftyone(labelled, expected):

@@ -15,7 +15,7 @@ from PIL import Image
 from maskx_tf import checkpoints, evaluate, predict
 from maskx_tf import config as config_lib
 from maskx_tf.data import records
-from maskx_tf.detector import Detector
+from maskx_tf.detector import Detector, load_checkpoint
 from maskx_tf.errors import UserError
 from maskx_tf.ops import masks
 from tests import harness, tiny
@@ -92,6 +92,32 @@ def test_image_ids(tmp_path):
         predict.image_ids(paths, str(file))
 
 
+@pytest.mark.parametrize(
+    ("names", "paths", "wanted"),
+    [
+        (("a/1.jpg", "b/1.jpg"), ("x/a/1.jpg", "x/b/1.jpg"), [10, 20]),
+        (("1.jpg", "a/1.jpg"), ("x/1.jpg", "x/a/1.jpg"), [10, 20]),  # the longest it ends with
+        (("y/a/1.jpg", "y/b/1.jpg"), ("x/b/1.jpg",), [20]),  # none: the most of the last parts
+        (("y/a/1.jpg", "1.jpg"), ("x/a/1.jpg",), [20]),
+        (("train/1.jpg", "2.jpg"), ("1.jpg", "2.jpg"), [10, 20]),
+        (("./a/1.jpg", "b//1.jpg"), ("a/../b/1.jpg", "a/1.jpg"), [20, 10]),
+        (("a/1.jpg", "b/1.jpg"), ("1.jpg",), "^1.jpg may be 2 images of .*, ids 10, 20: name it"),
+        (("1.jpg", "1.jpg"), ("1.jpg",), "^1.jpg may be 2 images"),
+        (("1.jpg", "2.jpg"), ("a/1.jpg", "b/1.jpg"), "^a/1.jpg and b/1.jpg are both image 10 of"),
+    ],
+)
+def test_images_of_one_base_name_are_told_apart(names, paths, wanted, tmp_path):
+    file = tmp_path / "coco.json"
+    images = [{"id": i, "file_name": name} for i, name in zip((10, 20), names, strict=True)]
+    file.write_text(json.dumps({"images": images}))
+    paths = [pathlib.Path(path) for path in paths]
+    if isinstance(wanted, list):
+        assert predict.image_ids(paths, str(file)) == wanted
+    else:
+        with pytest.raises(UserError, match=wanted):
+            predict.image_ids(paths, str(file))
+
+
 def test_predict_writes_results_and_overlays(folder, tmp_path):
     paths = predict.find_images([str(folder)])
     output = tmp_path / "out"
@@ -164,6 +190,19 @@ def run_module(module, *arguments):
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
 
 
+def test_a_model_of_boxes_only_gives_no_masks(folder, tmp_path, monkeypatch):
+    config = tiny.config(image_max_side=64, mode="stage1_boxes")
+    loaded = checkpoints.LoadedModel(tiny.model(config), config, tiny.VOCABULARY, tiny.SET_A)
+    monkeypatch.setattr(checkpoints, "load_model", lambda path: loaded)
+    detector = load_checkpoint("run")
+    paths = predict.find_images([f"{folder}/a.png"])
+    assert not predict.predict(detector, paths, [1], tmp_path / "out", 0.0)
+    results = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert results and all(len(result["bbox"]) == 4 for result in results)
+    assert not any("segmentation" in result or result["mask_seen"] for result in results)
+    assert (tmp_path / "out" / "overlays" / "a.png").is_file()
+
+
 def test_predict_command(run_dir, folder, tmp_path):
     common = [f"--model_dir={run_dir}", f"--output_dir={tmp_path / 'out'}"]
     result = run_module("maskx_tf.predict", f"--images={folder}", *common)
@@ -229,6 +268,16 @@ def test_evaluation_config_takes_data_and_test_options_only(caplog):
     assert config == trained.replace(eval_records=("new", "more"), max_detections=50)
     assert "--learning_rate=0.1" in caplog.text and "--mask_filters=8" in caplog.text
     assert "box_fc_units" not in caplog.text
+
+
+def test_evaluate_checks_its_output_first(run_dir, tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+    values = {"checkpoint": "", "model_dir": str(run_dir), "masks": "model", "output": f"{file}/x"}
+    monkeypatch.setattr(flags, "FLAGS", types.SimpleNamespace(**values))
+    monkeypatch.setattr(checkpoints, "load_model", None)
+    with pytest.raises(UserError, match="file/x cannot be written: "):
+        evaluate.main()
 
 
 def test_evaluate_command(run_dir, tmp_path):

@@ -171,6 +171,13 @@ def test_contents(directory, key, index, value, message):
     assert any(re.search(pattern, str(fault)) for fault in faults(directory)), faults(directory)
 
 
+def test_image_ids_may_be_negative(tmp_path):
+    images = [{"id": -1, "file_name": "1.jpg", "height": 40, "width": 60}]
+    made = harness.write_coco(tmp_path, [harness.annotation(-1, [2, 4, 20, 10])], images=images)
+    coco.convert(*made, Output(str(tmp_path / "records"), "pets", 1, workers=1))
+    assert faults(tmp_path / "records") == []
+
+
 def test_malformed_examples(directory):
     def garble(payloads):
         drop_area(payloads)
@@ -210,6 +217,10 @@ def test_arguments_without_a_flag():
     changed = directories.to_flag(command)
     assert changed == ["verify", "--logtostderr", "--v", "1", "--verbosity=2", "--records=a,b,c"]
     assert directories.to_flag(["verify", "--records=a"]) == ["verify", "--records=a"]
+    for command in (["--records=a", "b"], ["b", "--records", "a"], ["--records=a", "--records=b"]):
+        (changed,) = directories.to_flag(["verify", *command])[1:]
+        assert sorted(changed.removeprefix("--records=").split(",")) == ["a", "b"]
+    assert directories.to_flag(["verify", "--records="]) == ["verify"]
 
 
 def test_exit_codes(directory):

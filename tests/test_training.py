@@ -153,7 +153,7 @@ class TestRun:
     def test_what_it_leaves(self, stage_1):
         config, _ = stage_1
         files = {path.name for path in pathlib.Path(config.model_dir).iterdir()}
-        assert {"train.flags", "vocabulary.json", "mask_classes.txt", "checkpoint"} <= files
+        assert {"train.flags", "vocabulary.json", "mask_classes.json", "checkpoint"} <= files
         assert {"ckpt-5.index", "ckpt-2.index"} <= files
         assert list(pathlib.Path(config.model_dir, "train").glob("events*"))
         loaded = checkpoints.load_model(config.model_dir)

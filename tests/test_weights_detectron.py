@@ -370,7 +370,7 @@ def test_command(tmp_path):
     ]
     names = json.loads((tmp_path / "run" / "vocabulary.json").read_text())
     assert names[1] == {"id": 2, "name": "bicycle"}
-    assert (tmp_path / "run" / "mask_classes.txt").read_text().splitlines()[0] == "person"
+    assert json.loads((tmp_path / "run" / "mask_classes.json").read_text())[0] == "person"
     assert "--conventions=detectron" in (tmp_path / "run" / "train.flags").read_text()
     again = subprocess.run(run + arguments, capture_output=True, text=True, cwd=harness.REPOSITORY)
     assert again.returncode == 2 and again.stderr.startswith("error: --output_dir=")

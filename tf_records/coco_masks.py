@@ -45,6 +45,31 @@ def crop_mask(
     size = crop_size(box_yxyx, mask_size)
     if isinstance(segmentation, dict):
         return sample(decode_rle(segmentation, image_size), box_yxyx, size), False
+    polygons, parts = _polygons(segmentation, image_size)
+    scale = np.array(size) / (box_yxyx[2:] - box_yxyx[:2])  # (y, x)
+    moved = [(points - box_yxyx[1::-1]) * scale[::-1] for points in polygons]
+    drawable = [points.ravel().tolist() for points in moved if _outline(points) <= _LONGEST_OUTLINE]
+    if not drawable:
+        raise MaskError("the polygons are too large for their box")
+    mask = mask_lib.decode(mask_lib.merge(mask_lib.frPyObjects(drawable, *size)))
+    return mask, len(drawable) < parts
+
+
+def clean_segmentation(segmentation: Any, image_size: tuple[int, int]) -> tuple[Any, bool]:
+    """What of a segmentation pycocotools can decode; arguments and errors as of `crop_mask`.
+
+    Returns:
+      polygons or the RLE, and whether some polygons had to be left out.
+    """
+    if isinstance(segmentation, dict):
+        _rle_counts(segmentation, image_size)
+        return segmentation, False
+    polygons, parts = _polygons(segmentation, image_size)
+    return [points.ravel().tolist() for points in polygons], len(polygons) < parts
+
+
+def _polygons(segmentation: Any, image_size: tuple[int, int]) -> tuple[list[np.ndarray], int]:
+    """The valid polygons, float64 [n, 2] (x, y), and how many there are in all."""
     if not isinstance(segmentation, list):
         raise MaskError(f"neither polygons nor RLE: {type(segmentation).__name__}")
     if segmentation and not isinstance(segmentation[0], list):
@@ -53,13 +78,7 @@ def crop_mask(
     polygons = [points for part in segmentation if (points := _polygon(part, limit)) is not None]
     if not polygons:
         raise MaskError("no valid polygon")
-    scale = np.array(size) / (box_yxyx[2:] - box_yxyx[:2])  # (y, x)
-    moved = [(points - box_yxyx[1::-1]) * scale[::-1] for points in polygons]
-    drawable = [points.ravel().tolist() for points in moved if _outline(points) <= _LONGEST_OUTLINE]
-    if not drawable:
-        raise MaskError("the polygons are too large for their box")
-    mask = mask_lib.decode(mask_lib.merge(mask_lib.frPyObjects(drawable, *size)))
-    return mask, len(drawable) < len(segmentation)
+    return polygons, len(segmentation)
 
 
 def _outline(points: np.ndarray) -> float:
@@ -85,6 +104,14 @@ def decode_rle(rle: dict[str, Any], image_size: tuple[int, int]) -> np.ndarray:
 
     pycocotools is not asked: it returns uninitialised memory for an RLE that is too short.
     """
+    counts = _rle_counts(rle, image_size)
+    height, width = image_size
+    values = np.arange(len(counts), dtype=np.uint8) & 1
+    return np.repeat(values, counts).reshape(width, height).T
+
+
+def _rle_counts(rle: dict[str, Any], image_size: tuple[int, int]) -> list[int]:
+    """Run lengths that fill the image; MaskError if these do not."""
     counts = rle.get("counts")
     height, width = image_size
     if rle.get("size") != list(image_size) or height * width > _MAX_PIXELS:
@@ -96,8 +123,7 @@ def decode_rle(rle: dict[str, Any], image_size: tuple[int, int]) -> np.ndarray:
         raise MaskError("the RLE has no counts")
     if any(count < 0 for count in counts) or sum(counts) != height * width:
         raise MaskError(f"the RLE does not cover the {height * width} pixels of the image")
-    values = np.arange(len(counts), dtype=np.uint8) & 1
-    return np.repeat(values, counts).reshape(width, height).T
+    return counts
 
 
 def _decompress(text: bytes) -> list[int]:

@@ -15,17 +15,22 @@ def define_flags() -> None:
 
 
 def to_flag(argv: Sequence[str]) -> list[str]:
-    """The command line with the arguments that belong to no flag as `--records=...`."""
+    """The command line with `--records` and the arguments that belong to no flag in one flag.
+
+    Of two `--records=...` absl would take the last.
+    """
     kept, directories = list(argv[:1]), []
     rest = iter(argv[1:])
     for argument in rest:
+        name, equals, value = argument.lstrip("-").partition("=")
         if not argument.startswith("-"):
             directories.append(argument)
-            continue
-        kept.append(argument)
-        name = argument.lstrip("-")
-        if name in flags.FLAGS and not flags.FLAGS[name].boolean:
-            kept += [value for value in [next(rest, None)] if value is not None]
+        elif name == "records":
+            directories += filter(None, (value if equals else next(rest, "")).split(","))
+        else:
+            kept.append(argument)
+            if not equals and name in flags.FLAGS and not flags.FLAGS[name].boolean:
+                kept += [value for value in [next(rest, None)] if value is not None]
     return [*kept, f"--records={','.join(directories)}"] if directories else kept
 
 

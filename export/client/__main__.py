@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -171,9 +170,7 @@ def main() -> None:
     values = flags.FLAGS
     if not values.output:
         raise UserError("--output=FILE.json is needed.")
-    if os.path.isdir(values.output):
-        raise UserError(f"--output={values.output} is a directory; a file in it is needed.")
-    files.require_writable(os.path.dirname(values.output), f"--output={values.output}")
+    files.require_writable_file(values.output, f"--output={values.output}")
     if values.overlays:
         files.require_writable(values.overlays, f"--overlays={values.overlays}")
     paths = find_images(values.images)

@@ -14,12 +14,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from maskx_tf import losses
 from maskx_tf.adding.examples import Samples
 from maskx_tf.layers.box_head import BoxHead
 
 _STEPS = 600
 _LEARNING_RATE = 0.05
-_BOX_BETA = 1.0  # of the smooth L1 loss, as in training
 _BIAS_DEVIATION = 1.0  # of the part of a bias that does not follow from the old rows
 
 
@@ -124,15 +124,8 @@ class _Problem:
         log_p = tf.nn.log_softmax(tf.concat([self._rest, logits], axis=1))
         class_loss = -tf.reduce_sum(self._weights * tf.gather(log_p, self._labels, batch_dims=1))
         deltas = tf.einsum("fkc,fk->fc", self._delta_parts, tf.gather(mix, self._new))
-        difference = self._delta_mean + deltas - self._targets
-        return class_loss + tf.reduce_sum(self._box_weights * _smooth_l1(difference))
-
-
-def _smooth_l1(difference: tf.Tensor) -> tf.Tensor:
-    """[F, 4] -> [F]."""
-    size = tf.abs(difference)
-    values = tf.where(size < _BOX_BETA, 0.5 * size**2 / _BOX_BETA, size - 0.5 * _BOX_BETA)
-    return tf.reduce_sum(values, axis=1)
+        errors = losses.smooth_l1(self._delta_mean + deltas - self._targets, losses.BOX_BETA)
+        return class_loss + tf.reduce_sum(self._box_weights * tf.reduce_sum(errors, axis=1))
 
 
 def _minimize(objective, variables: list[tf.Variable]) -> None:

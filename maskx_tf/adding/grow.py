@@ -66,10 +66,15 @@ def _vocabulary(old: Vocabulary, names: list[str], category_ids: list[int]) -> V
     return Vocabulary((*old.names, *names), tuple(ids))
 
 
-def save(grown: LoadedModel, output_dir: str) -> None:
-    """Writes a model directory; UserError if there is one."""
+def check_output(output_dir: str) -> None:
+    """UserError if there is a model in the directory."""
     if tf.train.latest_checkpoint(output_dir):
         raise UserError(f"--output_dir={output_dir} holds a model already; name another directory.")
+
+
+def save(grown: LoadedModel, output_dir: str) -> None:
+    """Writes a model directory; UserError if there is one."""
+    check_output(output_dir)
     pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
     config = grown.config.replace(model_dir=output_dir)
     checkpoints.save_run(config, grown.vocabulary, grown.mask_class_ids)

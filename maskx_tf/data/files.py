@@ -1,4 +1,4 @@
-"""Atomic writing of small files."""
+"""Atomic writing of small files, and whether they can be written."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ def require_writable(directory: str | os.PathLike[str], flag: str) -> None:
         raise UserError(
             f"{flag} cannot be written: {existing}: {error.strerror}. Choose another place."
         ) from None
+
+
+def require_writable_file(path: str | os.PathLike[str], flag: str) -> None:
+    """`require_writable` of a file: it is no directory, and its directory can be made."""
+    if os.path.isdir(path):
+        raise UserError(f"{flag} is a directory; a file in it is needed.")
+    require_writable(os.path.dirname(path), flag)
 
 
 def sync_directory(directory: str | os.PathLike[str]) -> None:

@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
@@ -131,7 +132,7 @@ def image_id(payload: bytes) -> str:
     found = peek(lambda at, count: payload[at : at + count], len(payload), ["image/source_id"])
     value = found.get("image/source_id", b"")
     text = value.decode(errors="replace") if isinstance(value, bytes) else ""
-    return text if text.isascii() and text.isdigit() else "unknown"
+    return text if re.fullmatch("-?[0-9]+", text) else "unknown"
 
 
 def describe_damage(path: pathlib.Path, number: int, offset: int) -> str:

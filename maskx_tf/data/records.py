@@ -145,13 +145,6 @@ def serialize_record(record: ImageRecord) -> bytes:
     return serialize(features)
 
 
-def to_example(record: ImageRecord) -> tf.train.Example:
-    """The image as a tf.Example."""
-    import tensorflow as tf
-
-    return tf.train.Example.FromString(serialize_record(record))
-
-
 def columns_of(serialized: bytes) -> tuple[dict[str, Any], dict[str, list]]:
     """The features of a serialised tf.Example as they are stored, nothing decoded.
 

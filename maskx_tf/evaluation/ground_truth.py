@@ -7,14 +7,20 @@ compressed run-length codes. An object without a mask has no `segmentation`.
 from __future__ import annotations
 
 import json
-import pathlib
 from collections.abc import Iterable, Sequence
+
+from absl import logging
 
 from maskx_tf.data import manifest
 from maskx_tf.data import records as record_lib
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.ops import masks as mask_ops
+from tf_records import coco_json, issues
+from tf_records.coco_masks import MaskError, clean_segmentation
+from tf_records.coco_objects import clean_box
+
+_MAX_AREA = 1e30
 
 
 def ground_truth_from_records(records: Sequence[str], vocabulary: Vocabulary) -> dict:
@@ -77,60 +83,89 @@ def _annotation_of(item: record_lib.ObjectRecord, image: record_lib.ImageRecord)
 
 
 def ground_truth_from_json(path: str, vocabulary: Vocabulary) -> dict:
-    """Ground truth of a COCO `instances` file, with its exact masks.
+    """Ground truth of a COCO `instances` file, with its exact boxes and masks.
+
+    What makes no object is dropped, and a mask that cannot be decoded is left out, as
+    `tf_records.coco` does it; a warning counts and names them.
 
     Raises:
-      UserError: the file cannot be read, or an annotated class is not in the vocabulary.
+      UserError: the file cannot be read or is no such file, an image has no size, or an annotated
+        class is not in the vocabulary.
     """
-    source = _read_json(path)
-    names = {category["id"]: category["name"] for category in source["categories"]}
-    images = {image["id"]: image for image in source["images"]}
-    used = sorted({annotation["category_id"] for annotation in source["annotations"]})
-    missing = [names[used_id] for used_id in used if names[used_id] not in vocabulary.names]
+    source = coco_json.read(path)
+    names = dict(zip(source.vocabulary.external_ids, source.vocabulary.names, strict=True))
+    class_ids = {name: class_id for class_id, name in enumerate(vocabulary.names, start=1)}
+    ground_truth, found, missing = _empty(vocabulary), list(source.issues), set()
+    for item in source.items:
+        if item.height is None or item.width is None:
+            raise UserError(
+                f"--annotations={path}: image {item.image_id} ({item.file_name}) has no height and "
+                "width of whole pixels; add them."
+            )
+        size = (item.height, item.width)
+        ground_truth["images"].append(
+            {"id": item.image_id, "file_name": item.file_name, "height": size[0], "width": size[1]}
+        )
+        for number, text in item.annotations:
+            annotation, reasons = _annotation_of_json(text, size)
+            found += [issues.Issue(reason, item.image_id, number) for reason in reasons]
+            if annotation is None:
+                continue
+            name = names[annotation["category_id"]]
+            if name not in class_ids:
+                missing.add(name)
+                continue
+            new = {"id": len(ground_truth["annotations"]) + 1, "image_id": item.image_id}
+            annotation |= {**new, "category_id": class_ids[name]}
+            ground_truth["annotations"].append(annotation)
     if missing:
         raise UserError(
             f"{path} has objects of {len(missing)} classes that the model does not know, such as "
-            f"{', '.join(missing[:5])}; evaluate with the annotations of the model's classes."
+            f"{', '.join(sorted(missing)[:5])}; evaluate with the annotations of the model's "
+            "classes."
         )
-    class_ids = {used_id: vocabulary.id_of(names[used_id]) for used_id in used}
-    ground_truth = _empty(vocabulary)
-    keys = ("id", "file_name", "height", "width")
-    ground_truth["images"] = [{k: image[k] for k in keys} for image in images.values()]
-    for index, source_annotation in enumerate(source["annotations"]):
-        image = images[source_annotation["image_id"]]
-        annotation = {
-            "id": index + 1,
-            "image_id": image["id"],
-            "category_id": class_ids[source_annotation["category_id"]],
-            "bbox": [float(v) for v in source_annotation["bbox"]],
-            "iscrowd": int(source_annotation.get("iscrowd", 0)),
-        }
-        if source_annotation.get("segmentation"):
-            annotation["segmentation"] = mask_ops.segmentation_to_rle(
-                source_annotation["segmentation"], image["height"], image["width"]
-            )
-        annotation["area"] = float(source_annotation.get("area", _area(annotation)))
-        ground_truth["annotations"].append(annotation)
+    if found:
+        logging.warning("--annotations=%s:\n%s", path, issues.summary(issues.tabulate(found)))
     return ground_truth
+
+
+def _annotation_of_json(text: bytes, size: tuple[int, int]) -> tuple[dict | None, list[str]]:
+    """The annotation without its ids, but with the json's category; and what is wrong with it.
+
+    It is None where there is no object.
+    """
+    try:
+        source = json.loads(text)
+    except RecursionError:  # just as deep as the reader could go
+        return None, ["annotation_malformed"]
+    box, reasons = clean_box(source.get("bbox"), *size)
+    if box is None:
+        return None, reasons
+    annotation = {
+        "category_id": source["category_id"],
+        "bbox": [float(v) for v in source["bbox"]],  # as it is: COCO's are not clipped
+        "iscrowd": int(source.get("iscrowd") in (1, True)),
+    }
+    reasons = []
+    if source.get("segmentation"):
+        try:
+            segmentation, incomplete = clean_segmentation(source["segmentation"], size)
+            annotation["segmentation"] = mask_ops.segmentation_to_rle(segmentation, *size)
+            reasons += ["mask_part_invalid"] if incomplete else []
+        except MaskError:
+            reasons.append("mask_invalid")
+    area = source.get("area")
+    if not isinstance(area, (int, float)) or not 0 <= area <= _MAX_AREA:
+        reasons += ["area_invalid"] if area is not None else []
+        area = _area(annotation)
+    annotation["area"] = float(area)
+    return annotation, reasons
 
 
 def _area(annotation: dict) -> float:
     if "segmentation" in annotation:
         return mask_ops.rle_area(annotation["segmentation"])
     return annotation["bbox"][2] * annotation["bbox"][3]
-
-
-def _read_json(path: str) -> dict:
-    try:
-        source = json.loads(pathlib.Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"--annotations={path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise UserError(f"--annotations={path} is not json: {error}.") from None
-    lacks = [key for key in ("images", "categories", "annotations") if key not in source]
-    if lacks:
-        raise UserError(f"--annotations={path} is not a COCO instances file: no {lacks[0]!r} list.")
-    return source
 
 
 def _empty(vocabulary: Vocabulary) -> dict:

@@ -7,6 +7,9 @@ import os
 import pathlib
 from typing import Any
 
+from maskx_tf.errors import UserError
+from tf_records.locks import open_locked
+
 _SYNC_LINES = 50  # lines between two writes that a power cut cannot undo
 
 
@@ -17,11 +20,22 @@ class Journal:
       path: of the file; it is read if it is there and was written for the same `task`, otherwise
         begun anew.
       task: all that results depend on; what json can hold.
+
+    Raises:
+      UserError: another process has it open.
     """
 
     def __init__(self, path: pathlib.Path, task: dict[str, Any]):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock_path = path.with_name(path.name + ".lock")
+        try:
+            self._lock = open_locked(self._lock_path)
+        except BlockingIOError:
+            raise UserError(
+                f"{path} is in use: another process labels for the same --output; wait for it or "
+                "choose another."
+            ) from None
         lines = _whole_lines(path)
         self.results: list[dict[str, Any]] = []
         if lines and json.loads(lines[0]) == task:
@@ -43,11 +57,15 @@ class Journal:
             os.fsync(self._file.fileno())
             self._unsynced = 0
 
-    def close(self, remove: bool) -> None:
+    def close(self, remove: bool = False) -> None:
         """Closes the file, and removes it once its content is kept elsewhere."""
         self._file.close()
+        if self._lock.closed:
+            return
         if remove:
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)
+        self._lock_path.unlink(missing_ok=True)  # only who holds the lock may
+        self._lock.close()
 
 
 def _whole_lines(path: pathlib.Path) -> list[str]:

@@ -28,9 +28,11 @@ PROBLEMS = {
     "box_not_numeric": "the box is not four numbers",
     "box_outside_image": "nothing of the box lies in the image",
     "class_unknown": "the model does not know the class",
+    "crowd_left_out": "the format has no crowds: it is left out",
     "image_corrupt": "the image cannot be decoded",
     "image_missing": "there is no image file",
     "image_size_differs": "the json has another size: masks are of the file's",
+    "image_size_unknown": "neither json nor file has its size: it is left out with its objects",
     "mask_undecodable": "the mask that was there cannot be decoded: it is left out",
 }
 

@@ -59,19 +59,27 @@ def mask_source(source: Source, annotation: Annotation, labels: Labels) -> str |
 def labelled_images(
     source: Source, labels: Labels, images: pathlib.Path
 ) -> tuple[list[LabelledImage], list[Problem]]:
-    """All images whose size is known, and what of them could not be used.
+    """All images whose size is known, and all that is left out of them or of the json.
 
     Crowds are no objects and are left out; so are boxes that are none.
     """
     found, problems = [], []
+    listed = {problem.annotation for problem in labels.problems}
     by_image = source.by_image()
     for entry in source.images:
         size = labels.sizes.get(entry.image_id) or _size(entry, images)
         if size is None:
+            problems.append(Problem("image_size_unknown", entry.image_id))
             continue
         objects = []
         for annotation in by_image[entry.image_id]:
-            if annotation.is_crowd or not _is_box(annotation.bbox):
+            if annotation.is_crowd:
+                problems.append(Problem("crowd_left_out", entry.image_id, annotation.index))
+                continue
+            if not _is_box(annotation.bbox):
+                if annotation.index not in listed:  # it has a mask, so nobody looked at the box
+                    reason = "box_missing" if annotation.bbox is None else "box_not_numeric"
+                    problems.append(Problem(reason, entry.image_id, annotation.index))
                 continue
             made, undecodable = _object(source, annotation, labels, size)
             objects.append(made)

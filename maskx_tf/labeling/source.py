@@ -34,7 +34,7 @@ class Annotation(NamedTuple):
       image_id: of one of the images; None if it names none.
       class_name: of its category; None if it names none.
       bbox: as `json` gives it.
-      has_mask: its segmentation is there and not empty.
+      has_mask: its segmentation is there and not empty, nor are all parts of it.
       is_crowd: it stands for several objects.
     """
 
@@ -78,8 +78,8 @@ class Source:
         return self.members["annotations"][annotation.index]
 
 
-def read(path: str) -> Source:
-    """Reads a COCO json; UserError if it is none."""
+def read(path: str, flag: str = "annotations") -> Source:
+    """Reads a COCO json; UserError if it is none, with the flag that named it."""
     members: dict[str, Any] = {}
     values: dict[str, list[Any]] = {}
     try:
@@ -89,7 +89,7 @@ def read(path: str) -> Source:
                 _collect(members, values, entry)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"--annotations={path} cannot be read: {reason}.") from None
+        raise UserError(f"--{flag}={path} cannot be read: {reason}.") from None
     for key in _LISTS:
         if not isinstance(members.get(key), list):
             raise UserError(f"{path} is no COCO json of instances: it has no list {key!r}.")
@@ -157,9 +157,16 @@ def _annotation(value: Any, index: int) -> Annotation:
         image_id if is_id(image_id) else None,
         category if is_id(category) else None,  # type: ignore[arg-type]
         fields.get("bbox"),
-        bool(fields.get("segmentation")),
+        _is_mask(fields.get("segmentation")),
         fields.get("iscrowd") in (1, True),
     )
+
+
+def _is_mask(segmentation: Any) -> bool:
+    """Whether there is something in a segmentation; some tools write [[]] for none."""
+    if isinstance(segmentation, list):
+        return any(part != [] for part in segmentation)
+    return bool(segmentation)
 
 
 def _image(value: Any, index: int, path: str) -> ImageEntry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -23,7 +24,8 @@ def to_text(images: Sequence[LabelledImage], image_prefix: str, polygon_iou: flo
 
     Args:
       images: what to write.
-      image_prefix: of the file names, as Label Studio reaches them.
+      image_prefix: of the file names, as Label Studio reaches them. If it ends in a query (`?d=`),
+        file names are percent-encoded.
       polygon_iou: None: brush masks; else polygons, see `polygons.from_rle`.
     """
     tasks = []
@@ -35,7 +37,9 @@ def to_text(images: Sequence[LabelledImage], image_prefix: str, polygon_iou: flo
         prediction: dict[str, Any] = {"model_version": OURS, "result": results}
         if scores:
             prediction["score"] = round(float(np.mean(scores)), 6)
-        data = {"image": image_prefix + image.entry.file_name, "image_id": image.entry.image_id}
+        name = image.entry.file_name
+        url = image_prefix + (urllib.parse.quote(name) if "?" in image_prefix else name)
+        data = {"image": url, "image_id": image.entry.image_id}
         tasks.append({"data": data, "predictions": [prediction]})
     return "[\n" + ",\n".join(json.dumps(task) for task in tasks) + "\n]\n"
 
