@@ -231,6 +231,40 @@ def test_another_detector_makes_its_rows_again_but_none_end_to_end(study):
     assert go(study, seeds=[0]) == [key for key in SEED_0 if not key.endswith("e2e")]
 
 
+def checkpoint_of(key, name="ckpt-20.index"):
+    return pathlib.Path("runs/study_tiny", key, name)
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_another_detector_has_its_rows_trained_from_nothing(study, is_marked):
+    """Also where the directories are of a study that did not mark them."""
+    go(study, only=["transfer"], seeds=[0])
+    old = checkpoint_of("seed0/a_to_b/transfer", "old")
+    old.touch()
+    if not is_marked:
+        for path in pathlib.Path("runs").rglob(execution.DIGEST):
+            path.unlink()
+    pathlib.Path("detector.flags").write_text("--mode=stage1_boxes\n--train_steps=101\n")
+    assert "seed0/a_to_b/transfer" in go(study, only=["transfer"], seeds=[0])
+    assert checkpoint_of("seed0/a_to_b/transfer").exists() and not old.exists()
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_a_run_that_was_cut_off_keeps_its_checkpoints(study, is_marked):
+    go(study, only=["transfer"], seeds=[0])
+    kept = checkpoint_of("seed0/a_to_b/transfer", "kept")
+    kept.touch()
+    path = study.results_dir / "results.json"
+    content = json.loads(path.read_text())
+    del content["runs"]["seed0/a_to_b/transfer"]
+    path.write_text(json.dumps(content))
+    if not is_marked:
+        for mark in pathlib.Path("runs").rglob(execution.DIGEST):
+            mark.unlink()
+    assert go(study, only=["transfer"], seeds=[0]) == ["seed0/a_to_b/transfer"]
+    assert kept.exists()
+
+
 def test_what_fails_is_named_and_the_rest_is_made(study):
     pathlib.Path("broken.txt").write_text("seed0/b_to_a/agnostic")
     pathlib.Path("asked.txt").touch()

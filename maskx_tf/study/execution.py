@@ -28,6 +28,7 @@ from maskx_tf.study.store import Results
 from tf_records.splits import random_names
 
 POLL_SECONDS = 0.2
+DIGEST = "study_digest.txt"  # in a model directory: `Run.digest` of what is trained there
 WORKER = (sys.executable, "-m", "maskx_tf.study.worker")
 
 
@@ -102,7 +103,7 @@ class Execution:
     def _start(self, group: Group) -> _Started:
         prepare(self._plan, group.seed)
         for run in group.runs:
-            _forget_outdated(run)
+            self._forget_outdated(run)
         directory = self._plan.study.runs_dir / group.name
         cache = _cache(self._plan, group)
         entries = [self._entry(run, group, cache) for run in group.runs]
@@ -118,6 +119,25 @@ class Execution:
                 env=os.environ | _threads(self._jobs),
             )
         return _Started(group, process, log)
+
+    def _forget_outdated(self, run: Run) -> None:
+        """Removes checkpoints of other options, also of the detector; marks the directory."""
+        if run.config is None:
+            return
+        directory = pathlib.Path(run.config.model_dir)
+        if not self._is_current(run, directory):
+            print(f"{directory} was trained with other options: starting anew", flush=True)
+            shutil.rmtree(directory)
+        write_atomically(directory / DIGEST, run.digest + "\n")
+
+    def _is_current(self, run: Run, directory: pathlib.Path) -> bool:
+        if (directory / DIGEST).is_file():
+            return (directory / DIGEST).read_text().strip() == run.digest
+        if not (directory / config_lib.FLAGFILE).is_file():
+            return True
+        # A directory of before that file: its own options, and what was last made of it.
+        own = plan_lib.digest(config_lib.load(str(directory)))
+        return own == _own_digest(run) and not self._results.is_outdated(run)
 
     def _entry(self, run: Run, group: Group, cache: pathlib.Path) -> dict:
         splits = {s.name: self._plan.mask_classes(s, run.seed) for s in run.splits}
@@ -212,18 +232,6 @@ def is_trained(run: Run) -> bool:
 def _own_digest(run: Run) -> str:
     assert run.config
     return plan_lib.digest(run.config)
-
-
-def _forget_outdated(run: Run) -> None:
-    """Removes checkpoints of other options, which training would try to resume."""
-    if run.config is None:
-        return
-    directory = pathlib.Path(run.config.model_dir)
-    if not (directory / config_lib.FLAGFILE).is_file():
-        return
-    if plan_lib.digest(config_lib.load(str(directory))) != _own_digest(run):
-        print(f"{directory} was trained with other options: starting anew", flush=True)
-        shutil.rmtree(directory)
 
 
 def prepare(plan: Plan, seed: int) -> None:
