@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -325,6 +326,37 @@ def put(results, plan, key, score):
     run = next(run for run in plan.runs if run.key == key)
     scores = {s: {"AP": score / 100} for s in "AB"}
     results.add(run, {run.splits[0].name: {"mask": scores}}, 1.0)
+
+
+def test_two_processes_do_not_take_each_others_results(study):
+    plan, mine, others = Plan(study), results_of(study), results_of(study)
+    put(mine, plan, "seed0/a_to_b/transfer", 12)
+    put(others, plan, "seed1/a_to_b/transfer", 13)
+    put(mine, plan, "seed0/b_to_a/transfer", 14)
+    keys = {"seed0/a_to_b/transfer", "seed1/a_to_b/transfer", "seed0/b_to_a/transfer"}
+    assert results_of(study).runs.keys() == mine.runs.keys() == keys
+    with others.locked():
+        assert others.runs.keys() == keys
+
+
+def test_a_result_is_not_added_while_another_process_adds(study):
+    plan, results = Plan(study), results_of(study)
+    code = (
+        "import sys, time; from maskx_tf.data import files\n"
+        f"with files.locked({str(study.results_dir)!r}):\n"
+        "    print('locked', flush=True); sys.stdin.read(); time.sleep(0.3); print(time.time())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(harness.REPOSITORY)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    ) as other:
+        assert other.stdin and other.stdout and other.stdout.readline() == b"locked\n"
+        other.stdin.close()
+        put(results, plan, "seed0/a_to_b/transfer", 12)
+        assert time.time() >= float(other.stdout.read())
 
 
 def test_checks_compare_within_seeds_and_splits(study):
