@@ -102,6 +102,8 @@ for entry in group["entries"]:
     key = entry["result"].split("pending/")[1].removesuffix(".json")
     if key in pathlib.Path("broken.txt").read_text().split():
         sys.exit("planted")
+    if pathlib.Path(entry["result"]).exists():
+        continue
     print(key, bool(entry.get("cache")), bool(entry.get("evaluation_cache")), file=log, flush=True)
     if "flagfile" in entry:
         text = pathlib.Path(entry["flagfile"]).read_text()
@@ -264,6 +266,37 @@ def test_a_run_that_was_cut_off_keeps_its_checkpoints(study, is_marked):
             mark.unlink()
     assert go(study, only=["transfer"], seeds=[0]) == ["seed0/a_to_b/transfer"]
     assert kept.exists()
+
+
+def leave_result(study, key, **changes):
+    """A result that a killed call did not collect; no checkpoint is left."""
+    run = next(run for run in Plan(study).runs if run.key == key)
+    scores = {"mask": {subset: {"AP": 0.7} for subset in "AB"}}
+    result = {"digest": run.digest, "seconds": 1.0, "evaluations": {"a_to_b": scores}} | changes
+    path = pathlib.Path("runs/study_tiny/pending", f"{key}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({k: v for k, v in result.items() if v is not None}))
+
+
+@pytest.mark.parametrize(
+    ("digest", "score"), [({}, 70), ({"digest": None}, 70), ({"digest": "of another"}, 20)]
+)
+def test_a_result_that_was_not_collected_counts_for_its_own_options(study, digest, score):
+    """As do those that were written without a digest."""
+    key = "seed0/a_to_b/transfer"
+    leave_result(study, key, **digest)
+    assert (key in go(study, only=["transfer"], seeds=[0])) == (score == 20)
+    assert results_of(study).value(0, "a_to_b", "transfer", "B") == pytest.approx(score)
+
+
+def test_a_result_of_other_options_that_comes_late_is_dropped(study, monkeypatch):
+    """A worker whose call was killed goes on, and may write while the next call waits."""
+    pathlib.Path("worker.py").write_text(
+        WORKER.replace('"evaluations": {split', '"digest": "of another", "evaluations": {split')
+    )
+    go(study, only=["transfer"], seeds=[0])
+    assert not results_of(study).runs
+    assert not list(pathlib.Path("runs/study_tiny/pending").rglob("*.json"))
 
 
 def test_what_fails_is_named_and_the_rest_is_made(study):

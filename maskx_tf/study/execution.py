@@ -22,6 +22,7 @@ from maskx_tf.data.manifest import vocabulary_of
 from maskx_tf.errors import UserError
 from maskx_tf.progress import format_duration
 from maskx_tf.study import plan as plan_lib
+from maskx_tf.study import store
 from maskx_tf.study.estimate import remaining_seconds
 from maskx_tf.study.plan import Group, Plan, Run
 from maskx_tf.study.store import Results
@@ -104,13 +105,15 @@ class Execution:
         prepare(self._plan, group.seed)
         for run in group.runs:
             self._forget_outdated(run)
+        # What a killed call left is taken over first: the worker would not find it any more.
+        missing = [run for run in group.runs if not self._collect(run)]
         directory = self._plan.study.runs_dir / group.name
         cache = _cache(self._plan, group)
-        entries = [self._entry(run, group, cache) for run in group.runs]
+        entries = [self._entry(run, group, cache) for run in missing]
         content = {"deadline": self._deadline, "entries": entries}
         write_atomically(directory / "group.json", json.dumps(content, indent=1))
         log = directory / "group.log"
-        print(f"{group.name}: {len(group.runs)} runs, see {log}", flush=True)
+        print(f"{group.name}: {len(missing)} runs, see {log}", flush=True)
         with open(log, "ab") as file:
             process = subprocess.Popen(
                 [*WORKER, f"--group={directory}/group.json"],
@@ -141,7 +144,8 @@ class Execution:
 
     def _entry(self, run: Run, group: Group, cache: pathlib.Path) -> dict:
         splits = {s.name: self._plan.mask_classes(s, run.seed) for s in run.splits}
-        entry = {"result": str(_result_file(self._plan, run)), "splits": splits}
+        result = str(_result_file(self._plan, run))
+        entry = {"result": result, "digest": run.digest, "splits": splits}
         if run.config is None:
             return {**entry, "evaluate": run.arguments}
         flagfile = _result_file(self._plan, run).with_suffix(".flags")
@@ -174,10 +178,14 @@ class Execution:
                     if group.seed != started.group.seed or not group.needs_detector
                 ]
 
-    def _collect(self, run: Run) -> None:
+    def _collect(self, run: Run) -> bool:
+        """Takes over a run's result if it is there; drops one of other options."""
         path = _result_file(self._plan, run)
         if not path.is_file():
-            return
+            return False
+        if not store.is_result(path, run.digest):
+            path.unlink()
+            return False
         result = json.loads(path.read_text())
         self._results.add(run, result["evaluations"], result["seconds"])
         path.unlink()
@@ -193,6 +201,7 @@ class Execution:
             flush=True,
         )
         self._on_result()
+        return True
 
 
 def missing_groups(plan: Plan, results: Results, only: set[str], seeds: set[int]) -> list[Group]:

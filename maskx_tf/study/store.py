@@ -93,3 +93,9 @@ class Results:
         name = split if isinstance(split, str) else split.name
         found = [self.value(seed, name, row, subset, metric, section) for seed in seeds]
         return [value for value in found if value is not None]
+
+
+def is_result(path: pathlib.Path, digest: str) -> bool:
+    """Whether the result of a run is there, of the options that the digest is of."""
+    # Results did not always have a digest.
+    return path.is_file() and json.loads(path.read_text()).get("digest", digest) == digest
