@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -176,6 +177,26 @@ class TestKey:
         bias.assign_add(np.full(bias.shape, 1e-3, np.float32))
         assert self.key(base, loaded.model, 1) != wanted
         bias.assign(before)
+
+    def test_knows_which_files_in_which_order(self, base, loaded, tmp_path):
+        def key_of(*records):
+            return feature_cache.key(loaded.model, base, [str(path) for path in records])
+
+        whole = pathlib.Path(base.train_records[0])
+        for name in ("a", "b"):
+            shutil.copytree(whole, tmp_path / name)
+        (first, *_) = sorted((tmp_path / "b").glob("*.tfrecord*"))
+        shutil.copy(first, tmp_path / "b" / f"{first.name}.more")  # no shard of the manifest
+        bare = tmp_path / "bare"
+        bare.mkdir()
+        for path in whole.glob("*.tfrecord*"):
+            shutil.copy(path, bare)
+        assert key_of(tmp_path / "a") == key_of(whole) == key_of(bare / "*")  # wherever it is
+        assert key_of(f"{first}*") != key_of(whole)
+        assert key_of(whole, *base.eval_records) != key_of(*base.eval_records, whole)
+        (bare_first, *_) = sorted(bare.iterdir())
+        bare_first.write_bytes(bare_first.read_bytes() * 2)
+        assert key_of(bare / "*") != key_of(whole)
 
     def test_free_options_exist(self):
         assert {field.name for field in dataclasses.fields(Config)} >= feature_cache.FREE
