@@ -99,7 +99,10 @@ def training_dataset(
     digest = key(model, config, config.train_records, ["train", *mask_class_ids])
     store = RowStore(pathlib.Path(config.feature_cache) / digest, _arrays(config))
     if len(store) < config.train_steps:
-        store.append(_compute(loaded, batches(len(store)), len(store)))
+        with store.filling():
+            first = len(store)
+            if first < config.train_steps:
+                store.append(_compute(loaded, batches(first), first))
     specs = [tf.TensorSpec([None, *a.shape], a.dtype) for a in _arrays(config)]
 
     def read(step: tf.Tensor) -> tuple[dict, dict]:

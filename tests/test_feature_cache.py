@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -60,6 +62,29 @@ class TestRowStore:
         again.append([entry(1, 99)])
         np.testing.assert_array_equal(again.read(24)[0], entry(1, 24)[0])
         np.testing.assert_array_equal(again.read(25)[0], entry(1, 99)[0])
+
+    def test_two_that_fill_it_take_turns(self, tmp_path, capsys):
+        """The second has what the first added, and adds behind it."""
+        first, second = RowStore(tmp_path, ARRAYS), RowStore(tmp_path, ARRAYS)
+        found = []
+
+        def fill():
+            with second.filling():
+                found.append(len(second))
+                second.append([entry(1, 2)])
+
+        other = threading.Thread(target=fill)
+        with first.filling():
+            other.start()
+            first.append([entry(2, 0), entry(3, 1)])
+            time.sleep(0.2)
+        other.join()
+        assert found == [2] and len(first) == 2
+        assert f"Waiting for another process that fills {tmp_path}" in capsys.readouterr().err
+        np.testing.assert_array_equal(first.read(1)[0], entry(3, 1)[0])
+        again = RowStore(tmp_path, ARRAYS)
+        for number, rows in enumerate((2, 3, 1)):
+            np.testing.assert_array_equal(again.read(number)[0], entry(rows, number)[0])
 
 
 @pytest.fixture(scope="module")
