@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import threading
@@ -62,6 +63,16 @@ class TestRowStore:
         again.append([entry(1, 99)])
         np.testing.assert_array_equal(again.read(24)[0], entry(1, 24)[0])
         np.testing.assert_array_equal(again.read(25)[0], entry(1, 99)[0])
+
+    def test_rows_are_on_the_disk_before_the_index_names_them(self, tmp_path, monkeypatch):
+        synced = []
+
+        def fsync(descriptor):
+            synced.append(pathlib.Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        RowStore(tmp_path, ARRAYS).append([entry(3)])
+        assert synced[:3] == ["a.bin", "b.bin", "entries.json.tmp"]
 
     def test_two_that_fill_it_take_turns(self, tmp_path, capsys):
         """The second has what the first added, and adds behind it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -94,6 +95,7 @@ class RowStore:
     def _commit(self, opened: Sequence[BinaryIO]) -> None:
         for file in opened:
             file.flush()
+            os.fsync(file.fileno())  # before the index names the rows
         files.write_atomically(self._directory / _INDEX, json.dumps(self._rows))
 
     def read(self, entry: int) -> list[np.ndarray]:
