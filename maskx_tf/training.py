@@ -193,7 +193,7 @@ def _run(
     config: Config,
     trainer: Trainer,
     evaluator: Evaluator | None,
-    manager: tf.train.CheckpointManager,
+    manager: RunCheckpoints,
     interruption: Interruption,
 ) -> None:
     step = trainer.optimizer.iterations
@@ -203,6 +203,11 @@ def _run(
     def report_progress(outputs: dict) -> None:
         outputs["images_per_second"] = progress(int(step.numpy()), outputs)
 
+    def steps_per_loop(now: int) -> int:
+        """To the next multiple of an interval; summaries and checkpoints are made after a loop."""
+        intervals = (config.summary_interval, config.checkpoint_interval)
+        return min(interval - int(now) % interval for interval in intervals)
+
     progress.start(int(step.numpy()))
     # Orbit prints a report of each loop of its own; `Progress` says the same in one line.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -211,8 +216,7 @@ def _run(
             evaluator=evaluator,
             strategy=trainer.strategy,
             global_step=step,
-            # Loops end at multiples of the interval, also after a resume.
-            steps_per_loop=lambda now: config.summary_interval - int(now) % config.summary_interval,
+            steps_per_loop=steps_per_loop,
             checkpoint_manager=manager,
             train_actions=[report_progress],
             summary_dir=logs and str(logs / "train"),

@@ -201,6 +201,17 @@ class TestRun:
         assert len(list(found)) == config.keep_checkpoints
         assert f"{config.model_dir} is already trained to step 8." in train_captured(config)
 
+    def test_checkpoints_are_not_further_apart_than_asked(self, data, tmp_path):
+        """Whatever the interval of summaries, and after a resume at any step."""
+        config = make_config(data, tmp_path, mode="stage1_boxes", train_steps=1).replace(
+            summary_interval=4, checkpoint_interval=3, keep_checkpoints=9
+        )
+        train_captured(config)
+        output = train_captured(config.replace(train_steps=9))
+        saved = sorted(int(path.stem.split("-")[1]) for path in tmp_path.glob("ckpt-*.index"))
+        assert saved == [1, 3, 6, 9]
+        assert re.findall(r"^step (\d)/9", output, re.MULTILINE) == ["3", "4", "6", "8", "9"]
+
     def test_resuming_with_another_architecture_is_an_error(self, stage_1):
         config = stage_1[0].replace(train_steps=9, fpn_filters=8)
         settings = pathlib.Path(config.model_dir, "train.flags").read_text()
