@@ -11,7 +11,7 @@ import pytest
 
 from maskx_tf import config as config_lib
 from maskx_tf.errors import UserError
-from maskx_tf.study import checks, declaration, estimate, execution, figures, report, tables
+from maskx_tf.study import checks, declaration, estimate, execution, figures, report, tables, worker
 from maskx_tf.study.plan import Plan
 from maskx_tf.study.store import Results
 from tests import batches, harness
@@ -188,19 +188,22 @@ def test_only_runs_of_one_mask_set_share_training_features(study):
 
 def test_commands_say_everything(study):
     runs = {run.key: run for run in Plan(study).runs}
-    assert runs["seed1/b_to_a/transfer"].command == (
+    assert runs["seed1/b_to_a/transfer"].commands == [
         "python -m maskx_tf.train --flagfile=transfer.flags --seed=1 "
         "--train_records=data/seed1/train --eval_records=data/seed1/val --learning_rate=0.5 "
         "--model_dir=runs/study_tiny/seed1/b_to_a/transfer --mask_classes=data/seed1/set_b.txt "
         "--init_checkpoint=runs/study_tiny/seed1/detector"
-    )
+    ]
     assert runs["seed1/b_to_a/transfer"].config.learning_rate == 0.5
     assert runs["seed0/all/oracle"].config.mask_classes == "all"
     assert [split.name for split in runs["seed0/all/oracle"].splits] == ["a_to_b", "b_to_a"]
-    assert runs["seed0/all/tested"].command == (
+    assert runs["seed0/all/tested"].commands == [
         "python -m maskx_tf.evaluate --model_dir=runs/study_tiny/seed0/detector "
-        "--eval_records=data/seed0/val --score_threshold=0.5"
-    )
+        "--eval_records=data/seed0/val --score_threshold=0.5 "
+        f"--mask_classes=data/seed0/set_{a}.txt "
+        f"--output=runs/study_tiny/seed0/all/tested/evaluation_{split}.json"
+        for a, split in (("a", "a_to_b"), ("b", "b_to_a"))
+    ]
 
 
 def test_a_fresh_clone_makes_only_what_is_missing(study):
@@ -410,6 +413,26 @@ def test_checks_compare_within_seeds_and_splits(study):
     assert lines[2].endswith("| -0.8 ± 3.9 | 1 of 2 above 0 | **does not hold** |")
 
 
+def all_commands(study):
+    return [f"    {command}" for run in Plan(study).runs for command in run.commands]
+
+
+def test_an_evaluation_runs_the_commands_that_are_printed(study, monkeypatch):
+    pathlib.Path("runs/study_tiny/pending/seed0/all").mkdir(parents=True)
+    go(study, only=["tested"], seeds=[0])
+    group = json.loads(pathlib.Path("runs/study_tiny/seed0/all/tested/group.json").read_text())
+    typed = []
+
+    def run(command):
+        typed.append("    " + " ".join(["python", *command[1:]]))
+        pathlib.Path(command[-1].removeprefix("--output=")).write_text("{}")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert worker._evaluate_alone(group["entries"][0]) == {"a_to_b": {}, "b_to_a": {}}
+    assert len(typed) == 2 and set(typed) <= set(all_commands(study))
+
+
 def test_the_report_has_notes_and_pictures(study):
     go(study)
     notes = study.results_dir / "notes.md"
@@ -420,7 +443,7 @@ def test_the_report_has_notes_and_pictures(study):
     for name in ("table1.png", "sizes.png"):
         assert name in text and (study.results_dir / name).read_bytes().startswith(b"\x89PNG")
     commands = (study.results_dir / "commands.md").read_text()
-    assert all(run.command in commands for run in Plan(study).runs)
+    assert all(c in commands.splitlines() for c in all_commands(study))
 
 
 def test_no_picture_without_results(study, tmp_path):

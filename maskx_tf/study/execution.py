@@ -147,7 +147,7 @@ class Execution:
         result = str(_result_file(self._plan, run))
         entry = {"result": result, "digest": run.digest, "splits": splits}
         if run.config is None:
-            return {**entry, "evaluate": run.arguments}
+            return {**entry, "evaluate": run.evaluations}
         flagfile = _result_file(self._plan, run).with_suffix(".flags")
         write_atomically(flagfile, config_lib.to_text(run.config))
         keeps = str(cache) if run.mode == "stage2_masks" else ""

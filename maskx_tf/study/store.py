@@ -53,7 +53,7 @@ class Results:
         with self.locked():
             self.runs[run.key] = {
                 "digest": run.digest,
-                "command": run.command,
+                "command": " && ".join(run.commands),
                 "seconds": round(seconds, 1),
                 "evaluations": evaluations,
             }

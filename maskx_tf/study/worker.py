@@ -5,7 +5,7 @@
 "result", the file to write, {"digest", "seconds", "evaluations": {split: of
 `CocoEvaluator.evaluate`}}; "digest", of its run; "splits", {name: --mask_classes}; and either
 "flagfile" (the effective options of a training) with "cache" and "evaluation_cache" (directories
-for --feature_cache, or "") or "evaluate", arguments of maskx_tf.evaluate.
+for --feature_cache, or "") or "evaluate", {split: arguments of maskx_tf.evaluate, --output last}.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def _train(entry: dict) -> dict[str, dict]:
 
 def _evaluate_alone(entry: dict) -> dict[str, dict]:
     evaluations = {}
-    for name, mask_classes in entry["splits"].items():
-        output = pathlib.Path(entry["result"]).with_name(f"evaluation_{name}.json")
-        arguments = [*entry["evaluate"], f"--mask_classes={mask_classes}", f"--output={output}"]
+    for name, arguments in entry["evaluate"].items():
+        output = pathlib.Path(arguments[-1].removeprefix("--output="))
+        output.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "maskx_tf.evaluate", *arguments]
         if subprocess.run(command).returncode:
             raise UserError(f"failed: python -m maskx_tf.evaluate {' '.join(arguments)}")
