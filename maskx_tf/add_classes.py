@@ -28,7 +28,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "prior_strength", 1.0, "How much the new weights must look like the old ones."
     )
-    flags.DEFINE_integer("seed", 0, "Seed of the boxes drawn around the examples.")
+    flags.DEFINE_integer("seed", 0, "Seed of the boxes drawn around the examples.", lower_bound=0)
 
 
 def add_classes(

@@ -17,13 +17,9 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from maskx_tf.data import files
 from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock
-    fcntl = None  # type: ignore[assignment]
 
 LIST = "checkpoint"
 DAMAGED = "damaged-"  # put before the name of a checkpoint that cannot be read
@@ -41,24 +37,18 @@ def locked(model_dir: str) -> Iterator[None]:
     Raises:
       UserError: another process trains there.
     """
-    os.makedirs(model_dir, exist_ok=True)
-    descriptor = os.open(model_dir, os.O_RDONLY)
-    try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+
+    def refuse() -> None:
         raise UserError(
             f"another process is training in {model_dir}; end it or choose another --model_dir."
-        ) from None
-    except OSError:
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-        with contextlib.suppress(OSError):  # it is not empty, or there is none
-            os.rmdir(model_dir)
+        )
+
+    with files.locked(model_dir, refuse):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # it is not empty, or there is none
+                os.rmdir(model_dir)
 
 
 def recover(model_dir: str) -> None:

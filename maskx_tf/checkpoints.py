@@ -6,6 +6,7 @@ A model directory holds `train.flags` (the effective options), `vocabulary.json`
 
 import json
 import pathlib
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +31,14 @@ CLASS_ROWS = (
     "box_head/box_bias",
 )
 MASK_ROWS = ("mask_weights/kernel", "mask_weights/bias")
+# Options without which a detector's weights mean something else.
+DETECTOR = (
+    *("channel_order", "pixel_mean", "pixel_std", "conventions"),
+    *("backbone", "backbone_width", "stride_on", "backbone_padding", "normalization"),
+    *("fpn_filters", "min_level", "max_level"),
+    *("anchor_size", "anchor_ratios", "anchor_offset", "rpn_filters"),
+    *("roi_canonical_size", "box_roi_size", "box_fc_units"),
+)
 EMBEDDINGS = "embeddings"  # come from a file in the vocabulary's order, never from another run
 
 
@@ -157,8 +166,13 @@ def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
 
     Returns:
       What was matched, new and dropped, in a few lines.
+
+    Raises:
+      UserError: the detector is to stay as it is (mode=stage2_masks), under options with which its
+        weights mean something else.
     """
     source = load_model(path)
+    _check_detector(source.config, model.config, path)
     source_rows = {"": 0} | {name: c for c, name in enumerate(source.vocabulary.names, start=1)}
     target_names = ("", *vocabulary.names)
     known = np.array([c for c, name in enumerate(target_names) if name in source_rows])
@@ -188,6 +202,27 @@ def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
         _listing("  dropped classes", dropped_classes),
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _check_detector(source: Config, target: Config, path: str) -> None:
+    """Compares the options `DETECTOR`: UserError in stage 2, otherwise a warning on stderr."""
+
+    def value(config: Config, name: str):
+        found = getattr(config, name)
+        # The kinds of batch norm are one map where nothing is trained.
+        return found.removeprefix("frozen_").removeprefix("sync_") if "norm" in name else found
+
+    found = [
+        f"--{name} is {getattr(source, name)} there, now {getattr(target, name)}"
+        for name in DETECTOR
+        if value(source, name) != value(target, name)
+    ]
+    if not found:
+        return
+    text = f"{path} was trained with other options ({'; '.join(found)})"
+    if target.mode == "stage2_masks":
+        raise UserError(f"--init_checkpoint={text}; its frozen detector needs those.")
+    print(f"warning: {text}; its weights mean something else under these.", file=sys.stderr)
 
 
 def _same_class_rows(variable: tf.Variable, other: tf.Variable, class_specific: bool) -> bool:

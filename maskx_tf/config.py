@@ -31,6 +31,7 @@ BOOKKEEPING = (
     "feature_cache",
     "eval_records",
 )
+LAST_STAGE = {"resnet50": 5, "resnet101": 5, "small": 4}  # of each backbone; the first is 2
 
 
 def _option(
@@ -71,7 +72,7 @@ class Config:
     init_checkpoint: str = _option(
         "", "Model directory or checkpoint to start from; class rows are matched by name."
     )
-    seed: int = _option(0, "Seed of initialisation, data order and sampling.")
+    seed: int = _not_negative(0, "Seed of initialisation, data order and sampling.")
     train_steps: int = _positive(90_000, "Number of training steps.")
     checkpoint_interval: int = _positive(2_500, "Steps between checkpoints.")
     keep_checkpoints: int = _positive(3, "How many of the latest checkpoints to keep.")
@@ -129,10 +130,16 @@ class Config:
         "bgr", "Order of the network's input channels.", choices=("bgr", "rgb")
     )
     pixel_mean: tuple[float, ...] = _option(
-        (102.9801, 115.9465, 122.7717), "Subtracted from the channels, in channel_order."
+        (102.9801, 115.9465, 122.7717),
+        "Subtracted from the channels, in channel_order.",
+        check=lambda v: len(v) == 3,
+        must="have three values",
     )
     pixel_std: tuple[float, ...] = _option(
-        (1.0, 1.0, 1.0), "What the channels are divided by, in channel_order."
+        (1.0, 1.0, 1.0),
+        "What the channels are divided by, in channel_order.",
+        check=lambda v: len(v) == 3,
+        must="have three values",
     )
 
     # Geometry
@@ -143,7 +150,7 @@ class Config:
     )
 
     # Backbone and FPN
-    backbone: str = _option("resnet50", "Backbone.", choices=("resnet50", "resnet101", "small"))
+    backbone: str = _option("resnet50", "Backbone.", choices=tuple(LAST_STAGE))
     backbone_width: int = _positive(64, "Filters of the stem; later stages are multiples of it.")
     stride_on: str = _option(
         "1x1",
@@ -174,7 +181,12 @@ class Config:
 
     # RPN
     anchor_size: float = _positive(8.0, "Anchor side in strides of its level.")
-    anchor_ratios: tuple[float, ...] = _option((0.5, 1.0, 2.0), "Anchor height / width.")
+    anchor_ratios: tuple[float, ...] = _option(
+        (0.5, 1.0, 2.0),
+        "Anchor height / width.",
+        check=lambda v: v and all(ratio > 0 for ratio in v),
+        must="have a value, and positive ones only",
+    )
     anchor_offset: float = _fraction(0.5, "Place of the first anchor centre in its cell.")
     rpn_filters: int = _positive(256, "Channels of the RPN's 3x3 convolution.")
     rpn_batch_size: int = _positive(256, "Anchors sampled per image for the RPN losses.")
@@ -253,7 +265,12 @@ class Config:
     bias_learning_rate_factor: float = _positive(2.0, "Factor on the learning rate of biases.")
     warmup_steps: int = _not_negative(500, "Steps of linear warm-up.")
     warmup_factor: float = _fraction(1 / 3, "Learning-rate factor at step 0.")
-    lr_steps: tuple[int, ...] = _option((60_000, 80_000), "Steps at which the rate is cut by 10.")
+    lr_steps: tuple[int, ...] = _option(
+        (60_000, 80_000),
+        "Steps at which the rate is cut by 10.",
+        check=lambda v: v == tuple(sorted(v)),
+        must="ascend",
+    )
     clip_norm: float = _not_negative(0.0, "Global gradient norm to clip at; 0: none.")
     ema_decay: float = _option(
         0.0,
@@ -273,6 +290,26 @@ class Config:
                 f"--scale_jitter_min={self.scale_jitter_min} is larger than "
                 f"--scale_jitter_max={self.scale_jitter_max}."
             )
+        if self.image_min_side > self.image_max_side:
+            raise UserError(
+                f"--image_min_side={self.image_min_side} is larger than "
+                f"--image_max_side={self.image_max_side}."
+            )
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        last = LAST_STAGE[self.backbone]
+        allowed = {
+            "frozen_stages": (self.frozen_stages <= last, f"at most {last}"),
+            "min_level": (2 <= self.min_level <= last, f"from 2 to {last}"),
+            "max_level": (self.max_level >= last, f"at least {last}"),
+        }
+        for name, (is_allowed, must) in allowed.items():
+            if not is_allowed:
+                raise UserError(
+                    f"--{name}={getattr(self, name)} must be {must}: the last stage of "
+                    f"--backbone={self.backbone} is {last}."
+                )
 
     @property
     def mask_size(self) -> int:
@@ -289,7 +326,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     if choices and value not in choices:
         raise UserError(f"--{field.name}={value} is not one of: {', '.join(choices)}.")
     if check and not check(value):
-        raise UserError(f"--{field.name}={value} must {field.metadata['must']}.")
+        text = _join(value) if isinstance(value, tuple) else value
+        raise UserError(f"--{field.name}={text} must {field.metadata['must']}.")
 
 
 def _to_tuple(field: dataclasses.Field, items: list[str]) -> tuple:

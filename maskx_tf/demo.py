@@ -7,7 +7,9 @@ demo again reuses what is done and resumes what was cut off.
 """
 
 import dataclasses
+import glob
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -37,7 +39,7 @@ ROWS = {
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A command that makes `outputs` from `inputs`, like a rule of a Makefile."""
+    """A command that makes `outputs` from `inputs`, paths or patterns, like a Makefile's rule."""
 
     title: str
     command: tuple[str, ...]
@@ -46,10 +48,14 @@ class Step:
 
     def is_done(self) -> bool:
         """Whether every output exists and none is older than an input."""
-        if not all(path.exists() for path in self.outputs):
-            return False
-        oldest = min(path.stat().st_mtime for path in self.outputs)
-        return all(path.exists() and path.stat().st_mtime <= oldest for path in self.inputs)
+        oldest = min(_time(path, -math.inf) for path in self.outputs)
+        return max((_time(path, math.inf) for path in self.inputs), default=0.0) <= oldest
+
+
+def _time(path: pathlib.Path, absent: float) -> float:
+    """When a file, or the last of those that a pattern matches, was changed."""
+    paths = [str(path)] if path.exists() else glob.glob(str(path))
+    return max((os.stat(name).st_mtime for name in paths), default=absent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,12 +142,14 @@ class Plan:
             # The two of a pair share one box, and so the score between them.
             "--score_threshold=0.3",
         )
+        # Of a finished version: the directory is there before the model is.
+        model = pathlib.Path(glob.escape(str(exported)), "*", "saved_model.pb")
         return [
-            Step("Exporting Mask^X R-CNN for TF Serving", export, (evaluation,), (exported,)),
+            Step("Exporting Mask^X R-CNN for TF Serving", export, (evaluation,), (model,)),
             Step(
                 "Predicting on validation images with the exported model",
                 predict,
-                (exported,),
+                (model,),
                 (pictures / "detections.json",),
             ),
         ]

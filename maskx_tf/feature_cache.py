@@ -60,20 +60,27 @@ def key(
     Args:
       model: its frozen variables count.
       config: all options count but those of `FREE`.
-      records: what the features are of; their content counts, not their place.
+      records: what the features are of; content and order of the files count, not their place.
       what: anything else, such as set A where the choice of RoIs depends on it.
     """
     digest = hashlib.sha256()
     names = (field.name for field in dataclasses.fields(config))
     options = {name: getattr(config, name) for name in names if name not in FREE}
     digest.update(json.dumps([options, list(what)]).encode())
-    for path, shard in sorted(find_records(records).shards.items()):
-        digest.update(f"{pathlib.Path(path).name} {shard.sha256}\n".encode())
+    found = find_records(records)
+    shards = found.shards
+    for path in found.paths:  # not all that the manifests list, and in the order of the examples
+        digest.update(f"{shards[path].sha256 if path in shards else _sha256(path)}\n".encode())
     for variable in model.weights:
         name = variable_key(variable)
         if name.split("/")[0] in FROZEN_PARTS:
             digest.update(name.encode() + variable.numpy().tobytes())
     return digest.hexdigest()[:20]
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def training_dataset(
@@ -92,7 +99,10 @@ def training_dataset(
     digest = key(model, config, config.train_records, ["train", *mask_class_ids])
     store = RowStore(pathlib.Path(config.feature_cache) / digest, _arrays(config))
     if len(store) < config.train_steps:
-        store.append(_compute(loaded, batches(len(store)), len(store)))
+        with store.filling():
+            first = len(store)
+            if first < config.train_steps:
+                store.append(_compute(loaded, batches(first), first))
     specs = [tf.TensorSpec([None, *a.shape], a.dtype) for a in _arrays(config)]
 
     def read(step: tf.Tensor) -> tuple[dict, dict]:

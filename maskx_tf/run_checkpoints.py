@@ -30,10 +30,15 @@ class RunCheckpoints(tf.train.CheckpointManager):
     def save(self, checkpoint_number=None, check_interval=True, options=None):
         """Saves as the base class does, and has the files on the disk before the list names them.
 
+        A multiple of the interval is always saved, however far back the last checkpoint is.
+
         Raises:
           UserError: the directory cannot take the checkpoint; nothing of it is left.
         """
         del options
+        interval = self.checkpoint_interval
+        if interval and int(self._step_counter.numpy()) % interval == 0:
+            check_interval = False
         options = tf.train.CheckpointOptions(experimental_write_callbacks=[_sync])
         try:
             return super().save(checkpoint_number, check_interval, options)

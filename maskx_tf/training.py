@@ -9,7 +9,15 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
-from maskx_tf import checkpoint_files, checkpoints, devices, feature_cache, hparams, parameter_table
+from maskx_tf import (
+    checkpoint_files,
+    checkpoints,
+    devices,
+    feature_cache,
+    hparams,
+    parameter_table,
+    resuming,
+)
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
@@ -42,8 +50,8 @@ def train(config: Config, cluster: Cluster | None = None) -> dict:
       train.
 
     Raises:
-      UserError: what the configuration names does not exist or does not fit; a step is not finite;
-        the disk is full.
+      UserError: what the configuration names does not exist or does not fit; the directory holds a
+        run with other options; a step is not finite; the disk is full.
       Interrupted: SIGTERM or SIGINT came; the checkpoint of the last step is saved.
     """
     strategy = devices.make_strategy(config.num_gpus, cluster)
@@ -74,6 +82,8 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
     )
     mask_class_ids = load_mask_classes(config.mask_classes, vocabulary)
     checkpoints.check_vocabulary(config.model_dir, vocabulary)
+    if tf.train.latest_checkpoint(config.model_dir):
+        resuming.check(config, vocabulary, mask_class_ids)
     with strategy.scope():
         model = build_model(config, vocabulary.num_classes, _class_vectors(config, vocabulary))
         optimizer = build_optimizer(config)
@@ -94,13 +104,13 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
     )
     if average and not start:
         average.start()
+    if start >= config.train_steps:
+        print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
+        return {}
     if devices.is_chief(strategy):
         saved = config.replace(feature_cache="")  # it is no part of what makes the result
         checkpoints.save_run(saved, vocabulary, mask_class_ids)  # not if the checkpoint misfits
         hparams.write_run(config)
-    if start >= config.train_steps:
-        print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
-        return {}
     evaluator = Evaluator(loaded, average) if config.eval_records else None
     with reading_errors():
         dataset = _training_data(loaded, strategy, start)
@@ -183,7 +193,7 @@ def _run(
     config: Config,
     trainer: Trainer,
     evaluator: Evaluator | None,
-    manager: tf.train.CheckpointManager,
+    manager: RunCheckpoints,
     interruption: Interruption,
 ) -> None:
     step = trainer.optimizer.iterations
@@ -193,6 +203,11 @@ def _run(
     def report_progress(outputs: dict) -> None:
         outputs["images_per_second"] = progress(int(step.numpy()), outputs)
 
+    def steps_per_loop(now: int) -> int:
+        """To the next multiple of an interval; summaries and checkpoints are made after a loop."""
+        intervals = (config.summary_interval, config.checkpoint_interval)
+        return min(interval - int(now) % interval for interval in intervals)
+
     progress.start(int(step.numpy()))
     # Orbit prints a report of each loop of its own; `Progress` says the same in one line.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -201,8 +216,7 @@ def _run(
             evaluator=evaluator,
             strategy=trainer.strategy,
             global_step=step,
-            # Loops end at multiples of the interval, also after a resume.
-            steps_per_loop=lambda now: config.summary_interval - int(now) % config.summary_interval,
+            steps_per_loop=steps_per_loop,
             checkpoint_manager=manager,
             train_actions=[report_progress],
             summary_dir=logs and str(logs / "train"),

@@ -1,6 +1,7 @@
 """Model directories: round trips, class rows matched by name, and errors that say what to do."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -109,6 +110,46 @@ class TestRoundTrip:
             found = by_name(checkpoints.load_model(str(path)).model)
             for name, value in by_name(wanted).items():
                 np.testing.assert_array_equal(found[name], value)
+
+
+class TestDetectorOptions:
+    """A detector means something else under other options, though its weights fit."""
+
+    CHANGES = (
+        ({"channel_order": "rgb"}, "--channel_order is bgr there, now rgb"),
+        ({"conventions": "detectron"}, "--conventions is aligned there, now detectron"),
+        (
+            {"anchor_size": 4.0, "mask_rois": "ground_truth"},
+            "(--anchor_size is 8.0 there, now 4.0)",
+        ),
+        (
+            {"roi_canonical_size": 224.0, "stride_on": "3x3"},
+            "now 3x3; --roi_canonical_size is 56.0",
+        ),
+        ({"normalization": "group_norm"}, "--normalization is batch_norm there, now group_norm"),
+    )
+
+    @pytest.mark.parametrize(("changes", "message"), CHANGES)
+    def test_a_frozen_one_needs_its_own(self, run, changes, message):
+        with pytest.raises(UserError, match=re.escape(message)) as error:
+            initialized(run[0], NAMES, mode="stage2_masks", **changes)
+        assert str(error.value).startswith(f"--init_checkpoint={run[0]} was trained with")
+
+    @pytest.mark.parametrize("mode", ["end_to_end", "stage1_boxes"])
+    def test_one_that_is_trained_on_is_warned_of(self, run, mode, capsys):
+        changes, message = self.CHANGES[0]
+        initialized(run[0], NAMES, mode=mode, **changes)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"warning: {run[0]} was trained with") and message in line
+
+    def test_the_head_and_the_kind_of_batch_norm_are_free(self, run, capsys):
+        changes = {
+            "mask_filters": 8,
+            "normalization": "frozen_batch_norm",
+            "mask_rois": "proposals",
+        }
+        initialized(run[0], NAMES, mode="stage2_masks", **changes)
+        assert capsys.readouterr().err == ""
 
 
 class TestErrors:

@@ -13,10 +13,19 @@ from hypothesis import strategies as st
 from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
+from maskx_tf.layers import backbone
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 TEXT = st.text("abcXYZ019 ,.:;=*?{}[]'#/_-", max_size=30).map(str.strip)
+# Values that go with the default of every other option.
+RANGES = {
+    "frozen_stages": (0, 4),
+    "min_level": (2, 4),
+    "max_level": (5, 9),
+    "image_min_side": (1, 1333),
+    "image_max_side": (1333, 10**7),
+}
 ENTRY_POINT = """
 from maskx_tf import cli, config
 
@@ -44,6 +53,8 @@ def values_of(field: dataclasses.Field) -> st.SearchStrategy:
         float: st.floats(-1e6, 1e6) | st.floats(0, 1),
         str: TEXT,
     }
+    if field.name in RANGES:
+        return st.integers(*RANGES[field.name])
     if field.metadata["choices"]:
         return st.sampled_from(field.metadata["choices"])
     if field.type in scalars:
@@ -53,8 +64,11 @@ def values_of(field: dataclasses.Field) -> st.SearchStrategy:
         return strategy.filter(field.metadata["check"] or (lambda value: True))
     item = scalars[field.type.__args__[0]]
     item = item.filter(bool) if field.type.__args__[0] is str else item
-    shortest, longest = (3, 3) if field.name.startswith("pixel_") else (0, 3)
-    return st.lists(item, min_size=shortest, max_size=longest).map(tuple)
+    if field.name == "anchor_ratios":
+        item = st.floats(1e-6, 1e6)
+    least = {"pixel_mean": 3, "pixel_std": 3, "anchor_ratios": 1}.get(field.name, 0)
+    order = sorted if field.name == "lr_steps" else list
+    return st.lists(item, min_size=least, max_size=3).map(order).map(tuple)
 
 
 @st.composite
@@ -137,12 +151,35 @@ def test_list_items_may_hold_commas():
         ("--anchor_ratios=0.5,one", "comma-separated list of float"),
         ("--transfer_input=embedding", "needs --transfer_embeddings"),
         ("--scale_jitter_min=1.5", "larger than --scale_jitter_max"),
+        ("--image_min_side=1334", "larger than --image_max_side=1333"),
+        ("--seed=-1", "must not be negative"),
+        ("--pixel_mean=1,2", "=1.0,2.0 must have three values"),
+        ("--pixel_std=1", "must have three values"),
+        ("--anchor_ratios=", "must have a value"),
+        ("--anchor_ratios=1,0", "positive ones only"),
+        ("--lr_steps=200,100", "=200,100 must ascend"),
+        ("--frozen_stages=6", "must be at most 5"),
+        ("--min_level=1", "must be from 2 to 5"),
+        ("--min_level=6", "must be from 2 to 5"),
+        ("--max_level=3", "must be at least 5"),
     ],
 )
 def test_wrong_value_names_its_flag(argument, complaint):
     with pytest.raises(UserError, match=complaint) as caught:
         parse(argument)
     assert str(caught.value).startswith(argument.split("=")[0])
+
+
+@pytest.mark.parametrize("change", ["--frozen_stages=5", "--min_level=5", "--max_level=3"])
+def test_the_small_backbone_has_a_stage_less(change):
+    assert parse("--backbone=small", "--frozen_stages=4", "--min_level=4", "--max_level=4")
+    with pytest.raises(UserError, match=f"^{change} must .* last stage of --backbone=small is 4"):
+        parse("--backbone=small", change)
+
+
+def test_the_stages_are_those_of_the_backbones():
+    last = {name: 1 + len(blocks) for name, blocks in backbone.STAGES.items()}
+    assert last == config_lib.LAST_STAGE
 
 
 @pytest.mark.parametrize("name", [n for n, f in FIELDS.items() if f.metadata["choices"]])

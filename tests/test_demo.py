@@ -40,6 +40,27 @@ def test_data_cut_off_before_their_last_file_are_made_again(tmp_path, monkeypatc
     assert data.is_done()
 
 
+def test_an_export_that_was_cut_off_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    directory = tmp_path / "with [brackets]"
+    *_, export, predict = demo.Plan(directory, 0, ("cls_box",)).steps()
+    evaluation_file = directory / "cls_box" / "evaluation.json"
+    for path in (evaluation_file, directory / "saved_model" / ".export-x" / "saved_model.pb"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert not export.is_done()
+    models = [directory / "saved_model" / version / "saved_model.pb" for version in ("1", "2")]
+    models[0].parent.mkdir()
+    models[0].touch()
+    assert export.is_done() and not predict.is_done()
+    os.utime(evaluation_file, (models[0].stat().st_mtime + 5,) * 2)  # trained on
+    assert not export.is_done()
+    models[1].parent.mkdir()
+    models[1].touch()
+    os.utime(models[1], (models[0].stat().st_mtime + 9,) * 2)
+    assert export.is_done()
+
+
 def test_table():
     evaluations = {"class_agnostic": evaluation(0.107, 0.10), "cls_box": evaluation(0.179, 0.15)}
     assert demo.gain(evaluations) == pytest.approx(0.5)

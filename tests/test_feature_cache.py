@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -59,6 +63,39 @@ class TestRowStore:
         again.append([entry(1, 99)])
         np.testing.assert_array_equal(again.read(24)[0], entry(1, 24)[0])
         np.testing.assert_array_equal(again.read(25)[0], entry(1, 99)[0])
+
+    def test_rows_are_on_the_disk_before_the_index_names_them(self, tmp_path, monkeypatch):
+        synced = []
+
+        def fsync(descriptor):
+            synced.append(pathlib.Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        RowStore(tmp_path, ARRAYS).append([entry(3)])
+        assert synced[:3] == ["a.bin", "b.bin", "entries.json.tmp"]
+
+    def test_two_that_fill_it_take_turns(self, tmp_path, capsys):
+        """The second has what the first added, and adds behind it."""
+        first, second = RowStore(tmp_path, ARRAYS), RowStore(tmp_path, ARRAYS)
+        found = []
+
+        def fill():
+            with second.filling():
+                found.append(len(second))
+                second.append([entry(1, 2)])
+
+        other = threading.Thread(target=fill)
+        with first.filling():
+            other.start()
+            first.append([entry(2, 0), entry(3, 1)])
+            time.sleep(0.2)
+        other.join()
+        assert found == [2] and len(first) == 2
+        assert f"Waiting for another process that fills {tmp_path}" in capsys.readouterr().err
+        np.testing.assert_array_equal(first.read(1)[0], entry(3, 1)[0])
+        again = RowStore(tmp_path, ARRAYS)
+        for number, rows in enumerate((2, 3, 1)):
+            np.testing.assert_array_equal(again.read(number)[0], entry(rows, number)[0])
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +213,26 @@ class TestKey:
         bias.assign_add(np.full(bias.shape, 1e-3, np.float32))
         assert self.key(base, loaded.model, 1) != wanted
         bias.assign(before)
+
+    def test_knows_which_files_in_which_order(self, base, loaded, tmp_path):
+        def key_of(*records):
+            return feature_cache.key(loaded.model, base, [str(path) for path in records])
+
+        whole = pathlib.Path(base.train_records[0])
+        for name in ("a", "b"):
+            shutil.copytree(whole, tmp_path / name)
+        (first, *_) = sorted((tmp_path / "b").glob("*.tfrecord*"))
+        shutil.copy(first, tmp_path / "b" / f"{first.name}.more")  # no shard of the manifest
+        bare = tmp_path / "bare"
+        bare.mkdir()
+        for path in whole.glob("*.tfrecord*"):
+            shutil.copy(path, bare)
+        assert key_of(tmp_path / "a") == key_of(whole) == key_of(bare / "*")  # wherever it is
+        assert key_of(f"{first}*") != key_of(whole)
+        assert key_of(whole, *base.eval_records) != key_of(*base.eval_records, whole)
+        (bare_first, *_) = sorted(bare.iterdir())
+        bare_first.write_bytes(bare_first.read_bytes() * 2)
+        assert key_of(bare / "*") != key_of(whole)
 
     def test_free_options_exist(self):
         assert {field.name for field in dataclasses.fields(Config)} >= feature_cache.FREE

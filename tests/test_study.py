@@ -5,12 +5,13 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
 from maskx_tf import config as config_lib
 from maskx_tf.errors import UserError
-from maskx_tf.study import checks, declaration, estimate, execution, figures, report, tables
+from maskx_tf.study import checks, declaration, estimate, execution, figures, report, tables, worker
 from maskx_tf.study.plan import Plan
 from maskx_tf.study.store import Results
 from tests import batches, harness
@@ -101,6 +102,8 @@ for entry in group["entries"]:
     key = entry["result"].split("pending/")[1].removesuffix(".json")
     if key in pathlib.Path("broken.txt").read_text().split():
         sys.exit("planted")
+    if pathlib.Path(entry["result"]).exists():
+        continue
     print(key, bool(entry.get("cache")), bool(entry.get("evaluation_cache")), file=log, flush=True)
     if "flagfile" in entry:
         text = pathlib.Path(entry["flagfile"]).read_text()
@@ -185,19 +188,22 @@ def test_only_runs_of_one_mask_set_share_training_features(study):
 
 def test_commands_say_everything(study):
     runs = {run.key: run for run in Plan(study).runs}
-    assert runs["seed1/b_to_a/transfer"].command == (
+    assert runs["seed1/b_to_a/transfer"].commands == [
         "python -m maskx_tf.train --flagfile=transfer.flags --seed=1 "
         "--train_records=data/seed1/train --eval_records=data/seed1/val --learning_rate=0.5 "
         "--model_dir=runs/study_tiny/seed1/b_to_a/transfer --mask_classes=data/seed1/set_b.txt "
         "--init_checkpoint=runs/study_tiny/seed1/detector"
-    )
+    ]
     assert runs["seed1/b_to_a/transfer"].config.learning_rate == 0.5
     assert runs["seed0/all/oracle"].config.mask_classes == "all"
     assert [split.name for split in runs["seed0/all/oracle"].splits] == ["a_to_b", "b_to_a"]
-    assert runs["seed0/all/tested"].command == (
+    assert runs["seed0/all/tested"].commands == [
         "python -m maskx_tf.evaluate --model_dir=runs/study_tiny/seed0/detector "
-        "--eval_records=data/seed0/val --score_threshold=0.5"
-    )
+        "--eval_records=data/seed0/val --score_threshold=0.5 "
+        f"--mask_classes=data/seed0/set_{a}.txt "
+        f"--output=runs/study_tiny/seed0/all/tested/evaluation_{split}.json"
+        for a, split in (("a", "a_to_b"), ("b", "b_to_a"))
+    ]
 
 
 def test_a_fresh_clone_makes_only_what_is_missing(study):
@@ -229,6 +235,71 @@ def test_another_detector_makes_its_rows_again_but_none_end_to_end(study):
     go(study, seeds=[0])
     pathlib.Path("detector.flags").write_text("--mode=stage1_boxes\n--train_steps=101\n")
     assert go(study, seeds=[0]) == [key for key in SEED_0 if not key.endswith("e2e")]
+
+
+def checkpoint_of(key, name="ckpt-20.index"):
+    return pathlib.Path("runs/study_tiny", key, name)
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_another_detector_has_its_rows_trained_from_nothing(study, is_marked):
+    """Also where the directories are of a study that did not mark them."""
+    go(study, only=["transfer"], seeds=[0])
+    old = checkpoint_of("seed0/a_to_b/transfer", "old")
+    old.touch()
+    if not is_marked:
+        for path in pathlib.Path("runs").rglob(execution.DIGEST):
+            path.unlink()
+    pathlib.Path("detector.flags").write_text("--mode=stage1_boxes\n--train_steps=101\n")
+    assert "seed0/a_to_b/transfer" in go(study, only=["transfer"], seeds=[0])
+    assert checkpoint_of("seed0/a_to_b/transfer").exists() and not old.exists()
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_a_run_that_was_cut_off_keeps_its_checkpoints(study, is_marked):
+    go(study, only=["transfer"], seeds=[0])
+    kept = checkpoint_of("seed0/a_to_b/transfer", "kept")
+    kept.touch()
+    path = study.results_dir / "results.json"
+    content = json.loads(path.read_text())
+    del content["runs"]["seed0/a_to_b/transfer"]
+    path.write_text(json.dumps(content))
+    if not is_marked:
+        for mark in pathlib.Path("runs").rglob(execution.DIGEST):
+            mark.unlink()
+    assert go(study, only=["transfer"], seeds=[0]) == ["seed0/a_to_b/transfer"]
+    assert kept.exists()
+
+
+def leave_result(study, key, **changes):
+    """A result that a killed call did not collect; no checkpoint is left."""
+    run = next(run for run in Plan(study).runs if run.key == key)
+    scores = {"mask": {subset: {"AP": 0.7} for subset in "AB"}}
+    result = {"digest": run.digest, "seconds": 1.0, "evaluations": {"a_to_b": scores}} | changes
+    path = pathlib.Path("runs/study_tiny/pending", f"{key}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({k: v for k, v in result.items() if v is not None}))
+
+
+@pytest.mark.parametrize(
+    ("digest", "score"), [({}, 70), ({"digest": None}, 70), ({"digest": "of another"}, 20)]
+)
+def test_a_result_that_was_not_collected_counts_for_its_own_options(study, digest, score):
+    """As do those that were written without a digest."""
+    key = "seed0/a_to_b/transfer"
+    leave_result(study, key, **digest)
+    assert (key in go(study, only=["transfer"], seeds=[0])) == (score == 20)
+    assert results_of(study).value(0, "a_to_b", "transfer", "B") == pytest.approx(score)
+
+
+def test_a_result_of_other_options_that_comes_late_is_dropped(study, monkeypatch):
+    """A worker whose call was killed goes on, and may write while the next call waits."""
+    pathlib.Path("worker.py").write_text(
+        WORKER.replace('"evaluations": {split', '"digest": "of another", "evaluations": {split')
+    )
+    go(study, only=["transfer"], seeds=[0])
+    assert not results_of(study).runs
+    assert not list(pathlib.Path("runs/study_tiny/pending").rglob("*.json"))
 
 
 def test_what_fails_is_named_and_the_rest_is_made(study):
@@ -293,6 +364,37 @@ def put(results, plan, key, score):
     results.add(run, {run.splits[0].name: {"mask": scores}}, 1.0)
 
 
+def test_two_processes_do_not_take_each_others_results(study):
+    plan, mine, others = Plan(study), results_of(study), results_of(study)
+    put(mine, plan, "seed0/a_to_b/transfer", 12)
+    put(others, plan, "seed1/a_to_b/transfer", 13)
+    put(mine, plan, "seed0/b_to_a/transfer", 14)
+    keys = {"seed0/a_to_b/transfer", "seed1/a_to_b/transfer", "seed0/b_to_a/transfer"}
+    assert results_of(study).runs.keys() == mine.runs.keys() == keys
+    with others.locked():
+        assert others.runs.keys() == keys
+
+
+def test_a_result_is_not_added_while_another_process_adds(study):
+    plan, results = Plan(study), results_of(study)
+    code = (
+        "import sys, time; from maskx_tf.data import files\n"
+        f"with files.locked({str(study.results_dir)!r}):\n"
+        "    print('locked', flush=True); sys.stdin.read(); time.sleep(0.3); print(time.time())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(harness.REPOSITORY)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    ) as other:
+        assert other.stdin and other.stdout and other.stdout.readline() == b"locked\n"
+        other.stdin.close()
+        put(results, plan, "seed0/a_to_b/transfer", 12)
+        assert time.time() >= float(other.stdout.read())
+
+
 def test_checks_compare_within_seeds_and_splits(study):
     plan, results = Plan(study), results_of(study)
     better, unharmed = study.checks
@@ -311,6 +413,26 @@ def test_checks_compare_within_seeds_and_splits(study):
     assert lines[2].endswith("| -0.8 ± 3.9 | 1 of 2 above 0 | **does not hold** |")
 
 
+def all_commands(study):
+    return [f"    {command}" for run in Plan(study).runs for command in run.commands]
+
+
+def test_an_evaluation_runs_the_commands_that_are_printed(study, monkeypatch):
+    pathlib.Path("runs/study_tiny/pending/seed0/all").mkdir(parents=True)
+    go(study, only=["tested"], seeds=[0])
+    group = json.loads(pathlib.Path("runs/study_tiny/seed0/all/tested/group.json").read_text())
+    typed = []
+
+    def run(command):
+        typed.append("    " + " ".join(["python", *command[1:]]))
+        pathlib.Path(command[-1].removeprefix("--output=")).write_text("{}")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert worker._evaluate_alone(group["entries"][0]) == {"a_to_b": {}, "b_to_a": {}}
+    assert len(typed) == 2 and set(typed) <= set(all_commands(study))
+
+
 def test_the_report_has_notes_and_pictures(study):
     go(study)
     notes = study.results_dir / "notes.md"
@@ -321,7 +443,7 @@ def test_the_report_has_notes_and_pictures(study):
     for name in ("table1.png", "sizes.png"):
         assert name in text and (study.results_dir / name).read_bytes().startswith(b"\x89PNG")
     commands = (study.results_dir / "commands.md").read_text()
-    assert all(run.command in commands for run in Plan(study).runs)
+    assert all(c in commands.splitlines() for c in all_commands(study))
 
 
 def test_no_picture_without_results(study, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf import checkpoints, devices, training
+from maskx_tf import checkpoints, devices, scaling, training
 from maskx_tf.errors import UserError
 from maskx_tf.layers import roi_align
 from maskx_tf.model import build_model
@@ -139,6 +139,12 @@ def train_captured(config):
     return stream.getvalue()
 
 
+def contents(model_dir):
+    """The bytes of the files of a run, TensorBoard's aside."""
+    files = [path for path in pathlib.Path(model_dir).iterdir() if path.is_file()]
+    return {path.name: path.read_bytes() for path in files if "events" not in path.name}
+
+
 def weights(path):
     model = checkpoints.load_model(str(path)).model
     return {v.name.removeprefix("maskx_rcnn/"): v.numpy() for v in model.weights}
@@ -195,12 +201,73 @@ class TestRun:
         assert len(list(found)) == config.keep_checkpoints
         assert f"{config.model_dir} is already trained to step 8." in train_captured(config)
 
+    def test_checkpoints_are_not_further_apart_than_asked(self, data, tmp_path):
+        """Whatever the interval of summaries, and after a resume at any step."""
+        config = make_config(data, tmp_path, mode="stage1_boxes", train_steps=1).replace(
+            summary_interval=4, checkpoint_interval=3, keep_checkpoints=9
+        )
+        train_captured(config)
+        output = train_captured(config.replace(train_steps=9))
+        saved = sorted(int(path.stem.split("-")[1]) for path in tmp_path.glob("ckpt-*.index"))
+        assert saved == [1, 3, 6, 9]
+        assert re.findall(r"^step (\d)/9", output, re.MULTILINE) == ["3", "4", "6", "8", "9"]
+
     def test_resuming_with_another_architecture_is_an_error(self, stage_1):
         config = stage_1[0].replace(train_steps=9, fpn_filters=8)
         settings = pathlib.Path(config.model_dir, "train.flags").read_text()
-        with pytest.raises(UserError, match="does not fit"):
+        with pytest.raises(UserError, match=r"\(--fpn_filters is 16 there, now 8\)"):
             train_captured(config)
         assert pathlib.Path(config.model_dir, "train.flags").read_text() == settings
+
+    @pytest.mark.parametrize("train_steps", [1, 20])
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (
+                {"mask_classes": "set_b.txt"},
+                "set A, --mask_classes, has 36 classes there, now 36, only there: .*, only now: ",
+            ),
+            ({"mask_classes": "none"}, "has 36 classes there, now 0, only there: "),
+            ({"image_min_side": 32, "seed": 3}, "--seed is 0 there, now 3; --image_min_side is 64"),
+            ({"init_checkpoint": "x"}, "--init_checkpoint is empty there, now x"),
+        ],
+    )
+    def test_what_a_run_means_stays(self, stage_1, data, train_steps, changes, message):
+        """Also where nothing is left to be trained."""
+        config = stage_1[0].replace(train_steps=train_steps, **changes)
+        if config.mask_classes == "set_b.txt":
+            config = config.replace(mask_classes=str(data / "set_b.txt"))
+        before = contents(config.model_dir)
+        with pytest.raises(UserError, match=message) as error:
+            train_captured(config)
+        assert "another --model_dir" in str(error.value) and "\n" not in str(error.value)
+        assert contents(config.model_dir) == before
+
+    def test_nothing_is_written_where_nothing_is_trained(self, stage_1):
+        before = contents(stage_1[0].model_dir)
+        output = train_captured(stage_1[0].replace(train_steps=1, learning_rate=0.5))
+        assert "already trained to step" in output
+        assert contents(stage_1[0].model_dir) == before
+
+    def test_schedule_and_bookkeeping_may_change(self, data, tmp_path):
+        config = make_config(data, tmp_path / "run", mode="stage1_boxes", train_steps=2)
+        train_captured(config)
+        (tmp_path / "a.txt").write_text((data / "set_a.txt").read_text())
+        changed = scaling.scaled(config.replace(train_steps=8, lr_steps=(6,)), 4).replace(
+            vocabulary=str(tmp_path / "run" / "vocabulary.json"),
+            mask_classes=str(tmp_path / "a.txt"),  # the same names
+            eval_records=(str(data / "records" / "val"),),
+            keep_checkpoints=1,
+            train_steps=3,
+            num_gpus=0,
+        )
+        stream = io.StringIO()
+        with contextlib.redirect_stderr(stream):
+            training.train(changed)
+        output = stream.getvalue()
+        assert "goes on with --lr_steps=3, was 60000,80000." in output
+        assert "goes on with --batch_size=4, was 2." in output and "vocabulary=" not in output
+        assert checkpoints.load_model(changed.model_dir).config == changed
 
     def test_another_vocabulary_is_an_error(self, stage_1, tmp_path):
         names = reversed(checkpoints.load_model(stage_1[0].model_dir).vocabulary.names)

@@ -82,6 +82,9 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "rows.npy").write_text("glove")
     with pytest.raises(UserError, match="transfer_embeddings"):
         class_vectors(str(tmp_path / "rows.npy"), ["bear"])
+    (tmp_path / "rows.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"rows\.npy: No data left in file"):
+        class_vectors(str(tmp_path / "rows.npy"), ["bear"])
 
 
 def test_rows_of_a_npy_are_taken_in_order(tmp_path):

@@ -187,7 +187,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("output_dir", None, "Directory to write to.", required=True)
     flags.DEFINE_integer("train_images", 8_000, "Number of training images.")
     flags.DEFINE_integer("val_images", 400, "Number of validation images.")
-    flags.DEFINE_integer("seed", 0, "Seed of the scenes.")
+    flags.DEFINE_integer("seed", 0, "Seed of the scenes.", lower_bound=0)
     flags.DEFINE_integer("workers", 0, "Processes; 0: one per core. The data do not depend on it.")
     flags.DEFINE_bool("reuse", False, "Keep finished data of the same settings.")
     flags.DEFINE_bool("grabcut", False, "Also write records/train_grabcut, masks by GrabCut.")

@@ -1,12 +1,19 @@
-"""Atomic writing of small files, and whether they can be written."""
+"""Atomic writing of small files, whether they can be written, and locks on directories."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import tempfile
+from collections.abc import Callable, Iterator
 
 from maskx_tf.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
@@ -63,5 +70,33 @@ def sync_directory(directory: str | os.PathLike[str]) -> None:
         os.fsync(descriptor)
     except OSError:
         pass
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(
+    directory: str | os.PathLike[str], on_busy: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Makes the directory and keeps other processes that lock it out; a killed one leaves no lock.
+
+    Args:
+      directory: which one.
+      on_busy: called where another process holds the lock; waits for it unless this raises.
+    """
+    os.makedirs(directory, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_busy()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
+        yield
     finally:
         os.close(descriptor)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import pathlib
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
-from maskx_tf.data.files import write_atomically
+from maskx_tf.data import files
 
 _INDEX = "entries.json"
 _COMMIT_INTERVAL = 25  # entries
@@ -28,7 +32,8 @@ class RowStore:
     """Entries of several arrays each, any number of rows of each, in one flat file an array.
 
     `entries.json` counts the rows of each entry that is safely there; what a killed process wrote
-    beyond them is cut off by the next one.
+    beyond them is cut off by the next one. Entries that are there never change: a process may read
+    while another adds.
 
     Args:
       directory: made if absent.
@@ -38,10 +43,26 @@ class RowStore:
     def __init__(self, directory: pathlib.Path, arrays: Sequence[Array]):
         self._directory, self._arrays = directory, tuple(arrays)
         directory.mkdir(parents=True, exist_ok=True)
-        index = directory / _INDEX
-        self._rows: list[list[int]] = json.loads(index.read_text()) if index.is_file() else []
+        self._rows: list[list[int]] = []
         self._ends = np.zeros([0, len(self._arrays)], np.int64)  # of what is mapped
         self._maps: list[np.ndarray] = []
+        self._read_index()
+
+    def _read_index(self) -> None:
+        index = self._directory / _INDEX
+        self._rows = json.loads(index.read_text()) if index.is_file() else []
+        self._maps = []
+
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[None]:
+        """Waits until no other process fills the store, and has the entries that others added."""
+
+        def say() -> None:
+            print(f"Waiting for another process that fills {self._directory}", file=sys.stderr)
+
+        with files.locked(self._directory, say):
+            self._read_index()
+            yield
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -52,29 +73,30 @@ class RowStore:
         return sum(rows[column] for rows in self._rows)
 
     def append(self, entries: Iterable[Sequence[np.ndarray]]) -> None:
-        """Adds entries: of each a sequence of one array [rows, …] for each of the store's."""
+        """Adds entries, inside `filling`: of each one array [rows, …] for each of the store's."""
         self._maps = []
         paths = [self._directory / f"{array.name}.bin" for array in self._arrays]
         counts = np.sum(self._rows, axis=0, dtype=int) if self._rows else [0] * len(paths)
-        files = [open(path, "ab") for path in paths]  # noqa: SIM115
+        opened = [open(path, "ab") for path in paths]  # noqa: SIM115
         try:
-            for file, array, count in zip(files, self._arrays, counts, strict=True):
+            for file, array, count in zip(opened, self._arrays, counts, strict=True):
                 file.truncate(int(count) * _row_bytes(array))
             for number, entry in enumerate(entries, start=1):
-                for file, array, values in zip(files, self._arrays, entry, strict=True):
+                for file, array, values in zip(opened, self._arrays, entry, strict=True):
                     file.write(np.ascontiguousarray(values, array.dtype).tobytes())
                 self._rows.append([len(values) for values in entry])
                 if number % _COMMIT_INTERVAL == 0:
-                    self._commit(files)
-            self._commit(files)
+                    self._commit(opened)
+            self._commit(opened)
         finally:
-            for file in files:
+            for file in opened:
                 file.close()
 
-    def _commit(self, files) -> None:
-        for file in files:
+    def _commit(self, opened: Sequence[BinaryIO]) -> None:
+        for file in opened:
             file.flush()
-        write_atomically(self._directory / _INDEX, json.dumps(self._rows))
+            os.fsync(file.fileno())  # before the index names the rows
+        files.write_atomically(self._directory / _INDEX, json.dumps(self._rows))
 
     def read(self, entry: int) -> list[np.ndarray]:
         """The arrays of an entry, read-only views of the files."""

@@ -73,7 +73,7 @@ def _random(key: str, seed: int) -> np.ndarray:
 def _load_rows(path: str, count: int) -> np.ndarray:
     try:
         rows = np.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(f"--transfer_embeddings={path}: {error}") from None
     if rows.ndim != 2 or len(rows) != count or not np.issubdtype(rows.dtype, np.number):
         raise UserError(

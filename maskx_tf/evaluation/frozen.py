@@ -34,7 +34,9 @@ def predictions(
     digest = feature_cache.key(model, config, config.eval_records, ["eval"])
     store = RowStore(pathlib.Path(config.feature_cache) / digest, arrays)
     if store.total("image_id") < num_images:
-        store.append(_compute(model, dataset.skip(len(store)), names))
+        with store.filling():
+            if store.total("image_id") < num_images:
+                store.append(_compute(model, dataset.skip(len(store)), names))
     side = config.mask_roi_size
     signature = (
         tf.TensorSpec([None, side, side, config.fpn_filters], tf.float32),

@@ -1,5 +1,7 @@
 """Backbones: ResNet-50/101 as published, and a small residual network for small images."""
 
+from typing import Any
+
 import tensorflow as tf
 import tf_keras
 
@@ -133,7 +135,7 @@ class ResidualBlock(tf_keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         outer = 4 * filters if bottleneck else filters
-        options = {"padding": padding, "use_winograd": use_winograd}
+        options: dict[str, Any] = {"padding": padding, "use_winograd": use_winograd}
         if bottleneck:
             strides = (stride, 1) if stride_on == "1x1" else (1, stride)
             self.convs = [

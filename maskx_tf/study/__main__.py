@@ -35,7 +35,8 @@ def main() -> None:
     deadline = time.time() + 3600 * FLAGS.max_hours if FLAGS.max_hours is not None else None
 
     def write() -> None:
-        report.write(plan, results, command)
+        with results.locked():
+            report.write(plan, results, command)
 
     try:
         run = execution.Execution(plan, results, missing, FLAGS.jobs, deadline, write)

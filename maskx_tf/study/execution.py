@@ -22,12 +22,14 @@ from maskx_tf.data.manifest import vocabulary_of
 from maskx_tf.errors import UserError
 from maskx_tf.progress import format_duration
 from maskx_tf.study import plan as plan_lib
+from maskx_tf.study import store
 from maskx_tf.study.estimate import remaining_seconds
 from maskx_tf.study.plan import Group, Plan, Run
 from maskx_tf.study.store import Results
 from tf_records.splits import random_names
 
 POLL_SECONDS = 0.2
+DIGEST = "study_digest.txt"  # in a model directory: `Run.digest` of what is trained there
 WORKER = (sys.executable, "-m", "maskx_tf.study.worker")
 
 
@@ -102,14 +104,16 @@ class Execution:
     def _start(self, group: Group) -> _Started:
         prepare(self._plan, group.seed)
         for run in group.runs:
-            _forget_outdated(run)
+            self._forget_outdated(run)
+        # What a killed call left is taken over first: the worker would not find it any more.
+        missing = [run for run in group.runs if not self._collect(run)]
         directory = self._plan.study.runs_dir / group.name
         cache = _cache(self._plan, group)
-        entries = [self._entry(run, group, cache) for run in group.runs]
+        entries = [self._entry(run, group, cache) for run in missing]
         content = {"deadline": self._deadline, "entries": entries}
         write_atomically(directory / "group.json", json.dumps(content, indent=1))
         log = directory / "group.log"
-        print(f"{group.name}: {len(group.runs)} runs, see {log}", flush=True)
+        print(f"{group.name}: {len(missing)} runs, see {log}", flush=True)
         with open(log, "ab") as file:
             process = subprocess.Popen(
                 [*WORKER, f"--group={directory}/group.json"],
@@ -119,11 +123,31 @@ class Execution:
             )
         return _Started(group, process, log)
 
+    def _forget_outdated(self, run: Run) -> None:
+        """Removes checkpoints of other options, also of the detector; marks the directory."""
+        if run.config is None:
+            return
+        directory = pathlib.Path(run.config.model_dir)
+        if not self._is_current(run, directory):
+            print(f"{directory} was trained with other options: starting anew", flush=True)
+            shutil.rmtree(directory)
+        write_atomically(directory / DIGEST, run.digest + "\n")
+
+    def _is_current(self, run: Run, directory: pathlib.Path) -> bool:
+        if (directory / DIGEST).is_file():
+            return (directory / DIGEST).read_text().strip() == run.digest
+        if not (directory / config_lib.FLAGFILE).is_file():
+            return True
+        # A directory of before that file: its own options, and what was last made of it.
+        own = plan_lib.digest(config_lib.load(str(directory)))
+        return own == _own_digest(run) and not self._results.is_outdated(run)
+
     def _entry(self, run: Run, group: Group, cache: pathlib.Path) -> dict:
         splits = {s.name: self._plan.mask_classes(s, run.seed) for s in run.splits}
-        entry = {"result": str(_result_file(self._plan, run)), "splits": splits}
+        result = str(_result_file(self._plan, run))
+        entry = {"result": result, "digest": run.digest, "splits": splits}
         if run.config is None:
-            return {**entry, "evaluate": run.arguments}
+            return {**entry, "evaluate": run.evaluations}
         flagfile = _result_file(self._plan, run).with_suffix(".flags")
         write_atomically(flagfile, config_lib.to_text(run.config))
         keeps = str(cache) if run.mode == "stage2_masks" else ""
@@ -154,10 +178,14 @@ class Execution:
                     if group.seed != started.group.seed or not group.needs_detector
                 ]
 
-    def _collect(self, run: Run) -> None:
+    def _collect(self, run: Run) -> bool:
+        """Takes over a run's result if it is there; drops one of other options."""
         path = _result_file(self._plan, run)
         if not path.is_file():
-            return
+            return False
+        if not store.is_result(path, run.digest):
+            path.unlink()
+            return False
         result = json.loads(path.read_text())
         self._results.add(run, result["evaluations"], result["seconds"])
         path.unlink()
@@ -173,6 +201,7 @@ class Execution:
             flush=True,
         )
         self._on_result()
+        return True
 
 
 def missing_groups(plan: Plan, results: Results, only: set[str], seeds: set[int]) -> list[Group]:
@@ -212,18 +241,6 @@ def is_trained(run: Run) -> bool:
 def _own_digest(run: Run) -> str:
     assert run.config
     return plan_lib.digest(run.config)
-
-
-def _forget_outdated(run: Run) -> None:
-    """Removes checkpoints of other options, which training would try to resume."""
-    if run.config is None:
-        return
-    directory = pathlib.Path(run.config.model_dir)
-    if not (directory / config_lib.FLAGFILE).is_file():
-        return
-    if plan_lib.digest(config_lib.load(str(directory))) != _own_digest(run):
-        print(f"{directory} was trained with other options: starting anew", flush=True)
-        shutil.rmtree(directory)
 
 
 def prepare(plan: Plan, seed: int) -> None:

@@ -28,6 +28,7 @@ class Run:
       splits: those it is evaluated on.
       arguments: of `python -m maskx_tf.train`, or of maskx_tf.evaluate.
       config: what they spell; None for an evaluation.
+      evaluations: of an evaluation, all arguments of maskx_tf.evaluate by split.
       digest: of the options that the result depends on, those of the detector included.
     """
 
@@ -38,12 +39,14 @@ class Run:
     arguments: tuple[str, ...]
     config: Config | None
     digest: str
+    evaluations: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @property
-    def command(self) -> str:
+    def commands(self) -> list[str]:
         """What to type to repeat it."""
-        module = "train" if self.config else "evaluate"
-        return " ".join(["python -m", f"maskx_tf.{module}", *self.arguments])
+        if self.config:
+            return [" ".join(["python -m maskx_tf.train", *self.arguments])]
+        return [" ".join(["python -m maskx_tf.evaluate", *a]) for a in self.evaluations.values()]
 
     @property
     def mode(self) -> str:
@@ -166,7 +169,16 @@ class Plan:
             flags = [self.fill(flag, seed) for flag in (*records, *row.evaluate)]
             arguments = (f"--model_dir={detector.config.model_dir}", *flags)
             made = hashlib.sha256("\n".join([*arguments, detector.digest]).encode())
-            return Run(key, seed, row, splits, arguments, None, made.hexdigest()[:12])
+            evaluations = {
+                split.name: (
+                    *arguments,
+                    f"--mask_classes={self.mask_classes(split, seed)}",
+                    f"--output={self.study.runs_dir / key / f'evaluation_{split.name}.json'}",
+                )
+                for split in splits
+            }
+            made_of = made.hexdigest()[:12]
+            return Run(key, seed, row, splits, arguments, None, made_of, evaluations)
         arguments = (*self._arguments(row, seed), f"--model_dir={self.study.runs_dir / key}")
         if not shared:
             arguments += (f"--mask_classes={self.mask_classes(splits[0], seed)}",)

@@ -79,9 +79,8 @@ def _commands(plan: Plan, results: Results) -> str:
     lines += ["From the root of the repository; what a run needs stands before it.", ""]
     for seed in plan.study.seeds:
         lines += [f"    {plan.fill(command, seed)}" for command, _ in plan.study.prepare]
-        lines.append(f"    {plan.detector(seed).command}")
+        lines += [f"    {command}" for command in plan.detector(seed).commands]
         for group in (group for group in plan.groups if group.seed == seed):
-            for run in group.runs:
-                lines.append(f"    {run.command}")
+            lines += [f"    {command}" for run in group.runs for command in run.commands]
         lines.append("")
     return "\n".join(lines)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
-from maskx_tf.data.files import write_atomically
+from maskx_tf.data import files
 from maskx_tf.errors import UserError
 from maskx_tf.study.declaration import Split
 from maskx_tf.study.plan import ALL_SPLITS, Run
@@ -23,28 +25,40 @@ class Results:
     def __init__(self, path: pathlib.Path):
         self._path = path
         self.runs: dict[str, dict] = {}
-        if path.is_file():
+        self._read()
+
+    def _read(self) -> None:
+        """Takes over what is in the file; another process may have added to it."""
+        if self._path.is_file():
             try:
-                self.runs = json.loads(path.read_text())["runs"]
+                self.runs |= json.loads(self._path.read_text())["runs"]
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path} is not a study's results: {error}.") from None
+                raise UserError(f"{self._path} is not a study's results: {error}.") from None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing into the directory, and has what they added."""
+        with files.locked(self._path.parent):
+            self._read()
+            yield
 
     def add(self, run: Run, evaluations: dict[str, dict], seconds: float) -> None:
-        """Keeps the result of a run, at once.
+        """Keeps the result of a run, at once, beside those that other processes add.
 
         Args:
           run: which one.
           evaluations: by split, as of `CocoEvaluator.evaluate`; none of a detector.
           seconds: wall time.
         """
-        self.runs[run.key] = {
-            "digest": run.digest,
-            "command": run.command,
-            "seconds": round(seconds, 1),
-            "evaluations": evaluations,
-        }
-        runs = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(self.runs.items())]
-        write_atomically(self._path, '{"runs": {\n' + ",\n".join(runs) + "\n}}\n")
+        with self.locked():
+            self.runs[run.key] = {
+                "digest": run.digest,
+                "command": " && ".join(run.commands),
+                "seconds": round(seconds, 1),
+                "evaluations": evaluations,
+            }
+            runs = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(self.runs.items())]
+            files.write_atomically(self._path, '{"runs": {\n' + ",\n".join(runs) + "\n}}\n")
 
     def has(self, run: Run) -> bool:
         """Whether there is a result of the run as it is declared now."""
@@ -79,3 +93,9 @@ class Results:
         name = split if isinstance(split, str) else split.name
         found = [self.value(seed, name, row, subset, metric, section) for seed in seeds]
         return [value for value in found if value is not None]
+
+
+def is_result(path: pathlib.Path, digest: str) -> bool:
+    """Whether the result of a run is there, of the options that the digest is of."""
+    # Results did not always have a digest.
+    return path.is_file() and json.loads(path.read_text()).get("digest", digest) == digest

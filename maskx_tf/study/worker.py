@@ -2,10 +2,10 @@
 
 `python -m maskx_tf.study.worker --group=GROUP.json` is what `execution` starts; the file has
 "deadline" (seconds since 1970, or null: no run is begun after it) and "entries". An entry has
-"result", the file to write, {"seconds", "evaluations": {split: of `CocoEvaluator.evaluate`}};
-"splits", {name: --mask_classes}; and either "flagfile" (the effective options of a training) with
-"cache" and "evaluation_cache" (directories for --feature_cache, or "") or "evaluate", arguments of
-maskx_tf.evaluate.
+"result", the file to write, {"digest", "seconds", "evaluations": {split: of
+`CocoEvaluator.evaluate`}}; "digest", of its run; "splits", {name: --mask_classes}; and either
+"flagfile" (the effective options of a training) with "cache" and "evaluation_cache" (directories
+for --feature_cache, or "") or "evaluate", {split: arguments of maskx_tf.evaluate, --output last}.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from maskx_tf.data.files import write_atomically
 from maskx_tf.data.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import runner
+from maskx_tf.study import store
 
 
 def main() -> None:
     """Makes every result of the group that is not there yet."""
     group = json.loads(pathlib.Path(flags.FLAGS.group).read_text())
     for entry in group["entries"]:
-        if pathlib.Path(entry["result"]).is_file():
+        if store.is_result(pathlib.Path(entry["result"]), entry["digest"]):
             continue
         if group["deadline"] and time.time() > group["deadline"]:
             return
         started = time.monotonic()
         evaluations = _evaluate_alone(entry) if "evaluate" in entry else _train(entry)
-        result = {"seconds": time.monotonic() - started, "evaluations": evaluations}
+        seconds = time.monotonic() - started
+        result = {"digest": entry["digest"], "seconds": seconds, "evaluations": evaluations}
         write_atomically(entry["result"], json.dumps(result))
         tf_keras.backend.clear_session()
 
@@ -65,9 +67,9 @@ def _train(entry: dict) -> dict[str, dict]:
 
 def _evaluate_alone(entry: dict) -> dict[str, dict]:
     evaluations = {}
-    for name, mask_classes in entry["splits"].items():
-        output = pathlib.Path(entry["result"]).with_name(f"evaluation_{name}.json")
-        arguments = [*entry["evaluate"], f"--mask_classes={mask_classes}", f"--output={output}"]
+    for name, arguments in entry["evaluate"].items():
+        output = pathlib.Path(arguments[-1].removeprefix("--output="))
+        output.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "maskx_tf.evaluate", *arguments]
         if subprocess.run(command).returncode:
             raise UserError(f"failed: python -m maskx_tf.evaluate {' '.join(arguments)}")
