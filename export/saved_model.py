@@ -75,6 +75,13 @@ def define_flags() -> None:
         "What layers compute in. bfloat16 is faster on processors that have it; what it costs, "
         "python -m maskx_tf.evaluate --precision=bfloat16 says.",
     )
+    flags.DEFINE_enum(
+        "convolutions",
+        None,
+        ["auto", "direct", "winograd"],
+        "As of maskx_tf.train; auto looks at this machine, so choose `direct` on one without a GPU "
+        "for serving on GPUs. Empty: as of the run.",
+    )
     flags.DEFINE_boolean("rle", default.rle, "Also output COCO run-length codes of pasted masks.")
 
 
@@ -215,9 +222,10 @@ def main() -> None:
     checkpoints.require_masks(loaded, path)
     model, config, vocabulary, mask_class_ids = loaded
     images = [_read_image(path, options.max_pixels) for path in values.images]
-    if values.precision != config.precision:
-        config = config.replace(precision=values.precision)
-        model = rebuilt(model, config)
+    convolutions = values.convolutions or config.convolutions
+    exported = config.replace(precision=values.precision, convolutions=convolutions)
+    if exported != config:
+        config, model = exported, rebuilt(model, exported)
     path = export(model, config, vocabulary, mask_class_ids, values.output_dir, images, options)
     verb = "equal to" if config.precision == "float32" else "agreeing with"
     print(f"written: {path} ({verb} the model on {len(images) + 2} images and a batch)")

@@ -311,16 +311,34 @@ def test_a_model_of_boxes_only_is_refused(tmp_path, monkeypatch):
     config = tiny.config(mode="stage1_boxes")
     loaded = checkpoints.LoadedModel(None, config, tiny.VOCABULARY, tiny.SET_A)
     monkeypatch.setattr(saved_model.checkpoints, "load_model", lambda path: loaded)
-    values = flags.FlagValues()
-    monkeypatch.setattr(flags, "FLAGS", values)
-    for kind in ("string", "list", "integer", "enum", "boolean"):
-        define = functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=values)
-        monkeypatch.setattr(flags, f"DEFINE_{kind}", define)
-    saved_model.define_flags()
-    values(["export", "--model_dir=run", f"--output_dir={tmp_path / 'out'}"])
     with pytest.raises(UserError, match="run detects boxes only"):
-        saved_model.main()
+        run_command(monkeypatch, "--model_dir=run", f"--output_dir={tmp_path / 'out'}")
     assert not (tmp_path / "out").exists()
+
+
+def run_command(monkeypatch, *arguments):
+    with monkeypatch.context() as patch:
+        values = flags.FlagValues()
+        patch.setattr(flags, "FLAGS", values)
+        for kind in ("string", "list", "integer", "enum", "boolean"):
+            define = functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=values)
+            patch.setattr(flags, f"DEFINE_{kind}", define)
+        saved_model.define_flags()
+        values(["export", *arguments])
+        saved_model.main()
+
+
+def test_an_export_computes_convolutions_as_it_is_told(tmp_path, monkeypatch):
+    config = tiny.config(model_dir=str(tmp_path / "run"), fpn_filters=64, rpn_filters=64)
+    checkpoints.save_run(config, tiny.VOCABULARY, tiny.SET_A)
+    tf.train.Checkpoint(model=tiny.model(config)).save(str(tmp_path / "run" / "ckpt"))
+    transformed = {}
+    for choice in ("direct", "winograd"):
+        paths = f"--model_dir={tmp_path / 'run'}", f"--output_dir={tmp_path / choice}"
+        run_command(monkeypatch, *paths, f"--convolutions={choice}")
+        variables = tf.train.list_variables(str(tmp_path / choice / "1" / "variables/variables"))
+        transformed[choice] = sum(shape[:3] == [6, 3, 1] for _, shape in variables)
+    assert transformed == {"direct": 0, "winograd": 4}  # three levels of the FPN, and the RPN
 
 
 def test_images_that_cannot_be_compared_on(tmp_path):
