@@ -50,7 +50,11 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     def convolution(x: tf.Tensor, kernel: tf.Tensor):
         def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             turned = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
-            return conv3x3(upstream, turned), _kernel_gradient(x, upstream, kernel.shape)
+            of_x = conv3x3(upstream, turned)
+            # One after the other: each needs memory for six parts of its inputs.
+            with tf.control_dependencies([of_x]):
+                inputs = tf.identity(x), tf.identity(upstream)
+            return of_x, _kernel_gradient(*inputs, kernel.shape)
 
         return conv3x3_transformed(x, transform_kernel(kernel)), gradients
 
