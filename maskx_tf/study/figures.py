@@ -70,6 +70,7 @@ def bars(study: Study, results: Results, table: Table, path: pathlib.Path) -> bo
                 axes.bar(place, np.mean(found), color=COLORS[place % 10], alpha=0.7)
                 axes.plot([place] * len(found), found, "k.", markersize=4)
         axes.set_xticks(range(len(titles)), titles, rotation=40, ha="right", fontsize=8)
+        axes.set_xlim(-0.6, len(titles) - 0.4)  # with room for rows that are not run yet
         axes.set_title(f"{study.splits[split].title}: AP on {subset}", fontsize=10)
         axes.grid(axis="y", alpha=0.3)
     for axes in grid[:, 0]:
