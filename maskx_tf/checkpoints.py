@@ -117,7 +117,7 @@ def load_model(path: str) -> LoadedModel:
     directory = pathlib.Path(checkpoint).parent
     config = config_lib.load(str(directory)).replace(precision="float32")
     vocabulary = Vocabulary.load(str(directory / VOCABULARY))
-    mask_class_ids = _load_mask_class_ids(directory, vocabulary)
+    mask_class_ids = load_set_a(directory, vocabulary)
     model = build_model(config, vocabulary.num_classes, _embedding_shape(checkpoint))
     restore(tf.train.Checkpoint(model=model), checkpoint).expect_partial()
     if moving_average.is_in(checkpoint):
@@ -125,7 +125,8 @@ def load_model(path: str) -> LoadedModel:
     return LoadedModel(model, config, vocabulary, mask_class_ids)
 
 
-def _load_mask_class_ids(directory: pathlib.Path, vocabulary: Vocabulary) -> tuple[int, ...]:
+def load_set_a(directory: pathlib.Path, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The ids of set A that a model directory keeps; UserError if it has none."""
     path = directory / MASK_CLASSES
     if not path.is_file():
         return load_mask_classes(str(directory / _OLD_MASK_CLASSES), vocabulary)

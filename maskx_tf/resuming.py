@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from maskx_tf import config as config_lib
-from maskx_tf.checkpoints import MASK_CLASSES
+from maskx_tf.checkpoints import load_set_a
 from maskx_tf.config import BOOKKEEPING, Config
-from maskx_tf.data.classes import Vocabulary, load_mask_classes
+from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 
 # Options that may be others in a resumed run; a line says so. The schedule may be prolonged and a
@@ -20,7 +20,7 @@ CHANGEABLE = (
     *("clip_norm", "ema_decay", "train_records", "skip_corrupt_records", "precision"),
     "convolutions",
 )
-# Compared by what they name: the run's vocabulary.json and mask_classes.txt.
+# Compared by what they name: the run's vocabulary.json and mask_classes.json.
 BY_CONTENT = ("vocabulary", "mask_classes")
 
 
@@ -55,10 +55,7 @@ def check(config: Config, vocabulary: Vocabulary, mask_class_ids: Sequence[int])
 
 def _set_a(directory: pathlib.Path, vocabulary: Vocabulary, mask_class_ids: Sequence[int]) -> str:
     """How the run's set A differs; empty if it does not."""
-    path = directory / MASK_CLASSES
-    if not path.is_file():
-        return ""
-    before, now = set(load_mask_classes(str(path), vocabulary)), set(mask_class_ids)
+    before, now = set(load_set_a(directory, vocabulary)), set(mask_class_ids)
     if before == now:
         return ""
     return (
