@@ -214,7 +214,7 @@ def _check_detector(source: Config, target: Config, path: str) -> None:
         return found.removeprefix("frozen_").removeprefix("sync_") if "norm" in name else found
 
     found = [
-        f"--{name} is {getattr(source, name)} there, now {getattr(target, name)}"
+        config_lib.difference(name, source, target)
         for name in DETECTOR
         if value(source, name) != value(target, name)
     ]

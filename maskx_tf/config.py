@@ -326,8 +326,7 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     if choices and value not in choices:
         raise UserError(f"--{field.name}={value} is not one of: {', '.join(choices)}.")
     if check and not check(value):
-        text = _join(value) if isinstance(value, tuple) else value
-        raise UserError(f"--{field.name}={text} must {field.metadata['must']}.")
+        raise UserError(f"--{field.name}={text_of(value)} must {field.metadata['must']}.")
 
 
 def _to_tuple(field: dataclasses.Field, items: list[str]) -> tuple:
@@ -375,18 +374,24 @@ def to_text(config: Config) -> str:
         value = getattr(config, field.name)
         if isinstance(value, bool):
             lines.append(f"--{'' if value else 'no'}{field.name}")
-        elif isinstance(value, tuple):
-            lines.append(f"--{field.name}={_join(value)}")
         else:
-            lines.append(f"--{field.name}={value}")
+            lines.append(f"--{field.name}={text_of(value)}")
     return "\n".join(lines) + "\n"
 
 
-def _join(items: tuple) -> str:
-    """Comma-separated as absl reads it: an item with a comma of its own is quoted."""
+def text_of(value: Any) -> str:
+    """A value as its flag takes it; in a list, an item with a comma of its own is quoted."""
+    if not isinstance(value, tuple):
+        return str(value)
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(items)
+    csv.writer(text, lineterminator="").writerow(value)
     return text.getvalue()
+
+
+def difference(name: str, there: Config, now: Config) -> str:
+    """How an option differs from another run's, for a message."""
+    before, after = (text_of(getattr(config, name)) or "empty" for config in (there, now))
+    return f"--{name} is {before} there, now {after}"
 
 
 def save(config: Config, model_dir: str) -> None:

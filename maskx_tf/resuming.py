@@ -40,12 +40,10 @@ def check(config: Config, vocabulary: Vocabulary, mask_class_ids: Sequence[int])
         if before == now or name in BOOKKEEPING or name in BY_CONTENT:
             continue
         if name in CHANGEABLE:
-            print(
-                f"{config.model_dir} goes on with --{name}={_text(now)}, was {_text(before)}.",
-                file=sys.stderr,
-            )
+            was, is_now = (config_lib.text_of(value) or "empty" for value in (before, now))
+            print(f"{config.model_dir} goes on with --{name}={is_now}, was {was}.", file=sys.stderr)
         else:
-            differences.append(f"--{name} is {_text(before)} there, now {_text(now)}")
+            differences.append(config_lib.difference(name, saved, config))
     if found := [text for text in differences if text]:
         raise UserError(
             f"{config.model_dir} holds a run with other options ({'; '.join(found)}); give those "
@@ -69,7 +67,3 @@ def _only(where: str, class_ids: set[int], vocabulary: Vocabulary, most: int = 3
         return ""
     names = [vocabulary.names[class_id - 1] for class_id in sorted(class_ids)]
     return f", only {where}: {', '.join(names[:most])}{', …' if len(names) > most else ''}"
-
-
-def _text(value: object) -> str:
-    return (",".join(map(str, value)) if isinstance(value, tuple) else str(value)) or "empty"
