@@ -7,10 +7,7 @@ import os
 import pathlib
 from typing import BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows: no lock
-    fcntl = None  # type: ignore[assignment]
+from maskx_tf.data import files
 
 
 def open_locked(path: pathlib.Path) -> BinaryIO:
@@ -23,13 +20,10 @@ def open_locked(path: pathlib.Path) -> BinaryIO:
     while True:
         file = open(path, "ab")  # noqa: SIM115  (stays open as long as the lock is held)
         try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            files.lock(file.fileno())
         except BlockingIOError:
             file.close()
             raise
-        except OSError:
-            return file  # a file system without locks
         # The process that held the lock until now may have removed the file.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):

@@ -74,6 +74,24 @@ def sync_directory(directory: str | os.PathLike[str]) -> None:
         os.close(descriptor)
 
 
+def lock(descriptor: int, *, wait: bool = False) -> None:
+    """Locks an open file or directory until it is closed or the process ends.
+
+    Does nothing where there are no locks: on Windows and some file systems.
+
+    Raises:
+      BlockingIOError: another process holds the lock, and it is not waited for.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
+
+
 @contextlib.contextmanager
 def locked(
     directory: str | os.PathLike[str], on_busy: Callable[[], None] = lambda: None
@@ -85,18 +103,13 @@ def locked(
       on_busy: called where another process holds the lock; waits for it unless this raises.
     """
     os.makedirs(directory, exist_ok=True)
-    if fcntl is None:
-        yield
-        return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor)
         except BlockingIOError:
             on_busy()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks
+            lock(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)
