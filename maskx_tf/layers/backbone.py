@@ -94,8 +94,9 @@ class ConvNorm(tf_keras.layers.Layer):
         """Keeps the merged kernel and bias, now also of trained batch norm. For inference only."""
         if isinstance(self.norm, tf_keras.layers.BatchNormalization):
             kernel, bias = self._merged()
-            if self.use_winograd and self.compute_dtype == "float32":
-                kernel = prepare(kernel, self.stride)
+            kernel = prepare(
+                kernel, self.stride, self.compute_dtype, use_winograd=self.use_winograd
+            )
             self._folded = (
                 tf.Variable(kernel, trainable=False, name="kernel"),
                 tf.Variable(bias, trainable=False, name="bias"),

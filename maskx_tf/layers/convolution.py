@@ -18,13 +18,15 @@ def uses_winograd(choice: str) -> bool:
     return choice == "winograd" or (choice == "auto" and not tf.config.list_physical_devices("GPU"))
 
 
-def prepare(kernel: tf.Tensor, stride: int) -> tf.Tensor:
+def prepare(
+    kernel: tf.Tensor, stride: int, dtype: tf.DType | str, *, use_winograd: bool
+) -> tf.Tensor:
     """What `convolve` takes in place of a kernel [h, w, C, K] that will not change.
 
-    It is transformed where Winograd's algorithm pays, 3 x 3 of stride 1 with many channels, and
-    the kernel itself elsewhere.
+    Transformed where Winograd's algorithm pays for inputs of `dtype`, else the kernel itself.
     """
-    return winograd.transform_kernel(kernel) if _pays(kernel.shape, stride) else kernel
+    pays = use_winograd and _pays(kernel.shape, stride, dtype)
+    return winograd.transform_kernel(kernel) if pays else kernel
 
 
 def convolve(
@@ -36,14 +38,15 @@ def convolve(
     """
     if kernel.shape.rank == 5:
         return winograd.conv3x3_transformed(x, kernel)
-    if use_winograd and x.dtype == tf.float32 and padding == "SAME" and _pays(kernel.shape, stride):
+    if use_winograd and padding == "SAME" and _pays(kernel.shape, stride, x.dtype):
         return winograd.conv3x3(x, kernel)
     return tf.nn.conv2d(x, kernel, stride, padding)
 
 
-def _pays(shape: tf.TensorShape, stride: int) -> bool:
+def _pays(shape: tf.TensorShape, stride: int, dtype: tf.DType | str) -> bool:
     height, width, *channels = shape
-    return (height, width, stride) == (3, 3, 1) and min(channels) >= LEAST_CHANNELS
+    is_wide = min(channels) >= LEAST_CHANNELS
+    return (height, width, stride) == (3, 3, 1) and is_wide and dtype == tf.float32
 
 
 class Conv2D(tf_keras.layers.Conv2D):
@@ -62,8 +65,9 @@ class Conv2D(tf_keras.layers.Conv2D):
 
     def fold(self) -> None:
         """Keeps the kernel as `prepare` makes it. For inference only."""
-        if self.use_winograd and self.compute_dtype == "float32":
-            value = prepare(self.kernel, self.strides[0])
+        kernel = tf.convert_to_tensor(self.kernel)
+        value = prepare(kernel, self.strides[0], self.compute_dtype, use_winograd=self.use_winograd)
+        if value is not kernel:
             self._prepared = tf.Variable(value, trainable=False, name="kernel")
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
