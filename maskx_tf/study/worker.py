@@ -69,7 +69,6 @@ def _evaluate_alone(entry: dict) -> dict[str, dict]:
     evaluations = {}
     for name, arguments in entry["evaluate"].items():
         output = pathlib.Path(arguments[-1].removeprefix("--output="))
-        output.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "maskx_tf.evaluate", *arguments]
         if subprocess.run(command).returncode:
             raise UserError(f"failed: python -m maskx_tf.evaluate {' '.join(arguments)}")
