@@ -33,7 +33,7 @@ from tf_records.shapes_scene import SceneOptions
 # What a run may leave in its directory.
 _KEPT = re.compile(
     r"checkpoint|ckpt-\d+\.(index|data-00000-of-00001)|train\.flags|vocabulary\.json"
-    r"|mask_classes\.txt|parameters\.txt|train|validation|events\.out\..*"
+    r"|mask_classes\.json|parameters\.txt|train|validation|events\.out\..*"
 )
 
 
