@@ -14,6 +14,7 @@ from tests.batches import NUM_CLASSES, random_features, random_labels, tiny_conf
 MANY = convolution.LEAST_CHANNELS
 SHAPES = [
     (1, 1, 1), (2, 3, 2), (1, 5, 3), (2, 4, 4), (1, 2, 5), (1, 7, 8), (3, 1, 9), (1, 14, 14),
+    (5, 2, 2),
 ]  # fmt: skip
 
 
@@ -24,10 +25,17 @@ def random_inputs(batch, height, width, channels=5, filters=3, seed=0):
     return tf.constant(x), tf.constant(kernel / np.sqrt(9 * channels).astype(np.float32))
 
 
+@pytest.fixture(params=[winograd.STRIPE_BYTES, 240, 1])
+def stripes(request, monkeypatch):
+    """Bytes of a stripe: all at once, two of five images of 2 x 2, and one tile."""
+    monkeypatch.setattr(winograd, "STRIPE_BYTES", request.param)
+
+
 def direct(x, kernel):
     return tf.nn.conv2d(x, kernel, 1, "SAME")
 
 
+@pytest.mark.usefixtures("stripes")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values(shape):
     x, kernel = random_inputs(*shape)
@@ -36,6 +44,7 @@ def test_values(shape):
     np.testing.assert_allclose(ours, direct(x, kernel), atol=3e-6)
 
 
+@pytest.mark.usefixtures("stripes")
 def test_shapes_known_only_at_run_time():
     specs = [tf.TensorSpec([None, None, None, 5]), tf.TensorSpec([3, 3, 5, 3])]
     graph = tf.function(winograd.conv3x3, input_signature=specs)
@@ -44,6 +53,7 @@ def test_shapes_known_only_at_run_time():
         np.testing.assert_allclose(graph(x, kernel), direct(x, kernel), atol=3e-6)
 
 
+@pytest.mark.usefixtures("stripes")
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradients(shape, compiled):
@@ -62,6 +72,17 @@ def test_gradients(shape, compiled):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(tf.reduce_max(tf.abs(theirs))))
 
 
+def test_an_empty_batch():
+    x, kernel = random_inputs(0, 3, 3)
+    with tf.GradientTape() as tape:
+        tape.watch([x, kernel])
+        y = winograd.conv3x3(x, kernel)
+    assert y.shape == (0, 3, 3, 3)
+    of_x, of_kernel = tape.gradient(y, [x, kernel])
+    assert of_x.shape == x.shape
+    np.testing.assert_array_equal(of_kernel, np.zeros(kernel.shape))
+
+
 def test_rounding_is_within_four_times_that_of_the_direct_convolution():
     x, kernel = random_inputs(1, 24, 40, channels=128, filters=64)
     x = tf.nn.relu(x)
@@ -74,8 +95,9 @@ def test_rounding_is_within_four_times_that_of_the_direct_convolution():
 
 
 def count(operation, function, *specs):
-    graph = tf.function(function).get_concrete_function(*specs).graph
-    return sum(op.type == operation for op in graph.get_operations())
+    graph = tf.function(function).get_concrete_function(*specs).graph.as_graph_def()
+    nodes = [*graph.node, *(n for body in graph.library.function for n in body.node_def)]
+    return sum(node.op == operation for node in nodes)
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,7 @@ def test_an_export_computes_convolutions_as_it_is_told(tmp_path, monkeypatch):
         paths = f"--model_dir={tmp_path / 'run'}", f"--output_dir={tmp_path / choice}"
         run_command(monkeypatch, *paths, f"--convolutions={choice}")
         variables = tf.train.list_variables(str(tmp_path / choice / "1" / "variables/variables"))
-        transformed[choice] = sum(shape[:3] == [6, 3, 1] for _, shape in variables)
+        transformed[choice] = sum(shape[:3] == [6, 1, 3] for _, shape in variables)
     assert transformed == {"direct": 0, "winograd": 4}  # three levels of the FPN, and the RPN
 
 

@@ -1,26 +1,30 @@
 """3 x 3 convolutions of stride 1 with half the multiplications, for processors.
 
 Winograd's minimal filtering F(4, 3) (Lavin & Gray, "Fast Algorithms for Convolutional Neural
-Networks", §3), along rows only: four neighbouring outputs of a filter row of 3 take 6 products
-instead of 12, and what remains are six convolutions 3 high and 1 wide over a quarter of the
-columns. Along both axes it would be a quarter of the products, but the transforms would move more
+Networks", §3), along columns only: four outputs below each other take 6 products with a filter
+column of 3 instead of 12, and what remains are six convolutions 1 high and 3 wide over a quarter of
+the rows. Along both axes it would be a quarter of the products, but the transforms would move more
 memory than that saves, and rounding would grow. The points ±√½, ±√2 keep the errors in float32
 within three times those of the direct convolution; the usual ±1, ±2 make them half as large again.
+
+Computed in stripes, so that what lies between transforms and products stays in the cache.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 TILE = 4  # outputs of a tile
+STRIPE_BYTES = 8 << 20  # of a stripe's input or output, whichever has more channels
 # Squares of the four points that are neither 0 nor infinity: ±√P, ±√Q. Their product is 1.
 P, Q = 0.5, 2.0
 _ROOT_P, _ROOT_Q = math.sqrt(P), math.sqrt(Q)
 
 
 def _kernel_matrix() -> np.ndarray:
-    """G, float32 [6, 3]: a filter row's values at the six points."""
+    """G, float32 [6, 3]: a filter column's values at the six points."""
     points = (_ROOT_P, -_ROOT_P, _ROOT_Q, -_ROOT_Q)
     others = (Q, Q, P, P)
     rows = [
@@ -31,8 +35,8 @@ def _kernel_matrix() -> np.ndarray:
 
 
 def transform_kernel(kernel: tf.Tensor) -> tf.Tensor:
-    """[3, 3, C, K] -> six kernels of 3 x 1, [6, 3, 1, C, K]."""
-    return tf.einsum("mw,hwck->mhck", tf.constant(_kernel_matrix()), kernel)[:, :, None]
+    """[3, 3, C, K] -> six kernels of 1 x 3, [6, 1, 3, C, K]."""
+    return tf.einsum("mh,hwck->mwck", tf.constant(_kernel_matrix()), kernel)[:, None]
 
 
 def conv3x3(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -51,7 +55,7 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             turned = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
             of_x = conv3x3(upstream, turned)
-            # One after the other: each needs memory for six parts of its inputs.
+            # One after the other: each keeps all cores busy and wants the cache for itself.
             with tf.control_dependencies([of_x]):
                 inputs = tf.identity(x), tf.identity(upstream)
             return of_x, _kernel_gradient(*inputs, kernel.shape)
@@ -63,35 +67,133 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 def conv3x3_transformed(x: tf.Tensor, kernels: tf.Tensor) -> tf.Tensor:
     """`conv3x3` with the result of `transform_kernel`; the gradient takes more memory."""
-    products = [
-        tf.nn.conv2d(part, kernel, 1, "SAME")
-        for part, kernel in zip(_input_parts(x), tf.unstack(kernels), strict=True)
-    ]
-    return _outputs(products, tf.shape(x)[2])
+    filters = kernels.shape[4]
+    stripes = _Stripes(x, max(x.shape[3], filters))
+    row_kernels = tf.unstack(kernels)
+
+    def convolved(i: tf.Tensor) -> tf.Tensor:
+        products = [
+            tf.nn.conv2d(part, kernel, 1, "SAME")
+            for part, kernel in zip(_input_parts(stripes.inputs(x, i)), row_kernels, strict=True)
+        ]
+        return stripes.cut_outputs(_outputs(products), i)
+
+    results = tf.TensorArray(tf.float32, stripes.count, infer_shape=False)
+    results = _for_each(stripes.count, lambda i, a: a.write(i, convolved(i)), results)
+    y = tf.reshape(results.concat(), [*tf.unstack(tf.shape(x))[:3], filters])
+    return tf.ensure_shape(y, [*x.shape[:3], filters])
 
 
-def _tiles(width: tf.Tensor) -> tf.Tensor:
-    return (width + TILE - 1) // TILE
+def _kernel_gradient(x: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
+    """Of the kernel, [3, 3, C, K]: the transposed transforms of upstream and of the products."""
+    stripes = _Stripes(x, max(shape[2:]))
+
+    def add(i: tf.Tensor, sums: list[tf.Tensor]) -> list[tf.Tensor]:
+        of_inputs = _input_parts(stripes.inputs(x, i))
+        of_products = _output_parts(stripes.outputs(upstream, i))
+        gradients = [
+            tf.raw_ops.Conv2DBackpropFilter(
+                input=of_input,
+                filter_sizes=[1, 3, *shape[2:]],
+                out_backprop=of_product,
+                strides=[1, 1, 1, 1],
+                padding="SAME",
+            )
+            for of_input, of_product in zip(of_inputs, of_products, strict=True)
+        ]
+        return [a + b for a, b in zip(sums, gradients, strict=True)]
+
+    sums = _for_each(stripes.count, add, [tf.zeros([1, 3, *shape[2:]])] * 6)
+    return tf.einsum("mh,mwck->hwck", tf.constant(_kernel_matrix()), tf.concat(sums, axis=0))
 
 
-def _phases(x: tf.Tensor, left: int, tiles: tf.Tensor) -> tf.Tensor:
-    """[B, H, W, C] -> [B, H, tiles, 4 C], padded with zeros on both sides."""
-    batch, height, width, _ = tf.unstack(tf.shape(x))
-    x = tf.pad(x, [[0, 0], [0, 0], [left, TILE * tiles - left - width], [0, 0]])
-    return tf.reshape(x, [batch, height, tiles, TILE * x.shape[3]])
+def _for_each(count: tf.Tensor, step: Callable, state):
+    """`step(i, state)`, the next state, for each i below count in turn."""
+    _, state = tf.while_loop(
+        lambda i, _: i < count,
+        lambda i, state: (i + 1, step(i, state)),
+        (0, state),
+        parallel_iterations=1,
+    )
+    return state
 
 
-def _input_parts(x: tf.Tensor) -> list[tf.Tensor]:
-    """The six inputs of the products, [B, H, tiles, C] each (Bᵀd)."""
-    tiles = _tiles(tf.shape(x)[2])
-    phases = _phases(x, 1, tiles + 1)
-    own, following = tf.split(phases[:, :, :-1], TILE, axis=3), phases[:, :, 1:]
-    channels = x.shape[3]
-    d0, d1, d2, d3 = own
-    d4, d5 = following[..., :channels], following[..., channels : 2 * channels]
+class _Stripes:
+    """How [B, H, W, C] is cut into parts that fit the cache: some whole images, or rows of one.
+
+    The images of a stripe make one tall image, with a row of zeros between them. It is cut into
+    `tiles`: inputs are [tiles + 1, 4, W, C], outputs [tiles, 4, W, K].
+    """
+
+    def __init__(self, x: tf.Tensor, channels: int):
+        self.batch, self.height, width, _ = tf.unstack(tf.shape(x))
+        fitting = STRIPE_BYTES // (4 * channels * tf.maximum(width, 1))  # rows
+        self.images = _even_share(self.batch, fitting // (self.height + 1))
+        self.between = tf.minimum(self.images - 1, 1)
+        rows = _ceil_div(_even_share(self.height, fitting), TILE) * TILE
+        self.rows = tf.where(self.images > 1, self.height, tf.minimum(rows, self.height))
+        self.of_an_image = _ceil_div(self.height, self.rows)
+        self.count = tf.maximum(_ceil_div(self.batch, self.images), 1) * self.of_an_image
+
+    def inputs(self, x: tf.Tensor, i: tf.Tensor) -> tf.Tensor:
+        """The rows of x that the outputs of stripe i depend on."""
+        image, row = self._begin(i)
+        above = tf.minimum(row, 1)  # rows there are
+        part = x[image : image + self.images, row - above : row + self.rows + 1]
+        return self._tiled(part, 1 - above, 0, i, more=1)
+
+    def outputs(self, y: tf.Tensor, i: tf.Tensor) -> tf.Tensor:
+        """The rows of y [B, H, W, K] that are the outputs of stripe i."""
+        image, row = self._begin(i)
+        part = y[image : image + self.images, row : row + self.rows]
+        return self._tiled(part, 0, self.between, i, more=0)
+
+    def cut_outputs(self, y: tf.Tensor, i: tf.Tensor) -> tf.Tensor:
+        """[tiles, 4, W, K] -> the outputs of stripe i alone, [images rows, W, K]."""
+        images, rows = self._size(i)
+        width, filters = tf.shape(y)[2], y.shape[3]
+        y = tf.reshape(y, [-1, width, filters])[: images * (rows + self.between)]
+        y = tf.reshape(y, [images, rows + self.between, width, filters])[:, :rows]
+        return tf.reshape(y, [images * rows, width, filters])
+
+    def _begin(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The first image and row of stripe i."""
+        return i // self.of_an_image * self.images, i % self.of_an_image * self.rows
+
+    def _size(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """How many images stripe i has, and rows of each."""
+        image, row = self._begin(i)
+        return tf.minimum(self.images, self.batch - image), tf.minimum(self.rows, self.height - row)
+
+    def _tiled(self, part: tf.Tensor, above, below, i: tf.Tensor, *, more: int) -> tf.Tensor:
+        """Images padded by rows above and below each -> [tiles + more, 4, W, C]."""
+        images, rows = self._size(i)
+        tiles = tf.maximum(_ceil_div(images * (rows + self.between), TILE), 1) + more
+        part = tf.pad(part, [[0, 0], [above, below], [0, 0], [0, 0]])
+        width, channels = tf.shape(part)[2], part.shape[3]
+        part = tf.reshape(part, [-1, width, channels])[: tiles * TILE]
+        part = tf.pad(part, [[0, tiles * TILE - tf.shape(part)[0]], [0, 0], [0, 0]])
+        return tf.reshape(part, [tiles, TILE, width, channels])
+
+
+def _ceil_div(a: tf.Tensor, b: tf.Tensor | int) -> tf.Tensor:
+    return -(-a // b)
+
+
+def _even_share(total: tf.Tensor, most: tf.Tensor) -> tf.Tensor:
+    """The size of the fewest equal parts of total that have at most `most` each; at least 1."""
+    total = tf.maximum(total, 1)
+    return _ceil_div(total, _ceil_div(total, tf.maximum(most, 1)))
+
+
+def _input_parts(tiled: tf.Tensor) -> list[tf.Tensor]:
+    """[tiles + 1, 4, W, C] -> the six inputs of the products, [1, tiles, W, C] each (Bᵀd)."""
+    split = tf.unstack(tiled, axis=1)
+    d0, d1, d2, d3 = (d[:-1] for d in split)
+    d4, d5 = (d[1:] for d in split[:2])
     even_p, odd_p = d4 - Q * d2, _ROOT_P * (d3 - Q * d1)
     even_q, odd_q = d4 - P * d2, _ROOT_Q * (d3 - P * d1)
-    return [
+    parts = [
         d0 + d4 - (P + Q) * d2,
         even_p + odd_p,
         even_p - odd_p,
@@ -99,43 +201,27 @@ def _input_parts(x: tf.Tensor) -> list[tf.Tensor]:
         even_q - odd_q,
         d1 + d5 - (P + Q) * d3,
     ]
+    return [part[None] for part in parts]
 
 
-def _outputs(products: list[tf.Tensor], width: tf.Tensor) -> tf.Tensor:
-    """Six [B, H, tiles, K] -> [B, H, W, K] (Aᵀm)."""
-    m0, p_plus, p_minus, q_plus, q_minus, m5 = products
+def _outputs(products: list[tf.Tensor]) -> tf.Tensor:
+    """Six [1, tiles, W, K] -> [tiles, 4, W, K] (Aᵀm)."""
+    m0, p_plus, p_minus, q_plus, q_minus, m5 = (product[0] for product in products)
     even_p, odd_p = p_plus + p_minus, _ROOT_P * (p_plus - p_minus)
     even_q, odd_q = q_plus + q_minus, _ROOT_Q * (q_plus - q_minus)
-    y = tf.concat(
-        [
-            m0 + even_p + even_q,
-            odd_p + odd_q,
-            P * even_p + Q * even_q,
-            P * odd_p + Q * odd_q + m5,
-        ],
-        axis=3,
-    )
-    batch, height, tiles, _ = tf.unstack(tf.shape(y))
-    y = tf.reshape(y, [batch, height, TILE * tiles, m0.shape[3]])
-    return y[:, :, :width]
+    rows = [
+        m0 + even_p + even_q,
+        odd_p + odd_q,
+        P * even_p + Q * even_q,
+        P * odd_p + Q * odd_q + m5,
+    ]
+    return tf.stack(rows, axis=1)
 
 
-def _kernel_gradient(x: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
-    """Of the kernel, [3, 3, C, K]: the transposed transforms of upstream and of the products."""
-    y0, y1, y2, y3 = tf.split(_phases(upstream, 0, _tiles(tf.shape(x)[2])), TILE, axis=3)
+def _output_parts(tiled: tf.Tensor) -> list[tf.Tensor]:
+    """[tiles, 4, W, K] -> the gradients of the six products, [1, tiles, W, K] each (A dy)."""
+    y0, y1, y2, y3 = tf.unstack(tiled, axis=1)
     even_p, odd_p = y0 + P * y2, _ROOT_P * (y1 + P * y3)
     even_q, odd_q = y0 + Q * y2, _ROOT_Q * (y1 + Q * y3)
-    of_products = [
-        y0, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, y3
-    ]  # fmt: skip
-    gradients = [
-        tf.raw_ops.Conv2DBackpropFilter(
-            input=part,
-            filter_sizes=[3, 1, *shape[2:]],
-            out_backprop=of_product,
-            strides=[1, 1, 1, 1],
-            padding="SAME",
-        )[:, 0]
-        for part, of_product in zip(_input_parts(x), of_products, strict=True)
-    ]
-    return tf.einsum("mw,mhck->hwck", tf.constant(_kernel_matrix()), tf.stack(gradients))
+    parts = [y0, even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, y3]
+    return [part[None] for part in parts]
