@@ -15,7 +15,7 @@ from maskx_tf.config import Config
 from maskx_tf.data import records
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import coco, ground_truth, runner
+from maskx_tf.evaluation import coco, ground_truth, report, runner
 from maskx_tf.ops import masks
 from tests.harness import shared_data
 
@@ -395,7 +395,7 @@ class FakeModel:
         assert images.dtype == tf.uint8
         return images
 
-    def detect(self, pyramid, image_sizes, image_scales):
+    def detect_boxes(self, pyramid, image_sizes, image_scales):
         batch = tf.shape(pyramid)[0]
         boxes = tf.constant([[self.box, (0, 0, 0, 0)]])
         return {
@@ -403,8 +403,12 @@ class FakeModel:
             "detection_boxes": tf.tile(boxes, [batch, 1, 1]),
             "detection_scores": tf.tile([[0.9, 0.0]], [batch, 1]),
             "detection_classes": tf.tile([[3, 0]], [batch, 1]),
-            "detection_masks": tf.tile(self.left_half(), [batch, 2, 1, 1]),
         }
+
+    def detect(self, pyramid, image_sizes, image_scales):
+        masks = tf.tile(self.left_half(), [tf.shape(pyramid)[0], 2, 1, 1])
+        boxes = self.detect_boxes(pyramid, image_sizes, image_scales)
+        return {**boxes, "detection_masks": masks}
 
     def masks(self, pyramid, boxes_yxyx, classes, image_scales):
         return tf.tile(self.left_half(), [*tf.unstack(tf.shape(classes)), 1, 1])
@@ -433,6 +437,15 @@ def test_evaluate_model_scores_in_original_pixels(tmp_path):
     assert results["mask_given_boxes"]["A"]["AP"] == pytest.approx(1)
     assert results["box"]["B"]["AP"] == 0  # the dog is missed
     assert results["mask_given_boxes"]["B"]["AP"] < 0.2  # and its mask is not the left half
+
+
+def test_of_a_model_without_a_trained_mask_head_only_boxes_are_scored(tmp_path):
+    config = runner_setup(tmp_path).replace(mode="stage1_boxes")
+    evaluator = runner.ModelEvaluator(FakeModel(), config, VOCABULARY, SET_A)
+    results = evaluator.evaluate(per_class=True)
+    assert list(results) == list(evaluator.curves) == ["box"]
+    assert results["box"]["A"]["AP"] == pytest.approx(1)
+    assert "mask" not in report.format_table(results, {"cat"})
 
 
 def test_model_evaluator_repeats_and_takes_other_ground_truth(tmp_path):

@@ -200,7 +200,7 @@ class TestEvaluation:
             segment(1, np.array([BOX]))
 
     def test_command(self, data, tmp_path, capsys):
-        """Given boxes of discs: GrabCut is right where a model of random weights is not."""
+        """Given boxes of discs GrabCut is right; without it a detector has boxes alone."""
         converted(data, tmp_path / "full", mask_size=0, masks="grabcut")
         run = tmp_path / "run"
         names = ("cat", "dog", "bird")
@@ -220,6 +220,6 @@ class TestEvaluation:
             evaluate.main()
             given[who] = json.loads((run / evaluate.OUTPUTS[who]).read_text())
         assert given["model"]["box"] == given["grabcut"]["box"]
-        scores = {who: results["mask_given_boxes"]["all"]["AP"] for who, results in given.items()}
-        assert scores["grabcut"] == pytest.approx(1) and scores["model"] < 0.5
-        assert "mask, boxes given" in capsys.readouterr().out
+        assert given["model"].keys() == {"checkpoint", "box"}
+        assert given["grabcut"]["mask_given_boxes"]["all"]["AP"] == pytest.approx(1)
+        assert capsys.readouterr().out.count("mask, boxes given") == 1

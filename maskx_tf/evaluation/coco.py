@@ -90,6 +90,7 @@ class CocoEvaluator:
         self._image_ids = {image["id"] for image in ground_truth["images"]}
         self._detections: dict[int, list[dict]] = {}
         self._given: dict[int, list[dict]] = {}
+        self._boxes_only = False
         self.curves: dict[str, dict[str, np.ndarray]] = {}
 
     def add(
@@ -98,7 +99,7 @@ class CocoEvaluator:
         boxes_yxyx: npt.ArrayLike,
         scores: npt.ArrayLike,
         classes: npt.ArrayLike,
-        rles: Sequence[dict],
+        rles: Sequence[dict] | None,
     ) -> None:
         """Adds the detections of one image.
 
@@ -107,8 +108,12 @@ class CocoEvaluator:
           boxes_yxyx: float [N, 4], original pixels.
           scores: float [N].
           classes: int [N], 1..K.
-          rles: N run-length codes of the size of the original image.
+          rles: N run-length codes of the size of the original image; None from a model without
+            masks: once so, only boxes are scored.
         """
+        if rles is None:
+            self._boxes_only = True
+            rles = [{}] * len(np.asarray(classes))
         self._add(self._detections, image_id, boxes_yxyx, scores, classes, rles)
 
     def add_given_boxes(
@@ -153,12 +158,14 @@ class CocoEvaluator:
           per_class: also list the AP of every class.
 
         Returns:
-          {"box": {"all": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "A": …, "B": …}, "mask":
-          the same} and, if masks for given boxes were added, "mask_given_boxes" likewise; with
+          {"box": {"all": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "A": …, "B": …}}; if masks
+          were added, "mask" likewise, and if masks for given boxes were, "mask_given_boxes"; with
           "per_class": {name: AP} beside "all" on request. Values in [0, 1]; None where the ground
           truth has no object of the kind.
         """
-        parts = {"box": ("bbox", self._detections), "mask": ("segm", self._detections)}
+        parts = {"box": ("bbox", self._detections)}
+        if not self._boxes_only:
+            parts["mask"] = ("segm", self._detections)
         if self._given:
             parts["mask_given_boxes"] = ("segm", self._given)
         return {section: self._score(section, *what, per_class) for section, what in parts.items()}

@@ -48,7 +48,8 @@ def evaluate_model(
     Returns:
       What `CocoEvaluator.evaluate` returns, with "mask_given_boxes": the masks predicted for the
       ground-truth boxes and classes, each with score 1. Of an image with more than
-      `config.max_objects` objects, only that many are given.
+      `config.max_objects` objects, only that many are given. Boxes alone of a model of stage 1,
+      whose mask head nothing trained, unless `segment` makes the masks.
 
     Raises:
       UserError: there are no evaluation records, or they do not fit the ground truth.
@@ -89,12 +90,16 @@ class ModelEvaluator:
             config.eval_records, vocabulary
         )
 
+        has_masks = config.mode != "stage1_boxes" and not segment
+
         @tf.function
         def predict(features, labels):
             sizes, scales = features["image_size"], features["image_scale"]
             pyramid = model.pyramid(features["image"], sizes)
+            if not has_masks:
+                return model.detect_boxes(pyramid, sizes, scales)
             given = model.masks(pyramid, labels["boxes_yxyx"], labels["classes"], scales)
-            return model.detect(pyramid, sizes, scales), given
+            return {**model.detect(pyramid, sizes, scales), "given_masks": given}
 
         self._model, self._predict = model, predict
         # Of the last evaluation.
@@ -131,8 +136,7 @@ class ModelEvaluator:
             yield from frozen.predictions(self._model, self._config, dataset, total)
             return
         for features, labels in dataset:
-            detections, given_masks = self._predict(features, labels)
-            yield _to_numpy({**features, **labels, **detections, "given_masks": given_masks})
+            yield _to_numpy({**features, **labels, **self._predict(features, labels)})
 
 
 def _to_numpy(tensors: dict[str, tf.Tensor]) -> dict[str, np.ndarray]:
@@ -150,21 +154,24 @@ def add_image(
     Args:
       evaluator: what they are added to.
       image: features, labels and detections without their batch dimension, and "given_masks"
-        float [M, m, m].
+        float [M, m, m]; no masks of a model without, whose boxes alone are added.
       whole_pixels: how masks are pasted, see `ops.masks.paste_region`.
       segment: makes the masks of the boxes, in place of those in `image`.
     """
     height, width = (int(side) for side in image["original_size"])
     image_id = int(image["image_id"])
 
-    def masks_of(masks: np.ndarray, boxes_yxyx: np.ndarray) -> list[mask_ops.Rle]:
+    def masks_of(kind: str, chosen, boxes_yxyx: np.ndarray) -> list[mask_ops.Rle] | None:
         if segment:
             return segment(image_id, boxes_yxyx)
+        if f"{kind}_masks" not in image:
+            return None
+        masks = image[f"{kind}_masks"][chosen]
         return mask_ops.paste_to_rle(masks, boxes_yxyx, height, width, whole_pixels=whole_pixels)
 
     count = int(image["num_detections"])
     boxes = to_original(image["detection_boxes"][:count], image["image_scale"], height, width)
-    rles = masks_of(image["detection_masks"][:count], boxes)
+    rles = masks_of("detection", slice(count), boxes)
     evaluator.add(
         image_id,
         boxes,
@@ -174,8 +181,9 @@ def add_image(
     )
     given = (image["classes"] > 0) & ~image["is_crowd"]
     boxes = to_original(image["boxes_yxyx"][given], image["image_scale"], height, width)
-    rles = masks_of(image["given_masks"][given], boxes)
-    evaluator.add_given_boxes(image_id, boxes, image["classes"][given], rles)
+    rles = masks_of("given", given, boxes)
+    if rles is not None:
+        evaluator.add_given_boxes(image_id, boxes, image["classes"][given], rles)
 
 
 def to_original(
