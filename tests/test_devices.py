@@ -1,6 +1,8 @@
 """Training on several devices and in several processes against one device."""
 
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -103,7 +105,7 @@ def write_flagfile(directory):
         pixel_std=(57.0, 57.0, 57.0),
         rpn_post_nms_train=20,
         roi_batch_size=128,
-        learning_rate=0.001,
+        learning_rate=0.0002,
         warmup_steps=10,
         lr_steps=(40,),
         train_steps=STEPS,
@@ -182,23 +184,28 @@ def test_two_devices_train_as_one(one_device):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_resume(one_device):
+def test_two_processes_train_as_one_and_a_signal_to_one_ends_both(one_device):
     flagfile, wanted = one_device
     run = wanted.with_name("workers")
 
-    def train(steps):
+    def begin():
         hosts = ",".join(f"localhost:{port}" for port in free_ports(2))
         command = ("-m", "maskx_tf.train", f"--flagfile={flagfile}", f"--model_dir={run}")
-        command += (f"--worker_hosts={hosts}", f"--train_steps={steps}")
-        return finish(*(start(*command, f"--worker_index={index}") for index in range(2)))
+        return [start(*command, f"--worker_hosts={hosts}", f"--worker_index={i}") for i in range(2)]
 
-    train(STEPS // 2)
+    chief, other = begin()
+    lines = iter(chief.stdout.readline, "")
+    assert any(re.match("step +20/", line) for line in lines)
+    other.send_signal(signal.SIGTERM)
+    said, _ = chief.communicate(timeout=600)
+    other.communicate(timeout=600)
+    assert (chief.returncode, other.returncode) == (143, 143), said
+    step = int(re.search(rf"SIGTERM: saved {run}/ckpt-(\d+); the same command", said)[1])
+    assert 20 <= step < STEPS
     saved = config_lib.load(str(run))
-    assert saved == config_lib.read_flagfile(str(flagfile)).replace(
-        train_steps=STEPS // 2, model_dir=str(run)
-    )
-    for output in train(STEPS):
-        assert f"Resuming {run}/ckpt-{STEPS // 2} at step {STEPS // 2}." in output
+    assert saved == config_lib.read_flagfile(str(flagfile)).replace(model_dir=str(run))
+    for output in finish(*begin()):
+        assert f"Resuming {run}/ckpt-{step} at step {step}." in output
     assert_equal_runs(run, wanted)
     files, wanted_files = (
         # The names of event files have the time and the process.
