@@ -56,7 +56,7 @@ flagfile = "oracle.flags"
 
 [rows.tested]
 title = "tested only"
-evaluate = ["--score_threshold=0.5"]
+evaluate = ["--masks=grabcut", "--score_threshold=0.5"]
 
 [rows.e2e]
 title = "end to end"
@@ -199,7 +199,7 @@ def test_commands_say_everything(study):
     assert [split.name for split in runs["seed0/all/oracle"].splits] == ["a_to_b", "b_to_a"]
     assert runs["seed0/all/tested"].commands == [
         "python -m maskx_tf.evaluate --model_dir=runs/study_tiny/seed0/detector "
-        "--eval_records=data/seed0/val --score_threshold=0.5 "
+        "--eval_records=data/seed0/val --masks=grabcut --score_threshold=0.5 "
         f"--mask_classes=data/seed0/set_{a}.txt "
         f"--output=runs/study_tiny/seed0/all/tested/evaluation_{split}.json"
         for a, split in (("a", "a_to_b"), ("b", "b_to_a"))
@@ -421,16 +421,20 @@ def test_an_evaluation_runs_the_commands_that_are_printed(study, monkeypatch):
     pathlib.Path("runs/study_tiny/pending/seed0/all").mkdir(parents=True)
     go(study, only=["tested"], seeds=[0])
     group = json.loads(pathlib.Path("runs/study_tiny/seed0/all/tested/group.json").read_text())
-    typed = []
+    typed, results = [], {"box": {}, "mask": {}}
 
     def run(command):
         typed.append("    " + " ".join(["python", *command[1:]]))
-        pathlib.Path(command[-1].removeprefix("--output=")).write_text("{}")
+        pathlib.Path(command[-1].removeprefix("--output=")).write_text(json.dumps(results))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert worker._evaluate_alone(group["entries"][0]) == {"a_to_b": {}, "b_to_a": {}}
+    evaluations = worker._evaluate_alone(group["entries"][0])
+    assert evaluations == {"a_to_b": results, "b_to_a": results}
     assert len(typed) == 2 and set(typed) <= set(all_commands(study))
+    del results["mask"]
+    with pytest.raises(UserError, match="no masks to score; have them made by .--masks=grabcut"):
+        worker._evaluate_alone(group["entries"][0])
 
 
 def test_the_report_has_notes_and_pictures(study):
@@ -459,7 +463,7 @@ def test_no_picture_without_results(study, tmp_path):
         ('"b_to_a/A"]', '"nowhere/A"]', "nowhere/A"),
         ('name = "tiny"', "name = ", "not TOML"),
         ('title = "oracle"', "", "title"),
-        ('evaluate = ["--score_threshold=0.5"]', "", "tested needs either"),
+        ('evaluate = ["--masks=grabcut", "--score_threshold=0.5"]', "", "tested needs either"),
         ('flagfile = "oracle.flags"', 'flagfile = "x"\ntypo = 1', "typo"),
     ],
 )
@@ -512,7 +516,7 @@ title = "oracle"
 flagfile = "oracle.flags"
 [rows.tested]
 title = "tested only"
-evaluate = ["--eval_records={data}/records/val", "--score_threshold=0.01"]
+evaluate = ["--eval_records={data}/records/val", "--masks=grabcut"]
 [[tables]]
 title = "Table 1"
 rows = ["agnostic", "transfer", "oracle", "tested"]

@@ -73,6 +73,11 @@ def _evaluate_alone(entry: dict) -> dict[str, dict]:
         if subprocess.run(command).returncode:
             raise UserError(f"failed: python -m maskx_tf.evaluate {' '.join(arguments)}")
         evaluations[name] = json.loads(output.read_text())
+        if "mask" not in evaluations[name]:
+            raise UserError(
+                f"{' '.join(arguments)}: the detector has no masks to score; have them made by "
+                '"--masks=grabcut" among the options that the row lists as `evaluate`.'
+            )
     return evaluations
 
 
