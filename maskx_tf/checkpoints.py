@@ -53,7 +53,7 @@ class LoadedModel(NamedTuple):
     @property
     def has_masks(self) -> bool:
         """False of a run of stage 1 and an imported Faster R-CNN: nothing trained a mask head."""
-        return self.config.mode != "stage1_boxes"
+        return self.config.has_masks
 
 
 def require_masks(loaded: LoadedModel, path: str) -> None:

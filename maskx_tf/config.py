@@ -312,6 +312,11 @@ class Config:
                 )
 
     @property
+    def has_masks(self) -> bool:
+        """False of stage 1, where nothing trains the mask head."""
+        return self.mode != "stage1_boxes"
+
+    @property
     def mask_size(self) -> int:
         """Side of a predicted mask."""
         return 2 * self.mask_roi_size

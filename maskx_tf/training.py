@@ -167,7 +167,7 @@ def _training_data(loaded: LoadedModel, strategy: tf.distribute.Strategy, start:
     """Batches from step `start` on, distributed."""
     config = loaded.config
     # No mask is decoded where no loss asks for one.
-    mask_class_ids = () if config.mode == "stage1_boxes" else loaded.mask_class_ids
+    mask_class_ids = loaded.mask_class_ids if loaded.has_masks else ()
 
     def batches(step: int, context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
         return make_dataset(

@@ -90,7 +90,7 @@ class ModelEvaluator:
             config.eval_records, vocabulary
         )
 
-        has_masks = config.mode != "stage1_boxes" and not segment
+        has_masks = config.has_masks and not segment
 
         @tf.function
         def predict(features, labels):

@@ -40,7 +40,7 @@ class Imported(NamedTuple):
         """What kind of model it is, in a line."""
         config = self.loaded.config
         backbone = config.backbone.replace("resnet", "R-")
-        if config.mode == "stage1_boxes":
+        if not config.has_masks:
             kind = f"Faster R-CNN {backbone}-FPN"
         elif config.mask_output == "transfer":
             kind = (
@@ -91,7 +91,7 @@ def build(
     rows = blobs.arrays[embedding][1:] if embedding else None
     model = build_model(config, count, rows)
     variables = {checkpoints.variable_key(v): v for v in model.weights}
-    if config.mode == "stage1_boxes":
+    if not config.has_masks:
         rules = caffe2.detector_rules(config)
         variables = {name: variable for name, variable in variables.items() if name in rules}
     else:
