@@ -53,12 +53,13 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def convolution(x: tf.Tensor, kernel: tf.Tensor):
         def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            of_kernel = _kernel_gradient(x, upstream, kernel.shape)
             turned = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
-            of_x = conv3x3(upstream, turned)
-            # One after the other: each keeps all cores busy and wants the cache for itself.
-            with tf.control_dependencies([of_x]):
-                inputs = tf.identity(x), tf.identity(upstream)
-            return of_x, _kernel_gradient(*inputs, kernel.shape)
+            # One after the other: each keeps all cores busy and wants the cache for itself. The
+            # kernel's first: earlier layers wait for the other, so that none keeps its input long.
+            with tf.control_dependencies([of_kernel]):
+                of_x = conv3x3(tf.identity(upstream), turned)
+            return of_x, of_kernel
 
         return conv3x3_transformed(x, transform_kernel(kernel)), gradients
 
