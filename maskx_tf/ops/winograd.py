@@ -56,7 +56,7 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
             of_kernel = _kernel_gradient(x, upstream, kernel.shape)
             turned = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
             # One after the other: each keeps all cores busy and wants the cache for itself. The
-            # kernel's first: earlier layers wait for the other, so that none keeps its input long.
+            # kernel's first: x may need none, as below a frozen detector, and is then left out.
             with tf.control_dependencies([of_kernel]):
                 of_x = conv3x3(tf.identity(upstream), turned)
             return of_x, of_kernel
