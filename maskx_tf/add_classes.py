@@ -26,7 +26,9 @@ def define_flags() -> None:
     flags.DEFINE_string("images", None, "Directory of its image files.", required=True)
     flags.DEFINE_string("output_dir", None, "Model directory to write.", required=True)
     flags.DEFINE_float(
-        "prior_strength", 1.0, "How much the new weights must look like the old ones."
+        "prior_strength",
+        fit.PRIOR_STRENGTH,
+        "How much the new weights must look like the old ones.",
     )
     flags.DEFINE_integer("seed", 0, "Seed of the boxes drawn around the examples.", lower_bound=0)
 
@@ -36,7 +38,7 @@ def add_classes(
     boxes: str,
     images: str,
     output_dir: str,
-    prior_strength: float = 1.0,
+    prior_strength: float = fit.PRIOR_STRENGTH,
     seed: int = 0,
 ) -> str:
     """Writes a model that also knows the classes of a json; returns what to tell the user.

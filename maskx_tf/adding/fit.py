@@ -18,6 +18,8 @@ from maskx_tf import losses
 from maskx_tf.adding.examples import Samples
 from maskx_tf.layers.box_head import BoxHead
 
+# 1 would be right if the regions around an example told of it independently of each other.
+PRIOR_STRENGTH = 3.0
 _STEPS = 600
 _LEARNING_RATE = 0.05
 _BIAS_DEVIATION = 1.0  # of the part of a bias that does not follow from the old rows
@@ -49,7 +51,7 @@ def fit(
     head: BoxHead,
     samples: Samples,
     num_new: int,
-    prior_strength: float = 1.0,
+    prior_strength: float = PRIOR_STRENGTH,
     residual: float = 0.1,
 ) -> Rows:
     """The rows of new classes.
