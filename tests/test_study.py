@@ -1,5 +1,6 @@
 """Studies: their declaration, the order of runs, going on, tables and checks."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -358,10 +359,11 @@ def test_tables(study):
     assert tables.spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0" and tables.spread([1.0]) == "1.0"
 
 
-def put(results, plan, key, score):
+def put(results, plan, key, score, box=30.0):
     run = next(run for run in plan.runs if run.key == key)
     scores = {s: {"AP": score / 100} for s in "AB"}
-    results.add(run, {run.splits[0].name: {"mask": scores}}, 1.0)
+    boxes = {"all": {"AP": box / 100}}
+    results.add(run, {run.splits[0].name: {"mask": scores, "box": boxes}}, 1.0)
 
 
 def test_two_processes_do_not_take_each_others_results(study):
@@ -398,19 +400,38 @@ def test_a_result_is_not_added_while_another_process_adds(study):
 def test_checks_compare_within_seeds_and_splits(study):
     plan, results = Plan(study), results_of(study)
     better, unharmed = study.checks
-    assert checks.compare(study, results, better)[0].holds is None
+    assert checks.compare(plan, results, better)[0].holds is None
     put(results, plan, "seed0/a_to_b/agnostic", 10)
     put(results, plan, "seed0/a_to_b/transfer", 12)
     put(results, plan, "seed1/a_to_b/transfer", 90)  # without its partner
-    (found,) = checks.compare(study, results, better)
+    (found,) = checks.compare(plan, results, better)
     assert found.differences == pytest.approx((2.0,)) and found.holds
     put(results, plan, "seed0/b_to_a/agnostic", 10)
     put(results, plan, "seed0/b_to_a/transfer", 6.5)
-    (found,) = checks.compare(study, results, better)
+    (found,) = checks.compare(plan, results, better)
     assert found.differences == pytest.approx((2.0, -3.5)) and not found.holds
-    assert checks.compare(study, results, unharmed)[0].holds  # -0.75 of 1 point
-    lines = checks.table(study, results).splitlines()
+    assert checks.compare(plan, results, unharmed)[0].holds  # -0.75 of 1 point
+    lines = checks.table(plan, results).splitlines()
     assert lines[2].endswith("| -0.8 ± 3.9 | 1 of 2 above 0 | **does not hold** |")
+
+
+def test_rows_on_different_detectors_are_not_compared(study):
+    plan, results = Plan(study), results_of(study)
+    assert plan.stage_wise == {"agnostic", "transfer", "oracle", "tested"}
+    better = study.checks[0]
+    put(results, plan, "seed0/a_to_b/agnostic", 10)
+    put(results, plan, "seed0/a_to_b/transfer", 12)
+    put(results, plan, "seed0/b_to_a/agnostic", 10)
+    put(results, plan, "seed0/b_to_a/transfer", 16, box=33)
+    (found,) = checks.compare(plan, results, better)
+    assert found.differences == pytest.approx((2.0,)) and found.unpaired == 1
+    line = checks.table(plan, results).splitlines()[2]
+    assert line.endswith("| 2.0 | 1 of 1 above 0; 1 on different detectors left out | holds |")
+    put(results, plan, "seed0/a_to_b/transfer", 12, box=33)
+    assert checks.compare(plan, results, better)[0].holds is None
+    by_itself = dataclasses.replace(better, higher=("e2e",))
+    put(results, plan, "seed0/a_to_b/e2e", 15, box=44)
+    assert checks.compare(plan, results, by_itself)[0].differences == pytest.approx((5.0,))
 
 
 def all_commands(study):

@@ -79,6 +79,11 @@ class Plan:
         self.groups = [group for seed in study.seeds for group in self._groups(seed)]
         self.runs = [run for group in self.groups for run in group.runs]
 
+    @property
+    def stage_wise(self) -> set[str]:
+        """The rows on a detector that all of them share."""
+        return {r.row.name for group in self.groups if group.needs_detector for r in group.runs}
+
     def detector(self, seed: int) -> Run:
         """The training of stage 1."""
         return self._detectors[seed]

@@ -23,7 +23,7 @@ def write(plan: Plan, results: Results, command: str) -> None:
     if figures.over_size(study, results, directory / "sizes.png"):
         parts.append(f"## AP on B by the size of A\n\n{_sizes(study, results)}")
         parts.append("![Mask AP on B over the number of classes in A](sizes.png)")
-    parts.append(f"## The paper's orderings\n\n{_ABOUT_CHECKS}\n\n{checks.table(study, results)}")
+    parts.append(f"## The paper's orderings\n\n{_ABOUT_CHECKS}\n\n{checks.table(plan, results)}")
     notes = directory / NOTES
     if notes.is_file():
         parts.append(notes.read_text().strip())
