@@ -18,8 +18,7 @@ from maskx_tf import losses
 from maskx_tf.adding.examples import Samples
 from maskx_tf.layers.box_head import BoxHead
 
-# 1 would be right if the regions around an example told of it independently of each other.
-PRIOR_STRENGTH = 3.0
+PRIOR_STRENGTH = 3.0  # the best of 0.1, 0.3, 1 and 3 on Shapes, see docs/adding_classes.md
 _STEPS = 600
 _LEARNING_RATE = 0.05
 _BIAS_DEVIATION = 1.0  # of the part of a bias that does not follow from the old rows

@@ -30,7 +30,7 @@ class Comparison:
     lower: str
     differences: tuple[float, ...]
     holds: bool | None
-    unpaired: int = 0
+    unpaired: int
 
 
 def compare(plan: Plan, results: Results, check: Check) -> list[Comparison]:
