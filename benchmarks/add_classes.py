@@ -1,12 +1,12 @@
-"""Two classes of Shapes left out of training and added from a few boxes: do they get masks?
+"""Classes of Shapes left out of training and added from a few boxes: do they get masks?
 
     python -m benchmarks.add_classes
 
-Trains the detector and the mask head of Mask^X R-CNN twice: with all 72 classes, and without two
-classes of set B and every image that shows one of them. The second model gets the two from
---examples boxes each (`maskx_tf.add_classes`), drawn anew --draws times. Reported is the mask AP of
-the two, given their boxes, beside that of the model that was trained on all boxes; and whether the
-outputs for the old classes stayed the same to the bit. What is done is not done again.
+Trains the detector and the mask head of Mask^X R-CNN twice: with all 72 classes, and without
+--classes of set B and every image that shows one of them. The second model gets these from
+--examples boxes each (`maskx_tf.add_classes`), drawn anew --draws times. Reported is their mask AP,
+given their boxes and detected, beside that of the model that was trained on all boxes; and whether
+the outputs for the old classes stayed the same to the bit. What is done is not done again.
 """
 
 import json
@@ -99,7 +99,7 @@ def model_steps(root: pathlib.Path, names: list[str], share: float) -> list[Step
     )
     written = (records / "manifest.json",)
     return [
-        Step("Writing the records without two classes", convert, (filtered,), written),
+        Step("Writing the records without these classes", convert, (filtered,), written),
         *train_steps(root, "without", records, share),
         *train_steps(root, "full", data / "records" / "train", share),
     ]
@@ -130,7 +130,7 @@ def draw_steps(root: pathlib.Path, names: list[str], examples: int, draw: int) -
         f"--output_dir={model_dir}",
     )
     checkpoint = model_dir / "ckpt-0.index"
-    step = Step(f"Adding two classes, draw {draw}", command, (boxes,), (checkpoint,))
+    step = Step(f"Adding the classes, draw {draw}", command, (boxes,), (checkpoint,))
     return [step, evaluation(root, model_dir, checkpoint)]
 
 

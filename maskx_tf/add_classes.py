@@ -9,11 +9,14 @@ import sys
 from absl import flags
 
 from maskx_tf import checkpoints, cli
-from maskx_tf.adding import examples, fit, grow
+from maskx_tf.adding import examples, fit, grow, known, prior
+from maskx_tf.checkpoints import LoadedModel
+from maskx_tf.data.manifest import find_records
 from maskx_tf.errors import UserError
 from maskx_tf.labeling import source as source_lib
 from maskx_tf.labeling.source import Source
 
+KNOWN_IMAGES = 500
 _FEW = 5  # examples of a class, below which its rows are little more than a guess
 
 
@@ -25,6 +28,13 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("images", None, "Directory of its image files.", required=True)
     flags.DEFINE_string("output_dir", None, "Model directory to write.", required=True)
+    flags.DEFINE_list(
+        "known_records",
+        None,
+        "Records with boxes of the known classes, which new ones are compared with; those that the "
+        "run was trained on, if not given; empty: none, which costs quality.",
+    )
+    flags.DEFINE_integer("known_images", KNOWN_IMAGES, "Images of them to look at.", lower_bound=1)
     flags.DEFINE_float(
         "prior_strength",
         fit.PRIOR_STRENGTH,
@@ -38,6 +48,8 @@ def add_classes(
     boxes: str,
     images: str,
     output_dir: str,
+    known_records: tuple[str, ...] | None = None,
+    known_images: int = KNOWN_IMAGES,
     prior_strength: float = fit.PRIOR_STRENGTH,
     seed: int = 0,
 ) -> str:
@@ -49,6 +61,9 @@ def add_classes(
         others are told apart from them.
       images: directory of its images.
       output_dir: gets the new model.
+      known_records: records with boxes of classes that the model knows; None: those that it was
+        trained on; empty: do without.
+      known_images: see `known.class_means`.
       prior_strength: see `fit.fit`.
       seed: see `examples.collect`.
 
@@ -70,6 +85,7 @@ def add_classes(
         raise UserError(f"--boxes={boxes} has no category that the model does not know already.")
     if len(set(names)) < len(names):
         raise UserError(f"--boxes={boxes} has two categories of the same name.")
+    records = _known_records(loaded, known_records)
     samples, counts = examples.collect(loaded, source, pathlib.Path(images), names, seed)
     if missing := [name for name in names if not counts[name]]:
         raise UserError(
@@ -78,11 +94,35 @@ def add_classes(
         )
     if few := [name for name in names if counts[name] < _FEW]:
         print(f"few examples, expect little: {', '.join(few)}", file=sys.stderr)
-    rows = fit.fit(loaded.model.box_head, samples, len(names), prior_strength)
+    expected = None
+    if records:
+        means = known.class_means(loaded, records, known_images, seed)
+        expected = prior.mix_of(means, samples.means(len(names)))
+    rows = fit.fit(loaded.model.box_head, samples, len(names), expected, prior_strength)
     grown = grow.grow(loaded, names, _category_ids(source, names), rows)
     grow.save(grown, output_dir)
     listed = ", ".join(f"{name} ({counts[name]} boxes)" for name in names)
     return f"added: {listed}\nwritten: {output_dir}, {grown.vocabulary.num_classes} classes"
+
+
+def _known_records(loaded: LoadedModel, named: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Records of the known classes; UserError if they were named and are not there."""
+    if named is not None:
+        if named:
+            find_records(named)
+        return named
+    try:
+        if not loaded.config.train_records:
+            raise UserError("It names none.")
+        find_records(loaded.config.train_records)
+    except UserError as error:
+        print(
+            f"warning: the model's training records are not there. {error} Going on without; masks "
+            "of new classes will be worse. Name records with --known_records.",
+            file=sys.stderr,
+        )
+        return ()
+    return tuple(loaded.config.train_records)
 
 
 def _category_ids(source: Source, names: list[str]) -> list[int]:
@@ -100,6 +140,8 @@ def main() -> None:
             values.boxes,
             values.images,
             values.output_dir,
+            None if values.known_records is None else tuple(values.known_records),
+            values.known_images,
             values.prior_strength,
             values.seed,
         )

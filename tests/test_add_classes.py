@@ -11,14 +11,17 @@ import tf_keras
 
 from export import saved_model
 from maskx_tf import add_classes, checkpoints
-from maskx_tf.adding import examples, fit, grow, regions
+from maskx_tf.adding import examples, fit, grow, known, prior, regions
 from maskx_tf.checkpoints import LoadedModel
+from maskx_tf.data import pipeline
 from maskx_tf.errors import UserError
 from maskx_tf.layers.box_head import BoxHead
 from maskx_tf.layers.detections import by_falling_score
 from maskx_tf.model import build_model
 from maskx_tf.serving import DetectionModule
 from tests import harness, tiny
+from tf_records import coco
+from tf_records.output import Output
 
 OPTIONS = tiny.config(max_detections=8, score_threshold=0.02)
 
@@ -240,6 +243,114 @@ def test_fit_is_at_its_minimum(world):
     assert gap < 0.02 * np.abs(longer.cls_kernel).max()
 
 
+def world_means(world):
+    """Class means of the 38 known classes."""
+    features, labels, _, _ = world
+    found = np.array([features[labels == k].mean(axis=0) for k in range(1, 39)])
+    return known.ClassMeans(found, np.full(38, 60))
+
+
+def test_looks_tell_the_row(world):
+    _, _, full, without = world
+    wanted = fit.old_rows(full).cls_kernel
+    deviation = wanted[38:] - wanted.mean(axis=0)
+    ten = ten_examples(world)
+    alone = examples.Samples(*(part[:20] for part in ten))  # nothing beside the examples
+    mix = prior.mix_of(world_means(world), ten.means(2))
+    plain, told = (fit.fit(without, alone, 2, expected).cls_kernel for expected in (None, mix))
+    mean = fit.old_rows(without).cls_kernel.mean(axis=0)
+    for index in range(2):
+        without_looks = correlation(plain[index] - mean, deviation[index])
+        assert correlation(told[index] - mean, deviation[index]) > without_looks + 0.04
+
+
+def test_a_class_that_looks_like_a_known_one_has_its_row(world):
+    means = world_means(world)
+    mix = prior.mix_of(means, means.features[[4, 17]])
+    rows = fit.old_rows(world[3]).cls_kernel
+    made = rows.mean(axis=0) + mix @ (rows - rows.mean(axis=0))
+    for row, index in zip(made, (4, 17), strict=True):
+        similar = [correlation(row - rows.mean(axis=0), r - rows.mean(axis=0)) for r in rows]
+        assert np.argmax(similar) == index and similar[index] > 0.85
+
+
+def test_classes_that_were_not_seen_have_no_part(world):
+    rows = fit.old_rows(world[3]).cls_kernel
+    means, seen = world_means(world), np.arange(38) % 3 > 0
+    new = means.features[:2] + 0.1
+    counts = np.where(seen, means.counts, 2)
+    few = known.ClassMeans(np.where(seen[:, None], means.features, 99.0), counts)
+    mix = prior.mix_of(few, new)
+    alone = known.ClassMeans(means.features[seen], means.counts[seen])
+    mix_alone = prior.mix_of(alone, new)
+    assert (mix[:, ~seen] == 0).all()
+    made = rows.mean(axis=0) + mix @ (rows - rows.mean(axis=0))
+    centre = rows[seen].mean(axis=0)
+    deviation = mix_alone @ (rows[seen] - centre)
+    np.testing.assert_allclose(made, rows.mean(axis=0) + deviation, atol=1e-6)
+    one = known.ClassMeans(means.features, np.where(np.arange(38) == 3, 9, 0))
+    np.testing.assert_allclose(prior.mix_of(one, new), 0, atol=1e-12)
+    none = known.ClassMeans(means.features, np.zeros(38, int))
+    assert (prior.mix_of(none, new) == 0).all()
+
+
+def test_means_of_samples():
+    features = np.array([[1.0, 0], [3, 0], [5, 5], [9, 9]], np.float32)
+    samples = examples.Samples(
+        features, np.array([1, 1, 2, 0]), np.array([0.75, 0.25, 1, 7]), np.zeros([4, 4])
+    )
+    np.testing.assert_allclose(samples.means(2), [[1.5, 0], [5, 5]])
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Six images with five bees, three cats and a crowd of cats; nothing else."""
+    directory = tmp_path_factory.mktemp("known")
+    annotations = [harness.annotation(i, [5 + i, 8, 25, 20]) for i in range(1, 6)]
+    annotations += [
+        harness.annotation(i, [20, 10, 30, 25], category_id=2, iscrowd=int(i == 2))
+        for i in (1, 2, 3, 6)
+    ]
+    path, images = harness.write_coco(
+        directory, annotations, sizes=[(40, 60)] * 6, names=("bee", "cat")
+    )
+    coco.convert(path, images, Output(str(directory / "records"), "known", workers=1))
+    return (str(directory / "records"),)
+
+
+def test_class_means_are_of_the_objects(old, records):
+    means = known.class_means(old, records, 100, 0)
+    assert means.counts.tolist() == [0, 5, 3, 0]
+    assert (means.features[[0, 3]] == 0).all() and (means.features[[1, 2]] != 0).any()
+    again = known.class_means(old, records, 100, 0)
+    np.testing.assert_array_equal(means.features, again.features)
+    one_image = known.class_means(old, records, 1, 0)
+    assert one_image.counts.sum() <= 2
+
+
+def test_class_means_near_the_features_of_the_boxes(old, records, monkeypatch):
+    """Without proposals and jitter, what is left is the feature of each given box."""
+    monkeypatch.setattr(
+        regions,
+        "jitter",
+        lambda box, rng: np.repeat(box[None], regions.JITTERED, axis=0),
+    )
+    config = old.config.replace(roi_positive_iou=0.9999)
+    means = known.class_means(old._replace(config=config), records, 100, 0)
+    expected = []
+    options = config.replace(batch_size=1)
+    data = pipeline.make_dataset(records, options, old.vocabulary, (), training=False, seed=0)
+    for image, labels in data:
+        pyramid = old.model.pyramid(image["image"], image["image_size"])
+        boxes = tf.boolean_mask(labels["boxes_yxyx"], labels["classes"] == 2)[None]
+        if boxes.shape[1]:
+            rois = old.model.roi_features(pyramid, boxes, config.box_roi_size)
+            expected.append(old.model.box_head(rois).numpy())
+    expected = np.concatenate(expected)
+    assert len(expected) == 5
+    np.testing.assert_allclose(means.features[1], expected.mean(axis=0), atol=1e-4)
+
+
 def test_weights_of_samples():
     found = regions.Regions(
         np.zeros([6, 4]),
@@ -302,6 +413,24 @@ def test_command_writes_a_model_that_loads(model_dir, old, tmp_path, monkeypatch
     monkeypatch.setattr(add_classes.checkpoints, "load_model", None)  # refused before any work
     with pytest.raises(UserError, match="holds a model already"):
         add_classes.add_classes(model_dir, boxes, images, output)
+
+
+def test_known_records(model_dir, records, tmp_path, capsys):
+    annotations = [harness.annotation(1, [5, 8, 25, 20])]
+    boxes, images = harness.write_coco(tmp_path, annotations, names=("emu",))
+    outputs = [str(tmp_path / name) for name in "abc"]
+    add_classes.add_classes(model_dir, boxes, images, outputs[0])
+    assert "training records are not there. It names none." in capsys.readouterr().err
+    add_classes.add_classes(model_dir, boxes, images, outputs[1], known_records=())
+    add_classes.add_classes(model_dir, boxes, images, outputs[2], known_records=records)
+    assert "not there" not in capsys.readouterr().err
+    rows = [fit.old_rows(checkpoints.load_model(path).model.box_head) for path in outputs]
+    np.testing.assert_array_equal(rows[0].cls_kernel, rows[1].cls_kernel)
+    assert np.abs(rows[1].cls_kernel - rows[2].cls_kernel)[4].max() > 1e-4
+    with pytest.raises(UserError, match="absent"):
+        add_classes.add_classes(
+            model_dir, boxes, images, str(tmp_path / "d"), known_records=("absent",)
+        )
 
 
 def test_unusable_boxes(model_dir, tmp_path):

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from maskx_tf.adding.regions import Given, regions_of, sample_weights
+from maskx_tf.adding.detector import FrozenDetector
+from maskx_tf.adding.regions import given_of, regions_of, sample_weights
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import preprocessing
 from maskx_tf.labeling.source import Source
@@ -35,6 +36,11 @@ class Samples(NamedTuple):
     weights: np.ndarray
     targets: np.ndarray
 
+    def means(self, num_new: int) -> np.ndarray:
+        """Mean features of the new classes over the examples of each, float64 [M, D]."""
+        share = self.weights * (self.labels == np.arange(1, num_new + 1)[:, None])  # [M, R]
+        return share @ self.features / share.sum(axis=1, keepdims=True)
+
 
 def collect(
     loaded: LoadedModel, source: Source, images: pathlib.Path, names: list[str], seed: int
@@ -56,7 +62,7 @@ def collect(
       The samples, and the number of usable examples by class.
     """
     rng = np.random.default_rng(seed)
-    extract = _extractor(loaded)
+    detector = FrozenDetector(loaded)
     counts: Counter[str] = Counter()
     parts, problems = [], []
     by_image = source.by_image()
@@ -69,7 +75,7 @@ def collect(
             problems.append(f"{entry.file_name}: {str(error).splitlines()[0]}")
             continue
         parts.append(
-            _of_image(loaded, extract, image, by_image[entry.image_id], names, rng, counts)
+            _of_image(loaded, detector, image, by_image[entry.image_id], names, rng, counts)
         )
     if problems:
         print(f"{len(problems)} images cannot be read, such as {problems[0]}", file=sys.stderr)
@@ -82,44 +88,23 @@ def _no_samples(loaded: LoadedModel) -> Samples:
     return Samples(features, np.zeros([0], np.int64), np.zeros([0]), np.zeros([0, 4], np.float32))
 
 
-def _extractor(loaded: LoadedModel):
-    """(image uint8 [h, w, 3]) -> pyramid, proposals [P, 4], their logits, scale; and features."""
-    model, config = loaded.model, loaded.config
-
-    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
-    def look(image):
-        sides = config.image_min_side, config.image_max_side
-        resized, size, scale = preprocessing.resize_and_pad(image, *sides)
-        pyramid = model.pyramid(resized[None], size[None])
-        limits = model.conventions.proposal_limits(size[None])
-        proposals, logits = model.rpn.propose(
-            model.rpn(pyramid), limits, config.rpn_pre_nms_test, config.rpn_post_nms_test
-        )
-        return pyramid, proposals[0], logits[0] > float("-inf"), scale, size
-
-    @tf.function(reduce_retracing=True)
-    def features(pyramid, boxes_yxyx):
-        found = model.box_head(model.roi_features(pyramid, boxes_yxyx[None], config.box_roi_size))
-        return found, tf.nn.softmax(model.box_head.class_logits(found))
-
-    return look, features
-
-
-def _of_image(loaded, extract, image, annotations, names, rng, counts) -> Samples:
-    look, features = extract
-    pyramid, proposals, valid, scale, size = look(image)
-    given = Given(annotations, names, tuple(image.shape[:2]), scale.numpy(), counts)
+def _of_image(loaded, detector, image, annotations, names, rng, counts) -> Samples:
+    config = loaded.config
+    resized, size, scale = preprocessing.resize_and_pad(
+        image, config.image_min_side, config.image_max_side
+    )
+    given = given_of(annotations, names, tuple(image.shape[:2]), scale.numpy())
     if not given.labels.any():  # its examples are crowds or no boxes
         return _no_samples(loaded)
-    regions = regions_of(
-        proposals.numpy()[valid.numpy()], given, size.numpy(), loaded.config.roi_positive_iou, rng
-    )
-    found, probabilities = features(pyramid, tf.constant(regions.boxes_yxyx, tf.float32))
+    counts.update(names[label - 1] for label in given.labels if label)
+    view = detector.look(resized[None], size[None])
+    regions = regions_of(view.proposals.numpy(), given, size.numpy(), config.roi_positive_iou, rng)
+    found, probabilities = detector.features(view, regions.boxes_yxyx)
     positive = regions.labels > 0
     targets = boxes.encode(
         tf.constant(regions.matched, tf.float32),
         tf.constant(regions.boxes_yxyx, tf.float32),
         DELTA_WEIGHTS,
     ).numpy()
-    weights = sample_weights(regions, probabilities.numpy(), loaded.config.roi_positive_fraction)
+    weights = sample_weights(regions, probabilities.numpy(), config.roi_positive_fraction)
     return Samples(found.numpy(), regions.labels, weights, np.where(positive[:, None], targets, 0))

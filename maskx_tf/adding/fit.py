@@ -2,8 +2,8 @@
 
 T reads class weights as they are, so a row that merely separates the examples is not enough: it
 must look like a row that training would have given. The trained rows are a sample of what rows look
-like; the new ones are the most probable under it (a normal distribution with their mean and
-covariance) and under the examples.
+like; the new ones are the most probable under it (a normal distribution with their covariance, its
+mean from `prior`) and under the examples.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from maskx_tf import losses
 from maskx_tf.adding.examples import Samples
 from maskx_tf.layers.box_head import BoxHead
 
-PRIOR_STRENGTH = 3.0  # the best of 0.1, 0.3, 1 and 3 on Shapes, see docs/adding_classes.md
+PRIOR_STRENGTH = 3.0  # it matters little on Shapes, see docs/adding_classes.md
 _STEPS = 600
 _LEARNING_RATE = 0.05
 _BIAS_DEVIATION = 1.0  # of the part of a bias that does not follow from the old rows
@@ -50,6 +50,7 @@ def fit(
     head: BoxHead,
     samples: Samples,
     num_new: int,
+    expected: np.ndarray | None = None,
     prior_strength: float = PRIOR_STRENGTH,
     residual: float = 0.1,
 ) -> Rows:
@@ -57,7 +58,7 @@ def fit(
 
     A new row is the mean of the old ones plus a combination of their deviations from it, the same
     for all parts of a row (w_cls, w_box and biases), plus a small free part of w_cls. With K
-    classes, coefficients a normal with variance 1 / K give the covariance of the old rows. The loss
+    classes, normal coefficients with variance 1 / K give the covariance of the old rows. The loss
     is the softmax over all classes, the old logits being constants: a new class has to win over
     background and old classes alike; smooth L1 for the boxes of the examples.
 
@@ -65,6 +66,7 @@ def fit(
       head: the box head, not changed.
       samples: see `examples`.
       num_new: M.
+      expected: [M, K], means of the coefficients, see `prior.mix_of`; None: 0.
       prior_strength: factor on the prior against the examples.
       residual: variance of the free part of w_cls, as a share of the old rows' variance.
     """
@@ -72,12 +74,14 @@ def fit(
     count, width = len(old.cls_kernel), old.cls_kernel.shape[1]
     free_scale = float(np.sqrt(residual * old.cls_kernel.var(axis=0).mean()))
     problem = _Problem(head, old, samples, free_scale)
-    mix = tf.Variable(tf.zeros([num_new, count]))
+    centre = np.zeros([num_new, count]) if expected is None else expected
+    centre = tf.constant(centre, tf.float32)
+    mix = tf.Variable(centre)
     free = tf.Variable(tf.zeros([num_new, width]))
     bias = tf.Variable(tf.zeros([num_new]))
 
     def objective():
-        prior = count * tf.reduce_sum(mix**2) + tf.reduce_sum(free**2)
+        prior = count * tf.reduce_sum((mix - centre) ** 2) + tf.reduce_sum(free**2)
         prior += tf.reduce_sum((bias / _BIAS_DEVIATION) ** 2)
         return problem.loss(mix, free, bias) + 0.5 * prior_strength * prior
 

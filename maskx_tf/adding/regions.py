@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -26,45 +25,55 @@ class Regions(NamedTuple):
     example: np.ndarray
 
 
-class Given:
-    """The boxes of an image's annotations, in network-input pixels.
+class Given(NamedTuple):
+    """The boxes that an image is given with, in network-input pixels.
 
     Attributes:
-      boxes_yxyx: float [G, 4] of new and known classes.
-      labels: int [G], 1..M for new classes, 0 for known ones.
-      crowds: float [C, 4] boxes of crowds of new classes.
+      boxes_yxyx: float64 [G, 4], crowds not among them.
+      labels: int [G], 1..M for the classes whose examples are sought, 0 for others.
+      crowds: float64 [C, 4] boxes of crowds of these classes.
     """
 
-    def __init__(
-        self,
-        annotations: list[Annotation],
-        names: list[str],
-        image_size: tuple[int, int],
-        scale: np.ndarray,
-        counts: Counter[str],
-    ):
-        found, labels, crowds = [], [], []
-        for annotation in annotations:
-            box, _ = clean_box(annotation.bbox, *image_size)
-            if box is None:
-                continue
-            label = (
-                names.index(str(annotation.class_name)) + 1 if annotation.class_name in names else 0
-            )
-            if annotation.is_crowd:
-                crowds += [box] if label else []
-                continue
+    boxes_yxyx: np.ndarray
+    labels: np.ndarray
+    crowds: np.ndarray
+
+
+def given_of(
+    annotations: list[Annotation], names: list[str], image_size: tuple[int, int], scale: np.ndarray
+) -> Given:
+    """The boxes of an image's annotations; those without area are left out.
+
+    Args:
+      annotations: of one image, in its pixels.
+      names: of the classes whose examples are sought.
+      image_size: height and width of the image.
+      scale: [2], network-input pixels per pixel (y, x).
+    """
+    found, labels, crowds = [], [], []
+    for annotation in annotations:
+        box, _ = clean_box(annotation.bbox, *image_size)
+        if box is None:
+            continue
+        name = annotation.class_name
+        label = names.index(name) + 1 if name in names else 0
+        if not annotation.is_crowd:
             found.append(box)
             labels.append(label)
-            if label:
-                counts[names[label - 1]] += 1
-        factor = np.tile(scale, 2)
-        self.boxes_yxyx = np.array(found, np.float64).reshape(-1, 4) * factor
-        self.labels = np.array(labels, np.int64)
-        self.crowds = np.array(crowds, np.float64).reshape(-1, 4) * factor
+        elif label:
+            crowds.append(box)
+    factor = np.tile(scale, 2)
+    boxes_yxyx, crowds_yxyx = (np.array(b, np.float64).reshape(-1, 4) for b in (found, crowds))
+    return Given(boxes_yxyx * factor, np.array(labels, np.int64), crowds_yxyx * factor)
 
 
-def regions_of(proposals, given, size, positive_iou: float, rng) -> Regions:
+def regions_of(
+    proposals: np.ndarray,
+    given: Given,
+    size: np.ndarray,
+    positive_iou: float,
+    rng: np.random.Generator,
+) -> Regions:
     """Proposals [P, 4], the given boxes and boxes jittered around them, with labels.
 
     A region belongs to the given box that it overlaps most, from `positive_iou` on; what overlaps

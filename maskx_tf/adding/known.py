@@ -1,0 +1,86 @@
+"""What the known classes look like to the detector: the mean box features of their objects."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from maskx_tf.adding.detector import FrozenDetector
+from maskx_tf.adding.regions import Given, regions_of
+from maskx_tf.checkpoints import LoadedModel
+from maskx_tf.data import pipeline
+from maskx_tf.data.manifest import find_records
+from maskx_tf.data.reader import reading_errors
+
+
+class ClassMeans(NamedTuple):
+    """Mean features of K classes.
+
+    Attributes:
+      features: float64 [K, D] of the box head; zeros where no object was seen.
+      counts: int [K], the objects that they are means over.
+    """
+
+    features: np.ndarray
+    counts: np.ndarray
+
+
+def class_means(
+    loaded: LoadedModel, records: tuple[str, ...], num_images: int, seed: int
+) -> ClassMeans:
+    """The means over the objects of images drawn from records.
+
+    An object's features are the mean over the regions that belong to it, as those of an example.
+
+    Args:
+      loaded: the model.
+      records: directories or patterns of records with its classes.
+      num_images: how many images to draw; all, if there are not so many.
+      seed: of the draw and of the jitter.
+
+    Raises:
+      UserError: records are missing or damaged, or have a class that the model lacks.
+    """
+    config = loaded.config.replace(
+        batch_size=1,
+        mask_sources=(),
+        horizontal_flip=False,
+        scale_jitter_min=1.0,
+        scale_jitter_max=1.0,
+    )
+    stored = sum(shard.count for shard in find_records(records).shards.values())
+    total = min(num_images, stored)
+    dataset = pipeline.make_dataset(
+        records, config, loaded.vocabulary, (), training=True, seed=seed
+    ).take(total)
+    detector, rng = FrozenDetector(loaded), np.random.default_rng(seed)
+    sums = np.zeros([loaded.vocabulary.num_classes, config.box_fc_units])
+    counts = np.zeros(len(sums), np.int64)
+    with reading_errors():
+        for image, labels in tqdm.tqdm(dataset, total=total, unit="image", desc="known classes"):
+            given = _given(labels)
+            if not len(given.labels):
+                continue
+            view = detector.look(image["image"], image["image_size"])
+            size = image["image_size"][0].numpy()
+            found = regions_of(view.proposals.numpy(), given, size, config.roi_positive_iou, rng)
+            regions = found.boxes_yxyx[found.labels > 0]
+            owners = found.example[found.labels > 0]
+            features = detector.features(view, regions)[0].numpy()
+            for owner in np.unique(owners):
+                class_index = given.labels[owner] - 1
+                sums[class_index] += features[owners == owner].mean(axis=0)
+                counts[class_index] += 1
+    return ClassMeans(sums / np.maximum(counts, 1)[:, None], counts)
+
+
+def _given(labels: dict[str, tf.Tensor]) -> Given:
+    """The boxes of a batch of one image."""
+    classes = labels["classes"][0].numpy().astype(np.int64)
+    boxes = labels["boxes_yxyx"][0].numpy().astype(np.float64)
+    is_crowd = labels["is_crowd"][0].numpy()
+    is_object = (classes > 0) & ~is_crowd
+    return Given(boxes[is_object], classes[is_object], boxes[(classes > 0) & is_crowd])
