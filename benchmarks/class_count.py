@@ -33,6 +33,7 @@ def gathered_masks(num_classes: int):
 def all_masks(num_classes: int):
     """The same by a convolution with K + 1 channels, of which one is kept."""
     head = MaskHead(FILTERS, convs=0, mlp=False)
+    head.build([DETECTIONS, SIDE, SIDE, FILTERS])  # the trunk alone is not a call of the layer
     features = tf.random.normal([DETECTIONS, SIDE, SIDE, FILTERS])
     kernel = tf.random.normal([1, 1, FILTERS, num_classes + 1])
     classes = tf.random.uniform([DETECTIONS], 1, num_classes + 1, tf.int32)
