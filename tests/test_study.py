@@ -362,8 +362,10 @@ def test_tables(study):
 def put(results, plan, key, score, box=30.0):
     run = next(run for run in plan.runs if run.key == key)
     scores = {s: {"AP": score / 100} for s in "AB"}
+    given = {s: {"AP": 2 * score / 100} for s in "AB"}
     boxes = {"all": {"AP": box / 100}}
-    results.add(run, {run.splits[0].name: {"mask": scores, "box": boxes}}, 1.0)
+    evaluation = {"mask": scores, "mask_given_boxes": given, "box": boxes}
+    results.add(run, {run.splits[0].name: evaluation}, 1.0)
 
 
 def test_two_processes_do_not_take_each_others_results(study):
@@ -412,7 +414,7 @@ def test_checks_compare_within_seeds_and_splits(study):
     assert found.differences == pytest.approx((2.0, -3.5)) and not found.holds
     assert checks.compare(plan, results, unharmed)[0].holds  # -0.75 of 1 point
     lines = checks.table(plan, results).splitlines()
-    assert lines[2].endswith("| -0.8 ± 3.9 | 1 of 2 above 0 | **does not hold** |")
+    assert lines[2].endswith("| -0.8 ± 3.9 | 1 of 2 above 0 | **does not hold** | -1.5 ± 7.8 |")
 
 
 def test_rows_on_different_detectors_are_not_compared(study):
@@ -426,7 +428,9 @@ def test_rows_on_different_detectors_are_not_compared(study):
     (found,) = checks.compare(plan, results, better)
     assert found.differences == pytest.approx((2.0,)) and found.unpaired == 1
     line = checks.table(plan, results).splitlines()[2]
-    assert line.endswith("| 2.0 | 1 of 1 above 0; 1 on different detectors left out | holds |")
+    assert line.endswith(
+        "| 2.0 | 1 of 1 above 0; 1 on different detectors left out | holds | 4.0 |"
+    )
     put(results, plan, "seed0/a_to_b/transfer", 12, box=33)
     assert checks.compare(plan, results, better)[0].holds is None
     by_itself = dataclasses.replace(better, higher=("e2e",))

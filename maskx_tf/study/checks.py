@@ -20,6 +20,7 @@ class Comparison:
 
     Attributes:
       differences: higher - lower in AP points, one for each seed and split that has both.
+      given_boxes: the same of the masks in ground-truth boxes, whatever a detector finds.
       holds: whether their mean has the sign of the claim; None without a difference.
       unpaired: seeds and splits left out because the two rows are on different detectors, so that
         more than their mask heads differs. Rows end to end are detectors of their own.
@@ -29,6 +30,7 @@ class Comparison:
     higher: str
     lower: str
     differences: tuple[float, ...]
+    given_boxes: tuple[float, ...]
     holds: bool | None
     unpaired: int
 
@@ -43,17 +45,19 @@ def compare(plan: Plan, results: Results, check: Check) -> list[Comparison]:
 
 
 def _compare(plan: Plan, results: Results, check: Check, higher: str, lower: str) -> Comparison:
-    differences, unpaired = [], 0
+    differences, given_boxes, unpaired = [], [], 0
     share_detector = {higher, lower} <= plan.stage_wise
     for split in plan.study.designed_splits:
         for seed in plan.study.seeds:
-            pair = [results.value(seed, split.name, r, check.subset) for r in (higher, lower)]
-            if pair[0] is None or pair[1] is None:
-                continue
+            of_masks, given = (
+                _difference(results, seed, split.name, higher, lower, check.subset, section)
+                for section in ("mask", "mask_given_boxes")
+            )
             if share_detector and _have_other_boxes(results, seed, split.name, higher, lower):
                 unpaired += 1
-            else:
-                differences.append(pair[0] - pair[1])
+                continue
+            differences += of_masks
+            given_boxes += given
     mean = float(np.mean(differences)) if differences else None
     if mean is None:
         holds = None
@@ -61,7 +65,13 @@ def _compare(plan: Plan, results: Results, check: Check, higher: str, lower: str
         holds = mean >= -check.tolerance
     else:
         holds = mean > 0
-    return Comparison(check, higher, lower, tuple(differences), holds, unpaired)
+    return Comparison(check, higher, lower, tuple(differences), tuple(given_boxes), holds, unpaired)
+
+
+def _difference(results: Results, seed, split, higher, lower, subset, section) -> list[float]:
+    """AP of one row less that of another; empty where either has none."""
+    pair = [results.value(seed, split, r, subset, section=section) for r in (higher, lower)]
+    return [] if pair[0] is None or pair[1] is None else [pair[0] - pair[1]]
 
 
 def _have_other_boxes(results: Results, seed: int, split: str, one: str, other: str) -> bool:
@@ -72,7 +82,8 @@ def _have_other_boxes(results: Results, seed: int, split: str, one: str, other: 
 
 def table(plan: Plan, results: Results) -> str:
     """All claims in Markdown: the difference, in how many of the pairs, and the verdict."""
-    lines = ["| claim | on | rows compared | difference | pairs | |", "|---|---|---|---|---|---|"]
+    heads = ["claim", "on", "rows compared", "difference", "pairs", "", "given the boxes"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     study = plan.study
     for check in study.checks:
         for found in compare(plan, results, check):
@@ -83,5 +94,6 @@ def table(plan: Plan, results: Results) -> str:
                 pairs += f"; {found.unpaired} on different detectors left out"
             verdict = {True: "holds", False: "**does not hold**", None: "not run"}[found.holds]
             cells = [check.claim, check.subset, titles, spread(list(found.differences))]
-            lines.append(f"| {' | '.join(cells)} | {pairs} | {verdict} |")
+            cells += [pairs, verdict, spread(list(found.given_boxes))]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -36,7 +36,8 @@ def write(plan: Plan, results: Results, command: str) -> None:
 
 _ABOUT_CHECKS = (
     "Differences in mask AP between rows, paired within each seed and split: mean ± standard "
-    "deviation, and how many of the pairs are above 0. A claim holds if the mean has its sign."
+    "deviation, and how many of the pairs are above 0. A claim holds if the mean has its sign. At "
+    "last the difference of the masks in ground-truth boxes, whatever a detector finds."
 )
 
 
