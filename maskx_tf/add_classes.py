@@ -10,6 +10,7 @@ from absl import flags
 
 from maskx_tf import checkpoints, cli
 from maskx_tf.adding import examples, fit, grow, known, prior
+from maskx_tf.adding.detector import FrozenDetector
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data.manifest import find_records
 from maskx_tf.errors import UserError
@@ -86,7 +87,8 @@ def add_classes(
     if len(set(names)) < len(names):
         raise UserError(f"--boxes={boxes} has two categories of the same name.")
     records = _known_records(loaded, known_records)
-    samples, counts = examples.collect(loaded, source, pathlib.Path(images), names, seed)
+    detector = FrozenDetector(loaded)
+    samples, counts = examples.collect(detector, source, pathlib.Path(images), names, seed)
     if missing := [name for name in names if not counts[name]]:
         raise UserError(
             f"--boxes={boxes} has no usable box of {', '.join(map(repr, missing))}; add some, or "
@@ -96,7 +98,7 @@ def add_classes(
         print(f"few examples, expect little: {', '.join(few)}", file=sys.stderr)
     expected = None
     if records:
-        means = known.class_means(loaded, records, known_images, seed)
+        means = known.class_means(detector, records, known_images, seed)
         expected = prior.mix_of(means, samples.means(len(names)))
     rows = fit.fit(loaded.model.box_head, samples, len(names), expected, prior_strength)
     grown = grow.grow(loaded, names, _category_ids(source, names), rows)

@@ -12,6 +12,7 @@ import tf_keras
 from export import saved_model
 from maskx_tf import add_classes, checkpoints
 from maskx_tf.adding import examples, fit, grow, known, prior, regions
+from maskx_tf.adding.detector import FrozenDetector
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import pipeline
 from maskx_tf.errors import UserError
@@ -319,12 +320,12 @@ def records(tmp_path_factory):
 
 
 def test_class_means_are_of_the_objects(old, records):
-    means = known.class_means(old, records, 100, 0)
+    means = known.class_means(FrozenDetector(old), records, 100, 0)
     assert means.counts.tolist() == [0, 5, 3, 0]
     assert (means.features[[0, 3]] == 0).all() and (means.features[[1, 2]] != 0).any()
-    again = known.class_means(old, records, 100, 0)
+    again = known.class_means(FrozenDetector(old), records, 100, 0)
     np.testing.assert_array_equal(means.features, again.features)
-    one_image = known.class_means(old, records, 1, 0)
+    one_image = known.class_means(FrozenDetector(old), records, 1, 0)
     assert one_image.counts.sum() <= 2
 
 
@@ -336,7 +337,7 @@ def test_class_means_near_the_features_of_the_boxes(old, records, monkeypatch):
         lambda box, rng: np.repeat(box[None], regions.JITTERED, axis=0),
     )
     config = old.config.replace(roi_positive_iou=0.9999)
-    means = known.class_means(old._replace(config=config), records, 100, 0)
+    means = known.class_means(FrozenDetector(old._replace(config=config)), records, 100, 0)
     expected = []
     options = config.replace(batch_size=1)
     data = pipeline.make_dataset(records, options, old.vocabulary, (), training=False, seed=0)
@@ -475,7 +476,9 @@ def test_unreadable_images_are_left_out(old, tmp_path, capsys):
     annotations = [harness.annotation(i, [5, 8, 25, 20]) for i in (1, 2)]
     boxes, images = harness.write_coco(tmp_path, annotations, sizes=[(40, 60)] * 2, names=("emu",))
     pathlib.Path(f"{images}/2.jpg").write_bytes(b"no")
-    samples, counts = examples.collect(old, source.read(boxes), pathlib.Path(images), ["emu"], 0)
+    samples, counts = examples.collect(
+        FrozenDetector(old), source.read(boxes), pathlib.Path(images), ["emu"], 0
+    )
     assert counts == Counter(emu=1)
     assert samples.features.shape == (len(samples.labels), OPTIONS.box_fc_units)
     assert samples.weights[samples.labels > 0].sum() == pytest.approx(1)

@@ -17,7 +17,11 @@ class View(NamedTuple):
 
 
 class FrozenDetector:
-    """Graphs of a model's first stage and box head, for any size and number of regions."""
+    """Graphs of a model's first stage and box head, for any size and number of regions.
+
+    Attributes:
+      loaded: the model.
+    """
 
     def __init__(self, loaded: LoadedModel):
         model, config = loaded.model, loaded.config
@@ -50,6 +54,7 @@ class FrozenDetector:
             found = model.box_head(rois)
             return found, tf.nn.softmax(model.box_head.class_logits(found))
 
+        self.loaded = loaded
         self._look, self._features = look, features
 
     def look(self, image: tf.Tensor, size: tf.Tensor) -> View:

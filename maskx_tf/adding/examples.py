@@ -43,7 +43,7 @@ class Samples(NamedTuple):
 
 
 def collect(
-    loaded: LoadedModel, source: Source, images: pathlib.Path, names: list[str], seed: int
+    detector: FrozenDetector, source: Source, images: pathlib.Path, names: list[str], seed: int
 ) -> tuple[Samples, Counter[str]]:
     """The samples of all images that show a new class.
 
@@ -52,7 +52,7 @@ def collect(
     sure what it is, so that an unmarked object of a new class does little harm.
 
     Args:
-      loaded: the model.
+      detector: of the model.
       source: json with boxes.
       images: directory of the image files.
       names: of the new classes.
@@ -62,7 +62,6 @@ def collect(
       The samples, and the number of usable examples by class.
     """
     rng = np.random.default_rng(seed)
-    detector = FrozenDetector(loaded)
     counts: Counter[str] = Counter()
     parts, problems = [], []
     by_image = source.by_image()
@@ -74,12 +73,10 @@ def collect(
         except (BadImageError, tf.errors.OpError) as error:
             problems.append(f"{entry.file_name}: {str(error).splitlines()[0]}")
             continue
-        parts.append(
-            _of_image(loaded, detector, image, by_image[entry.image_id], names, rng, counts)
-        )
+        parts.append(_of_image(detector, image, by_image[entry.image_id], names, rng, counts))
     if problems:
         print(f"{len(problems)} images cannot be read, such as {problems[0]}", file=sys.stderr)
-    parts.append(_no_samples(loaded))
+    parts.append(_no_samples(detector.loaded))
     return Samples(*(np.concatenate(column) for column in zip(*parts, strict=True))), counts
 
 
@@ -88,14 +85,14 @@ def _no_samples(loaded: LoadedModel) -> Samples:
     return Samples(features, np.zeros([0], np.int64), np.zeros([0]), np.zeros([0, 4], np.float32))
 
 
-def _of_image(loaded, detector, image, annotations, names, rng, counts) -> Samples:
-    config = loaded.config
+def _of_image(detector, image, annotations, names, rng, counts) -> Samples:
+    config = detector.loaded.config
     resized, size, scale = preprocessing.resize_and_pad(
         image, config.image_min_side, config.image_max_side
     )
     given = given_of(annotations, names, tuple(image.shape[:2]), scale.numpy())
     if not given.labels.any():  # its examples are crowds or no boxes
-        return _no_samples(loaded)
+        return _no_samples(detector.loaded)
     counts.update(names[label - 1] for label in given.labels if label)
     view = detector.look(resized[None], size[None])
     regions = regions_of(view.proposals.numpy(), given, size.numpy(), config.roi_positive_iou, rng)

@@ -10,7 +10,6 @@ import tqdm
 
 from maskx_tf.adding.detector import FrozenDetector
 from maskx_tf.adding.regions import Given, regions_of
-from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import pipeline
 from maskx_tf.data.manifest import find_records
 from maskx_tf.data.reader import reading_errors
@@ -29,14 +28,14 @@ class ClassMeans(NamedTuple):
 
 
 def class_means(
-    loaded: LoadedModel, records: tuple[str, ...], num_images: int, seed: int
+    detector: FrozenDetector, records: tuple[str, ...], num_images: int, seed: int
 ) -> ClassMeans:
     """The means over the objects of images drawn from records.
 
     An object's features are the mean over the regions that belong to it, as those of an example.
 
     Args:
-      loaded: the model.
+      detector: of the model.
       records: directories or patterns of records with its classes.
       num_images: how many images to draw; all, if there are not so many.
       seed: of the draw and of the jitter.
@@ -44,6 +43,7 @@ def class_means(
     Raises:
       UserError: records are missing or damaged, or have a class that the model lacks.
     """
+    loaded, rng = detector.loaded, np.random.default_rng(seed)
     config = loaded.config.replace(
         batch_size=1,
         mask_sources=(),
@@ -56,7 +56,6 @@ def class_means(
     dataset = pipeline.make_dataset(
         records, config, loaded.vocabulary, (), training=True, seed=seed
     ).take(total)
-    detector, rng = FrozenDetector(loaded), np.random.default_rng(seed)
     sums = np.zeros([loaded.vocabulary.num_classes, config.box_fc_units])
     counts = np.zeros(len(sums), np.int64)
     with reading_errors():
