@@ -34,9 +34,10 @@ def load_checkpoint(path: str) -> Detector:
     model, config, vocabulary, mask_class_ids = loaded
     module = DetectionModule(model, config, vocabulary, mask_class_ids if loaded.has_masks else ())
 
+    # A graph around the module's: what nothing is left to read, as masks here, is not computed.
+    @tf.function(input_signature=module.detect_images.input_signature)
     def detect(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        # A bound tf.function does not keep its object alive; the closure does.
-        outputs = module.detect_images(images)
+        outputs = dict(module.detect_images(images))
         if not loaded.has_masks:
             del outputs["detection_masks"]
         return outputs
