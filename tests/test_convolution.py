@@ -27,7 +27,7 @@ def random_inputs(batch, height, width, channels=5, filters=3, seed=0):
 
 @pytest.fixture(params=[winograd.STRIPE_BYTES, 240, 1])
 def stripes(request, monkeypatch):
-    """Bytes of a stripe: all at once, two of five images of 2 x 2, and one tile."""
+    """Bytes of a stripe: all at once, several, and one tile."""
     monkeypatch.setattr(winograd, "STRIPE_BYTES", request.param)
 
 

@@ -7,7 +7,8 @@ the rows. Along both axes it would be a quarter of the products, but the transfo
 memory than that saves, and rounding would grow. The points ±√½, ±√2 keep the errors in float32
 within three times those of the direct convolution; the usual ±1, ±2 make them half as large again.
 
-Computed in stripes, so that what lies between transforms and products stays in the cache.
+Computed in stripes, so that what lies between transforms and products stays in the cache. A stripe
+is a part of the outermost dimension, which TensorFlow takes without a copy.
 """
 
 import math
@@ -53,15 +54,20 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def convolution(x: tf.Tensor, kernel: tf.Tensor):
         def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            of_kernel = _kernel_gradient(x, upstream, kernel.shape)
-            turned = tf.transpose(kernel[::-1, ::-1], [0, 1, 3, 2])
+            with tf.control_dependencies([upstream]):
+                of_kernel = _kernel_gradient(tf.identity(x), upstream, kernel.shape)
             # One after the other: each keeps all cores busy and wants the cache for itself. The
             # kernel's first: x may need none, as below a frozen detector, and is then left out.
             with tf.control_dependencies([of_kernel]):
+                turned = tf.transpose(tf.identity(kernel)[::-1, ::-1], [0, 1, 3, 2])
                 of_x = conv3x3(tf.identity(upstream), turned)
             return of_x, of_kernel
 
-        return conv3x3_transformed(x, transform_kernel(kernel)), gradients
+        # Not before x is there, and in the gradient not before upstream is: what depends on nothing
+        # else is made for all layers at once and waits in memory.
+        with tf.control_dependencies([x]):
+            kernels = transform_kernel(tf.identity(kernel))
+        return conv3x3_transformed(x, kernels), gradients
 
     return convolution(x, kernel)
 
@@ -70,28 +76,27 @@ def conv3x3_transformed(x: tf.Tensor, kernels: tf.Tensor) -> tf.Tensor:
     """`conv3x3` with the result of `transform_kernel`; the gradient takes more memory."""
     filters = kernels.shape[4]
     stripes = _Stripes(x, max(x.shape[3], filters))
-    row_kernels = tf.unstack(kernels)
+    inputs, row_kernels = stripes.inputs(x), tf.unstack(kernels)
 
     def convolved(i: tf.Tensor) -> tf.Tensor:
         products = [
             tf.nn.conv2d(part, kernel, 1, "SAME")
-            for part, kernel in zip(_input_parts(stripes.inputs(x, i)), row_kernels, strict=True)
+            for part, kernel in zip(_input_parts(inputs(i)), row_kernels, strict=True)
         ]
-        return stripes.cut_outputs(_outputs(products), i)
+        return _outputs(products)
 
     results = tf.TensorArray(tf.float32, stripes.count, infer_shape=False)
     results = _for_each(stripes.count, lambda i, a: a.write(i, convolved(i)), results)
-    y = tf.reshape(results.concat(), [*tf.unstack(tf.shape(x))[:3], filters])
-    return tf.ensure_shape(y, [*x.shape[:3], filters])
+    return tf.ensure_shape(stripes.joined(results.concat(), filters), [*x.shape[:3], filters])
 
 
 def _kernel_gradient(x: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
     """Of the kernel, [3, 3, C, K]: the transposed transforms of upstream and of the products."""
     stripes = _Stripes(x, max(shape[2:]))
+    inputs, outputs = stripes.inputs(x), stripes.outputs(upstream)
 
     def add(i: tf.Tensor, sums: list[tf.Tensor]) -> list[tf.Tensor]:
-        of_inputs = _input_parts(stripes.inputs(x, i))
-        of_products = _output_parts(stripes.outputs(upstream, i))
+        of_inputs, of_products = _input_parts(inputs(i)), _output_parts(outputs(i))
         gradients = [
             tf.raw_ops.Conv2DBackpropFilter(
                 input=of_input,
@@ -120,61 +125,47 @@ def _for_each(count: tf.Tensor, step: Callable, state):
 
 
 class _Stripes:
-    """How [B, H, W, C] is cut into parts that fit the cache: some whole images, or rows of one.
+    """How the rows of images [B, H, W, C] are cut into parts that fit the cache.
 
-    The images of a stripe make one tall image, with a row of zeros between them. It is cut into
-    `tiles`: inputs are [tiles + 1, 4, W, C], outputs [tiles, 4, W, K].
+    The images make one tall image, with a row of zeros between them. Its outputs are cut into tiles
+    of 4 rows, and these into stripes. A stripe's inputs are [tiles + 1, 4, W, C], its outputs
+    [tiles, 4, W, K].
     """
 
     def __init__(self, x: tf.Tensor, channels: int):
-        self.batch, self.height, width, _ = tf.unstack(tf.shape(x))
-        fitting = STRIPE_BYTES // (4 * channels * tf.maximum(width, 1))  # rows
-        self.images = _even_share(self.batch, fitting // (self.height + 1))
-        self.between = tf.minimum(self.images - 1, 1)
-        rows = _ceil_div(_even_share(self.height, fitting), TILE) * TILE
-        self.rows = tf.where(self.images > 1, self.height, tf.minimum(rows, self.height))
-        self.of_an_image = _ceil_div(self.height, self.rows)
-        self.count = tf.maximum(_ceil_div(self.batch, self.images), 1) * self.of_an_image
+        self._batch, self._height, self._width, _ = tf.unstack(tf.shape(x))
+        self._pitch = self._height + tf.where(self._batch == 1, 0, 1)  # rows from image to image
+        self._tiles = tf.maximum(_ceil_div(self._batch * self._pitch, TILE), 1)
+        fitting = STRIPE_BYTES // (4 * TILE * channels * tf.maximum(self._width, 1))
+        self._of_a_stripe = _even_share(self._tiles, fitting)
+        self.count = _ceil_div(self._tiles, self._of_a_stripe)
 
-    def inputs(self, x: tf.Tensor, i: tf.Tensor) -> tf.Tensor:
-        """The rows of x that the outputs of stripe i depend on."""
-        image, row = self._begin(i)
-        above = tf.minimum(row, 1)  # rows there are
-        part = x[image : image + self.images, row - above : row + self.rows + 1]
-        return self._tiled(part, 1 - above, 0, i, more=1)
+    def inputs(self, x: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Of stripe i, the rows of x that its outputs depend on."""
+        tiled = self._tiled(x, above=1)
+        return lambda i: tiled[i * self._of_a_stripe : (i + 1) * self._of_a_stripe + 1]
 
-    def outputs(self, y: tf.Tensor, i: tf.Tensor) -> tf.Tensor:
-        """The rows of y [B, H, W, K] that are the outputs of stripe i."""
-        image, row = self._begin(i)
-        part = y[image : image + self.images, row : row + self.rows]
-        return self._tiled(part, 0, self.between, i, more=0)
+    def outputs(self, y: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Of stripe i, the rows of y [B, H, W, K] that are its outputs."""
+        tiled = self._tiled(y, above=0)
+        return lambda i: tiled[i * self._of_a_stripe : (i + 1) * self._of_a_stripe]
 
-    def cut_outputs(self, y: tf.Tensor, i: tf.Tensor) -> tf.Tensor:
-        """[tiles, 4, W, K] -> the outputs of stripe i alone, [images rows, W, K]."""
-        images, rows = self._size(i)
-        width, filters = tf.shape(y)[2], y.shape[3]
-        y = tf.reshape(y, [-1, width, filters])[: images * (rows + self.between)]
-        y = tf.reshape(y, [images, rows + self.between, width, filters])[:, :rows]
-        return tf.reshape(y, [images * rows, width, filters])
+    def joined(self, tiled: tf.Tensor, filters: int) -> tf.Tensor:
+        """The outputs of all stripes, [tiles, 4, W, K] -> [B, H, W, K]."""
+        rows = tf.reshape(tiled, [-1, self._width, filters])[: self._batch * self._pitch]
+        images = tf.reshape(rows, [self._batch, self._pitch, self._width, filters])
+        return images[:, : self._height]
 
-    def _begin(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The first image and row of stripe i."""
-        return i // self.of_an_image * self.images, i % self.of_an_image * self.rows
-
-    def _size(self, i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """How many images stripe i has, and rows of each."""
-        image, row = self._begin(i)
-        return tf.minimum(self.images, self.batch - image), tf.minimum(self.rows, self.height - row)
-
-    def _tiled(self, part: tf.Tensor, above, below, i: tf.Tensor, *, more: int) -> tf.Tensor:
-        """Images padded by rows above and below each -> [tiles + more, 4, W, C]."""
-        images, rows = self._size(i)
-        tiles = tf.maximum(_ceil_div(images * (rows + self.between), TILE), 1) + more
-        part = tf.pad(part, [[0, 0], [above, below], [0, 0], [0, 0]])
-        width, channels = tf.shape(part)[2], part.shape[3]
-        part = tf.reshape(part, [-1, width, channels])[: tiles * TILE]
-        part = tf.pad(part, [[0, tiles * TILE - tf.shape(part)[0]], [0, 0], [0, 0]])
-        return tf.reshape(part, [tiles, TILE, width, channels])
+    def _tiled(self, x: tf.Tensor, above: int) -> tf.Tensor:
+        """The tall image with `above` rows of zeros on top, [tiles + above, 4, W, C]."""
+        rows = (self._tiles + above) * TILE
+        # In one pass: zeros that the end lacks are rows below one image, further images of several.
+        below = tf.where(self._batch == 1, rows - above - self._height, 1 - above)
+        images = _ceil_div(rows, above + self._height + below)
+        x = tf.pad(x, [[0, images - self._batch], [above, below], [0, 0], [0, 0]])
+        channels = x.shape[3]
+        x = tf.reshape(x, [-1, self._width, channels])[:rows]
+        return tf.reshape(x, [-1, TILE, self._width, channels])
 
 
 def _ceil_div(a: tf.Tensor, b: tf.Tensor | int) -> tf.Tensor:
