@@ -72,6 +72,37 @@ def test_gradients(shape, compiled):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(tf.reduce_max(tf.abs(theirs))))
 
 
+def test_nothing_is_made_before_it_is_needed():
+    """Of a layer deep in a network, what depends on its kernel alone would wait in memory."""
+    x, kernel = random_inputs(2, 14, 14)
+
+    @tf.function
+    def gradients(x, kernel, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = winograd.conv3x3(x, kernel)
+        return tape.gradient(y, [x, kernel], upstream)
+
+    graph = gradients.get_concrete_function(x, kernel, tf.zeros([2, 14, 14, 3])).graph
+    given_x, _, given_upstream = (tensor.op for tensor in graph.inputs)
+    costly = [op for op in graph.get_operations() if op.type in ("Einsum", "Pad", "Transpose")]
+    assert all({given_x, given_upstream} & ancestors(op) for op in costly)
+    forward = [op.type for op in costly if given_upstream not in ancestors(op)]
+    assert sorted(forward) == ["Einsum", "Pad"]  # of the kernel and of x
+
+
+def ancestors(operation):
+    """The operations that run before it."""
+    found, waiting = set(), [operation]
+    while waiting:
+        one = waiting.pop()
+        for before in (*(tensor.op for tensor in one.inputs), *one.control_inputs):
+            if before not in found:
+                found.add(before)
+                waiting.append(before)
+    return found
+
+
 def test_an_empty_batch():
     x, kernel = random_inputs(0, 3, 3)
     with tf.GradientTape() as tape:
