@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+from collections import Counter
 
 from absl import flags
 
@@ -76,6 +77,15 @@ def run(values: flags.FlagValues) -> str:
     }
     with contextlib.closing(Journal(output.with_name(output.name + ".journal"), task)) as journal:
         labels = labeler.label(source, todo, images, Segmenter(loaded), loaded.vocabulary, journal)
+        if todo and not labels.sizes:
+            journal.close(remove=True)
+            counts = Counter(problem.reason for problem in labels.problems)
+            found = ", ".join(f"{count} {reason}" for reason, count in counts.items())
+            raise UserError(
+                f"--images={images}: none of the {len(todo)} images with boxes to label can be "
+                f"read ({found}), and nothing was written. The json's file names have to start "
+                "from that directory."
+            )
         labels = review.with_problems(labels, problems)
         written = _write(values, source, labels, loaded, images, output, listed)
         journal.close(remove=True)

@@ -12,7 +12,7 @@ from absl import flags
 from PIL import Image
 
 from maskx_tf import checkpoints, label
-from maskx_tf.data import preprocessing
+from maskx_tf.data import files, preprocessing
 from maskx_tf.errors import UserError
 from maskx_tf.labeling import journal, labeler, segmenter
 from maskx_tf.labeling import source as source_lib
@@ -60,7 +60,7 @@ def data(tmp_path):
         harness.annotation(1, [5, 6, 30, 25], segmentation=[], extra="kept"),
         harness.annotation(1, [1, 1, 8, 8.5]),
         harness.annotation(2, [0, 0, 33, 70], category_id=2, segmentation=[]),
-        harness.annotation(2, [3, 3, 9, 9], iscrowd=1, segmentation=[]),
+        harness.annotation(2, [3, 3, 9, 9], iscrowd=1, segmentation={"size": [0, 0], "counts": []}),
         harness.annotation(3, [3, 3, 0, 9], segmentation=[]),
         harness.annotation(3, [-10, 20, 30, 50], category_id=3, segmentation=[]),
     ]
@@ -282,6 +282,28 @@ def test_a_killed_run_goes_on_where_it_was(data, model_dir, tmp_path, monkeypatc
     run(*data, model_dir, output)
     assert calls[10:] == [3]
     assert output.read_bytes() == whole.read_bytes()
+
+
+def test_images_that_could_not_be_read_are_tried_again(data, model_dir, tmp_path, monkeypatch):
+    whole, output = tmp_path / "whole.json", tmp_path / "out.json"
+    run(*data, model_dir, whole)
+    image = pathlib.Path(data[1], "1.jpg")
+    hidden = image.rename(tmp_path / "hidden.jpg")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_atomically", lambda *_: pytest.fail("full disk"))
+        with pytest.raises(pytest.fail.Exception):
+            run(*data, model_dir, output)
+    hidden.rename(image)
+    run(*data, model_dir, output)
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_directory_without_the_images_is_refused(data, model_dir, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    output = tmp_path / "out.json"
+    with pytest.raises(UserError, match=r"elsewhere: none of the 3 images .* \(3 image_missing\)"):
+        run(data[0], tmp_path / "elsewhere", model_dir, output)
+    assert not list(tmp_path.glob("out.json*"))
 
 
 def test_a_second_run_for_the_same_output_is_refused(data, model_dir, tmp_path, monkeypatch):

@@ -304,6 +304,14 @@ def test_outlines_fill_to_the_same_mask(mask):
     np.testing.assert_array_equal(filled, mask)
 
 
+def test_outlines_of_a_grille():
+    mask = np.ones((3, 2001), np.uint8)
+    mask[1, 1::2] = 0
+    flat = [outline.ravel().tolist() for outline in polygons.outlines(mask)]
+    filled = mask_api.decode(mask_api.merge(mask_api.frPyObjects(flat, *mask.shape)))
+    np.testing.assert_array_equal(filled, mask)
+
+
 def test_simplified_polygons_have_fewer_points_and_keep_the_mask():
     canvas = Image.new("L", (300, 200))
     ImageDraw.Draw(canvas).ellipse((20, 30, 260, 180), fill=1)

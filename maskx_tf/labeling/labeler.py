@@ -114,6 +114,8 @@ def label(
       journal: gets each image's result, and has those of an earlier call that was cut off.
     """
     entries = [image for image in source.images if image.image_id in todo]
+    # Images that could not be read are tried again.
+    journal.results = [result for result in journal.results if "size" in result]
     done = {result["image_id"] for result in journal.results}
     if done:
         print(f"{len(done)} of {len(entries)} images were labelled before: going on from there.")

@@ -7,7 +7,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from maskx_tf.labeling.labeler import Labels, Problem
 from maskx_tf.labeling.source import Annotation, ImageEntry, Source, exact_bbox, members_of
@@ -47,10 +47,10 @@ class LabelledImage(NamedTuple):
 
 
 def mask_source(source: Source, annotation: Annotation, labels: Labels) -> str | None:
-    """Where an annotation's mask is from; an earlier run's word is kept."""
+    """Where an annotation's mask is from, None for a crowd; an earlier run's word is kept."""
     if annotation.index in labels.masks:
         return OURS
-    if not annotation.has_mask:
+    if annotation.is_crowd or not annotation.has_mask:
         return None
     said = members_of(source.text(annotation)).get("mask_source")
     return str(json.loads(said)) if said else HUMAN
@@ -127,7 +127,7 @@ def _size(entry: ImageEntry, images: pathlib.Path) -> tuple[int, int] | None:
     try:
         with Image.open(images / entry.file_name) as image:
             return image.height, image.width
-    except (OSError, UnidentifiedImageError):
+    except (OSError, Image.DecompressionBombError):
         return None
 
 
