@@ -27,6 +27,7 @@ from export.client import __main__ as client_command
 from export.client.errors import UnavailableError
 from export.serving import server as local_server
 from maskx_tf import predict
+from maskx_tf.data import image_bytes
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.ops import masks
@@ -320,6 +321,8 @@ class TestErrors:
              "400: Expected image, got empty"),
             ((413, "too large"), ImageError, "413: too large"),
             ((503, "queue is full"), ServerError, r"503: queue is full \(tried once\)"),
+            ((502, "bad gateway"), ServerError, r"502: bad gateway \(tried once\)"),
+            ((429, "too many"), ServerError, r"429: too many \(tried once\)"),
             ((401, "who are you"), ServerError, "401: who are you; are the URL"),
         ],
     )  # fmt: skip
@@ -631,3 +634,11 @@ class TestDrawing:
         path.write_bytes(b"junk")
         with pytest.raises(ImageError, match=r"a.png cannot be drawn on"):
             results.read_upright(path, (20, 31))
+
+    def test_of_sixteen_bits_the_upper_eight_are_drawn(self, tmp_path):
+        path = tmp_path / "a.png"
+        stored = np.arange(600, dtype=np.uint16).reshape(20, 30) * 109
+        Image.fromarray(stored).save(path)
+        drawn = results.read_upright(path, (20, 30))
+        decoded = image_bytes.decode(tf.io.read_file(str(path))).numpy()
+        np.testing.assert_array_equal(drawn, decoded)

@@ -99,7 +99,7 @@ class RestTransport:
 
     def _refusal(self, code: int, body: bytes) -> Exception:
         message = f"{self.name} answered {code}: {_message(body)}"
-        if code == 503:
+        if code in (429, 502, 503):  # of the server, or of a proxy before it
             return UnavailableError(message)
         if code in (401, 403, 404, 405):
             return ServerError(f"{message}; are the URL and the model's name right?")

@@ -88,8 +88,8 @@ def category_ids(annotations: str) -> dict[str, int] | None:
         return None
     try:
         categories = json.loads(pathlib.Path(annotations).read_text())["categories"]
-        return {category["name"]: category["id"] for category in categories}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {category["name"].strip(): category["id"] for category in categories}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--annotations={annotations} is not a COCO json: {error!r}.") from None
 
 
@@ -110,10 +110,17 @@ def read_upright(path: pathlib.Path, image_size: tuple[int, int]) -> np.ndarray:
             upright = ImageOps.exif_transpose(stored) if is_jpeg else stored
             for picture in (upright, stored):
                 if (picture.height, picture.width) == image_size:
-                    return np.asarray(picture.convert("RGB"))
+                    return _rgb(picture)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} cannot be drawn on: {error}") from None
     raise ImageError(
         f"{path} cannot be drawn on: it has {upright.width} × {upright.height} pixels here, and "
         f"{image_size[1]} × {image_size[0]} for the server."
     )
+
+
+def _rgb(picture: Image.Image) -> np.ndarray:
+    """uint8 RGB [height, width, 3]; of 16 bits the upper 8, as the model takes them."""
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return np.asarray(picture.convert("RGB"))
