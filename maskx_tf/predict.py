@@ -73,6 +73,8 @@ def predict(
 ) -> list[str]:
     """Writes detections.json and the overlays of image files; shows a progress bar.
 
+    Where anything breaks that off, detections.json has the images done until then.
+
     Args:
       detector: the model.
       paths: N image files.
@@ -87,20 +89,24 @@ def predict(
       UserError: an overlay would overwrite one of the images.
     """
     targets = overlay_paths(paths, output_dir / "overlays")
-    results, problems = [], []
-    for path, target, image_id in zip(tqdm.tqdm(paths, unit="image"), targets, ids, strict=True):
-        try:
-            image = image_bytes.decode(tf.io.read_file(str(path)))
-        except (tf.errors.OpError, ValueError) as error:
-            problems.append(f"{path}: {image_bytes.reason(error)}")
-            continue
-        outputs = {key: value[0].numpy() for key, value in detector.detect(image[None]).items()}
-        found = to_coco(outputs, image_id, path.name, detector.vocabulary)
-        results.extend(found)
-        picture = visualize.draw_results(image.numpy(), found, score_threshold)
-        visualize.write_picture(picture, target)
-    lines = ",\n".join(json.dumps(result) for result in results)
-    files.write_atomically(output_dir / "detections.json", f"[\n{lines}\n]\n")
+    lines, problems = [], []
+    try:
+        for path, target, image_id in zip(
+            tqdm.tqdm(paths, unit="image"), targets, ids, strict=True
+        ):
+            try:
+                image = image_bytes.decode(tf.io.read_file(str(path)))
+            except (tf.errors.OpError, ValueError) as error:
+                problems.append(f"{path}: {image_bytes.reason(error)}")
+                continue
+            outputs = {key: value[0].numpy() for key, value in detector.detect(image[None]).items()}
+            found = to_coco(outputs, image_id, path.name, detector.vocabulary)
+            lines += [json.dumps(result) for result in found]
+            picture = visualize.draw_results(image.numpy(), found, score_threshold)
+            visualize.write_picture(picture, target)
+    finally:  # what is done until Ctrl-C or a full disk, too
+        text = ",\n".join(lines)
+        files.write_atomically(output_dir / "detections.json", f"[\n{text}\n]\n")
     return problems
 
 

@@ -212,6 +212,23 @@ def test_predict_command(run_dir, folder, tmp_path):
     assert f"\n{folder}/broken.jpg: " in result.stderr
 
 
+def test_what_is_done_is_kept_when_it_breaks_off(folder, tmp_path, monkeypatch):
+    detector, shown = fake_detector(), []
+
+    def detect(images):
+        shown.append(images)
+        if len(shown) > 1:
+            raise KeyboardInterrupt
+        return detector.detect(images)
+
+    paths = [folder / "a.png", folder / "b.jpg"]
+    broken = types.SimpleNamespace(vocabulary=detector.vocabulary, detect=detect)
+    with pytest.raises(KeyboardInterrupt):
+        predict.predict(broken, paths, [7, 8], tmp_path, 0.5)
+    found = json.loads((tmp_path / "detections.json").read_text())
+    assert {result["image_id"] for result in found} == {7}
+
+
 def test_failing_on_every_image_is_a_failure(folder, tmp_path, monkeypatch, capsys):
     values = types.SimpleNamespace(
         images=[f"{folder}/broken.jpg"],
