@@ -266,6 +266,17 @@ def test_not_ready_without_a_version(tmp_path):
         client.close()
 
 
+def test_an_address_of_ipv6(root):
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with serving_toy.serving(root, host="::1") as (server, _):
+        for port in (server.port, server.rest_api_port):
+            socket.create_connection(("::1", port), timeout=10).close()
+
+
 def test_a_taken_port_is_an_error(root):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

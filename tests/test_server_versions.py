@@ -220,15 +220,39 @@ def test_not_found(tmp_path, log):
         assert caught.value.code is Code.NOT_FOUND
 
 
+def test_a_directory_without_versions_is_told_once(tmp_path, log, caplog):
+    model = make(tmp_path, log)
+    for _ in range(3):
+        model.poll()
+    assert caplog.text.count(f"m: nothing to serve under {tmp_path} yet") == 1
+    add(tmp_path, 1)
+    model.poll()
+    remove(tmp_path, 1)
+    model.poll()
+    assert caplog.text.count("nothing to serve") == 2
+
+
+def test_stopping_does_not_wait_for_versions_not_yet_begun(tmp_path, log):
+    for number in range(1, 6):
+        add(tmp_path, number)
+    model = make(tmp_path, log, model_version_policy={"all": {}})
+    stop = threading.Event()
+    model.poll(stopped=lambda: stop.is_set() or bool(log))
+    assert [entry for entry in log if entry.startswith("load")] == ["load 5"]
+    stop.set()
+    model.poll(stopped=stop.is_set)
+    assert states(model) == {5: "AVAILABLE"}
+
+
 def test_the_poller_outlives_an_error(tmp_path, log):
     model, rounds = make(tmp_path, log), []
     poll, twice = model.poll, threading.Event()
 
-    def fail_once():
+    def fail_once(stopped):
         rounds.append(1)
         if len(rounds) == 1:
             raise RuntimeError("disk trouble")
-        poll()
+        poll(stopped)
         twice.set()
 
     model.poll = fail_once

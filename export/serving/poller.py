@@ -31,7 +31,7 @@ class Poller:
         while not self._stop.is_set():
             for model in self._models:
                 try:
-                    model.poll()
+                    model.poll(self._stop.is_set)
                 except Exception:  # the next round may succeed; without this thread none would
                     logging.exception("%s: looking for versions failed", model.name)
             if self._wait_s <= 0:

@@ -97,9 +97,10 @@ class Server:
         options = self.core.options
         self._grpc = grpc_api.create_server(self.core)
         try:
-            self.port = self._grpc.add_insecure_port(f"{options.host}:{options.port}")
+            self.port = self._grpc.add_insecure_port(_address(options.host, options.port))
         except RuntimeError:
-            raise OSError(f"{options.host}:{options.port} cannot be listened on") from None
+            address = _address(options.host, options.port)
+            raise OSError(f"{address} cannot be listened on") from None
         self._runner = web.AppRunner(
             rest.application(self.core),
             access_log=None,
@@ -167,14 +168,18 @@ async def serve(server: Server) -> None:
     host = server.core.options.host
     names = ", ".join(server.core.models)
     print(NOTICE)
-    print(f"REST  http://{host}:{server.rest_api_port}/v1/models/{names}")
-    print(f"gRPC  {host}:{server.port}", flush=True)
+    print(f"REST  http://{_address(host, server.rest_api_port)}/v1/models/{names}")
+    print(f"gRPC  {_address(host, server.port)}", flush=True)
     await stopped.wait()
     print("stopping: no new requests; finishing those under way", flush=True)
     if not await server.stop():
         grace_s = server.core.options.shutdown_grace_seconds
         print(f"requests that ran for {grace_s:g} s more are cut off", flush=True)
         os._exit(128 + signal.SIGTERM)  # a normal exit would wait for their threads
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"  # IPv6 in brackets
 
 
 def _options() -> Options:

@@ -50,6 +50,7 @@ class Model:
         self._on_change = on_change
         self._versions: dict[int, _Version] = {}
         self._condition = threading.Condition()
+        self._warned = False  # that there is nothing to serve
 
     @property
     def ready(self) -> bool:
@@ -97,25 +98,40 @@ class Model:
                 raise ServingError(Code.NOT_FOUND, f"Could not find {what} of model {self.name}")
             return [self._status(number) for number in numbers]
 
-    def poll(self) -> None:
-        """Brings what is loaded in line with what lies on disk; returns when that is done."""
+    def poll(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Brings what is loaded in line with what lies on disk.
+
+        Args:
+          stopped: looked at before each load; where it is true, the rest is left undone.
+        """
         tried: set[int] = set()  # one that is being copied may look new each time
-        while True:
+        while not stopped():
             paths = find_versions(self._config.base_path)
+            self._warn_of_nothing(paths)
             wanted = self._wanted(paths, tried - self._available())
             missing = [number for number in wanted if number not in self._available()]
             if not missing:
-                break
+                if wanted:
+                    for number in sorted(self._available() - set(wanted)):
+                        self._unload(number)
+                return
             self._load(missing[0], paths[missing[0]])
             tried.add(missing[0])
-        if wanted:
-            for number in sorted(self._available() - set(wanted)):
-                self._unload(number)
 
     def close(self) -> None:
         """Unloads all versions, each once its last request is done."""
         for number in sorted(self._available()):
             self._unload(number)
+
+    def _warn_of_nothing(self, paths: dict[int, pathlib.Path]) -> None:
+        if not paths and not self._warned:
+            logging.warning(
+                "%s: nothing to serve under %s yet: it has no directory named with a number that "
+                "holds a saved_model.pb",
+                self.name,
+                self._config.base_path,
+            )
+        self._warned = not paths
 
     def _resolve(self, version: int | None, label: str) -> int | None:
         if not label:
