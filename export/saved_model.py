@@ -52,8 +52,7 @@ def define_flags() -> None:
     default = Options()
     batching = default.batching
     sizes = [str(size) for size in batching.allowed_sizes]
-    flags.DEFINE_string("model_dir", "", "Run to export.")
-    flags.DEFINE_string("checkpoint", "", "Checkpoint to export; empty: the latest of model_dir.")
+    flags.DEFINE_string("model_dir", "", "Run, or checkpoint of a run, to export.")
     flags.DEFINE_string("output_dir", "", "Gets a directory per version: 1, 2, 3, …")
     flags.DEFINE_list("images", [], "Images to compare on, besides random ones.")
     flags.DEFINE_string("model_name", default.model_name, "Name in SERVING.md's commands.")
@@ -217,9 +216,8 @@ def main() -> None:
             raise UserError(f"--{name}=DIRECTORY is needed.")
     options = _options(values)
     files.require_writable(values.output_dir, f"--output_dir={values.output_dir}")
-    path = values.checkpoint or values.model_dir
-    loaded = checkpoints.load_model(path)
-    checkpoints.require_masks(loaded, path)
+    loaded = checkpoints.load_model(values.model_dir)
+    checkpoints.require_masks(loaded, values.model_dir)
     model, config, vocabulary, mask_class_ids = loaded
     images = [_read_image(path, options.max_pixels) for path in values.images]
     convolutions = values.convolutions or config.convolutions
