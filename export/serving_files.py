@@ -38,7 +38,7 @@ tensorflow_model_server --port=8500 --rest_api_port=8501 \\
     --model_name=$model_name --model_base_path="$$PWD/OUTPUT_DIR"
 ```
 
-`export/serving/docker-compose.yml` of maskx_tf adds the model, batching and monitoring files.
+`export/serving/docker-compose.yml` of maskx_tf adds the model and monitoring files.
 
 ## The local server, where there is no Docker
 

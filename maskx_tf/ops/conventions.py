@@ -30,7 +30,8 @@ class Conventions:
         32, not to the image.
       decode_in_original: the box head's deltas are applied in pixels of the original image, where
         a last pixel is of another size than in the network input.
-      paste_whole_pixels: evaluation pastes masks into boxes of whole pixels, see `ops.masks`.
+      paste_whole_pixels: evaluation and labeling paste masks into boxes of whole pixels, see
+        `ops.masks`; predictions and exports paste them at exact positions.
     """
 
     keep_border_pixel: bool
