@@ -19,6 +19,7 @@ from maskx_tf.data.classes import Vocabulary, load_mask_classes
 from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
 from maskx_tf.model import MaskXRCNN, build_model, variable_key
+from maskx_tf.modes import MASK_PARTS
 
 VOCABULARY = "vocabulary.json"
 MASK_CLASSES = "mask_classes.json"
@@ -178,7 +179,12 @@ def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
     target_names = ("", *vocabulary.names)
     known = np.array([c for c, name in enumerate(target_names) if name in source_rows])
     rows = np.array([source_rows[target_names[c]] for c in known])
-    values = {variable_key(v): v for v in source.model.weights if variable_key(v) != EMBEDDINGS}
+    untrained = () if source.has_masks else MASK_PARTS  # the draw of another seed
+    values = {
+        variable_key(v): v
+        for v in source.model.weights
+        if variable_key(v) != EMBEDDINGS and variable_key(v).split("/")[0] not in untrained
+    }
     outputs = {source.config.mask_output, model.config.mask_output}
     matched, new = [], []
     for variable in (v for v in model.weights if variable_key(v) != EMBEDDINGS):

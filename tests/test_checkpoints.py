@@ -11,6 +11,7 @@ from maskx_tf import checkpoints
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.model import build_model
+from maskx_tf.modes import MASK_PARTS
 from tests import batches
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
@@ -249,6 +250,17 @@ class TestInitialize:
         dropped = {line.split("/")[0] for line in lines[2].split(": ")[1].split(", ")}
         assert dropped == {"mask_head", "weight_transfer"}
         assert len(lines) == 3
+
+    def test_a_mask_head_that_nothing_trained_stays_new(self, tmp_path):
+        """That of stage 1: else every seed of stage 2 would start from the one of its detector."""
+        source = by_name(save(tmp_path, mode="stage1_boxes"))
+        before, after, report = initialized(tmp_path, NAMES, mode="stage2_masks", seed=7)
+        new = {name for name in after if name.split("/")[0] in MASK_PARTS}
+        for name, value in after.items():
+            np.testing.assert_array_equal(value, (before if name in new else source)[name])
+        kernels = [name for name in new if "kernel" in name]
+        assert kernels and all((after[name] != source[name]).any() for name in kernels)
+        assert f"variables taken over, {len(new)} new." in report
 
     def test_class_specific_masks_are_matched_by_name_too(self, tmp_path):
         source = by_name(save(tmp_path, mask_output="class_specific"))
