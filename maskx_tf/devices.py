@@ -41,9 +41,7 @@ def make_strategy(num_gpus: int, cluster: Cluster | None = None) -> tf.distribut
       UserError: there are fewer GPUs, or the cluster's description is wrong.
     """
     resolver = _resolver(cluster or Cluster())
-    # Logical devices are asked for last: that starts TensorFlow, and no cluster can be joined then.
-    listed = tf.config.list_logical_devices if resolver is None else tf.config.list_physical_devices
-    gpus = listed("GPU")
+    gpus = tf.config.list_physical_devices("GPU")
     if num_gpus > len(gpus):
         raise UserError(f"--num_gpus={num_gpus}, but TensorFlow sees {len(gpus)} GPUs.")
     chosen = gpus if num_gpus < 0 else gpus[:num_gpus]
@@ -51,9 +49,13 @@ def make_strategy(num_gpus: int, cluster: Cluster | None = None) -> tf.distribut
         # On the CPU the gradient of crop-and-resize is a race: threads lose each other's updates,
         # up to half of a cell's value (tensorflow#42033). This makes it one thread.
         tf.config.experimental.enable_op_determinism()
+    # TensorFlow takes the memory of all that it sees. Once it has started it is too late for that.
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices(chosen, "GPU")
     if resolver is None:
-        return tf.distribute.MirroredStrategy([gpu.name for gpu in chosen] or ["/cpu:0"])
-    tf.config.set_visible_devices(chosen, "GPU")  # a worker takes all that it sees
+        # This starts TensorFlow: no cluster can be joined afterwards.
+        logical = tf.config.list_logical_devices("GPU")[: len(chosen)]
+        return tf.distribute.MirroredStrategy([gpu.name for gpu in logical] or ["/cpu:0"])
     _be_patient()
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)

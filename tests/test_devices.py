@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -69,6 +70,31 @@ class TestOneReplica:
 def test_a_cluster_that_cannot_be(cluster, message):
     with pytest.raises(UserError, match=message):
         devices.make_strategy(0, cluster)
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "names"),
+    [(-1, ["GPU:0", "GPU:1", "GPU:2"]), (2, ["GPU:0", "GPU:1"]), (0, ["/cpu:0"])],
+)
+@pytest.mark.parametrize("has_started", [False, True])
+def test_gpus_that_are_not_asked_for_are_left_alone(num_gpus, names, has_started, monkeypatch):
+    """Two runs can share a machine: neither takes memory of the other's GPUs."""
+    gpus = [types.SimpleNamespace(name=f"GPU:{number}") for number in range(3)]
+    visible = list(gpus)
+
+    def set_visible_devices(chosen, kind):
+        if has_started:
+            raise RuntimeError("Visible devices cannot be modified after being initialized")
+        visible[:] = chosen
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: visible)
+    monkeypatch.setattr(tf.config, "set_visible_devices", set_visible_devices)
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", list)
+    assert devices.make_strategy(num_gpus) == names
+    assert [gpu.name for gpu in visible] == [
+        gpu.name for gpu in gpus if has_started or gpu.name in names
+    ]
 
 
 def test_a_lost_worker_is_said_in_a_line():
