@@ -1,7 +1,6 @@
 """Saving the checkpoints of a run so that a full disk or a power cut takes none of them."""
 
 import contextlib
-import errno
 import os
 import pathlib
 import shutil
@@ -10,22 +9,12 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from maskx_tf import checkpoint_files
-from maskx_tf.data.files import sync_directory
+from maskx_tf.data.files import is_full_disk, sync_directory
 from maskx_tf.errors import UserError
-
-_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class RunCheckpoints(tf.train.CheckpointManager):
-    """A CheckpointManager whose saves either succeed as a whole or leave what was there.
-
-    Args:
-      checkpoint, model_dir: what is saved where.
-      **kwargs: of the base class.
-    """
-
-    def __init__(self, checkpoint: tf.train.Checkpoint, model_dir: str, **kwargs):
-        super().__init__(checkpoint, model_dir, **kwargs)
+    """A CheckpointManager whose saves either succeed as a whole or leave what was there."""
 
     def save(self, checkpoint_number=None, check_interval=True, options=None):
         """Saves as the base class does, and has the files on the disk before the list names them.
@@ -77,12 +66,6 @@ def _reason(error: Exception, model_dir: str) -> str:
         f"the disk is full ({needed}{free / 1e6:,.1f} MB are free). Make room or lower "
         f"--keep_checkpoints, and repeat the command: it goes on from the last checkpoint."
     )
-
-
-def is_full_disk(error: Exception) -> bool:
-    """Whether an error of Python or TensorFlow says that there is no room for a file."""
-    texts = [os.strerror(number) for number in _FULL_DISK]
-    return getattr(error, "errno", None) in _FULL_DISK or any(text in str(error) for text in texts)
 
 
 def _sync(path: str) -> None:

@@ -1,6 +1,7 @@
 """Runs on cached features give what runs without a cache give."""
 
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -63,6 +64,18 @@ class TestRowStore:
         again.append([entry(1, 99)])
         np.testing.assert_array_equal(again.read(24)[0], entry(1, 24)[0])
         np.testing.assert_array_equal(again.read(25)[0], entry(1, 99)[0])
+
+    def test_a_full_disk_is_said_of_the_cache(self, tmp_path):
+        def entries():
+            yield entry(1, 0)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        store = RowStore(tmp_path, ARRAYS)
+        with (
+            pytest.raises(UserError, match=f"^--feature_cache: {tmp_path} .* disk is full"),
+            store.filling(),
+        ):
+            store.append(entries())
 
     def test_rows_are_on_the_disk_before_the_index_names_them(self, tmp_path, monkeypatch):
         synced = []

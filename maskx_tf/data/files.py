@@ -1,8 +1,9 @@
-"""Atomic writing of small files, whether they can be written, and locks on directories."""
+"""Atomic writing of small files, whether files can be written, and locks on directories."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import tempfile
@@ -14,6 +15,15 @@ try:
     import fcntl
 except ImportError:  # Windows: no lock
     fcntl = None  # type: ignore[assignment]
+
+
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether an error of Python or TensorFlow says that there is no room for a file."""
+    texts = [os.strerror(number) for number in _FULL_DISK]
+    return getattr(error, "errno", None) in _FULL_DISK or any(text in str(error) for text in texts)
 
 
 def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from maskx_tf.data import files
+from maskx_tf.errors import UserError
 
 _INDEX = "entries.json"
 _COMMIT_INTERVAL = 25  # entries
@@ -60,7 +62,7 @@ class RowStore:
         def say() -> None:
             print(f"Waiting for another process that fills {self._directory}", file=sys.stderr)
 
-        with files.locked(self._directory, say):
+        with files.locked(self._directory, say), _full_disk(self._directory):
             self._read_index()
             yield
 
@@ -114,6 +116,21 @@ class RowStore:
                 self._maps.append(np.memmap(path, np.dtype(array.dtype), "r", shape=shape))
             else:
                 self._maps.append(np.zeros(shape, array.dtype))
+
+
+@contextlib.contextmanager
+def _full_disk(directory: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if not files.is_full_disk(error):
+            raise
+        free = shutil.disk_usage(directory).free / 1e6
+        raise UserError(
+            f"--feature_cache: {directory} takes no more files: the disk is full ({free:,.1f} MB "
+            "are free). Make room, name another disk, or leave the flag out, and repeat the "
+            "command: it goes on where it was."
+        ) from None
 
 
 def _row_bytes(array: Array) -> int:
