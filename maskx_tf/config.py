@@ -72,7 +72,12 @@ class Config:
     init_checkpoint: str = _option(
         "", "Model directory or checkpoint to start from; class rows are matched by name."
     )
-    seed: int = _not_negative(0, "Seed of initialisation, data order and sampling.")
+    seed: int = _option(
+        0,
+        "Seed of initialisation, data order and sampling.",
+        check=lambda v: 0 <= v < 2**31,
+        must="lie in [0, 2^31)",
+    )
     train_steps: int = _positive(90_000, "Number of training steps.")
     checkpoint_interval: int = _positive(2_500, "Steps between checkpoints.")
     keep_checkpoints: int = _positive(3, "How many of the latest checkpoints to keep.")
@@ -262,7 +267,9 @@ class Config:
     learning_rate: float = _positive(0.02, "Learning rate after warm-up, for the whole batch.")
     momentum: float = _fraction(0.9, "Momentum of SGD.")
     weight_decay: float = _not_negative(1e-4, "Weight decay of kernels; biases have none.")
-    bias_learning_rate_factor: float = _positive(2.0, "Factor on the learning rate of biases.")
+    bias_learning_rate_factor: float = _positive(
+        2.0, "SGD: factor on the learning rate of biases, and of scales and offsets of norms."
+    )
     warmup_steps: int = _not_negative(500, "Steps of linear warm-up.")
     warmup_factor: float = _fraction(1 / 3, "Learning-rate factor at step 0.")
     lr_steps: tuple[int, ...] = _option(

@@ -5,6 +5,7 @@ import tf_keras
 from official.modeling.optimization import lr_schedule
 
 from maskx_tf.config import Config
+from maskx_tf.errors import UserError
 
 
 def is_bias(variable: tf.Variable) -> bool:
@@ -18,8 +19,8 @@ class DetectronSGD(tf_keras.optimizers.Optimizer):
 
     v <- momentum * v + gradient + weight_decay * w;  w <- w - learning_rate * v. The learning rate
     stays outside the velocity, so that a cut takes effect at once; Keras' SGD keeps it inside,
-    where Detectron has to rescale the velocity at every cut. Biases have no decay and their own
-    factor on the learning rate.
+    where Detectron has to rescale the velocity at every cut. Biases, to which offsets and scales of
+    normalisations count here, have no decay and their own factor on the learning rate.
 
     Args:
       learning_rate: number or schedule.
@@ -68,7 +69,16 @@ class DetectronSGD(tf_keras.optimizers.Optimizer):
 
 
 def learning_rate_schedule(config: Config):
-    """Linear warm-up from warmup_factor, then a cut by 10 at each of lr_steps."""
+    """Linear warm-up from warmup_factor, then a cut by 10 at each of lr_steps.
+
+    Raises:
+      UserError: a cut is not after the warm-up.
+    """
+    if config.warmup_steps and config.lr_steps and config.lr_steps[0] <= config.warmup_steps:
+        raise UserError(
+            f"--lr_steps={','.join(map(str, config.lr_steps))} cuts the rate before the end of "
+            f"--warmup_steps={config.warmup_steps}; shorten the warm-up or cut later."
+        )
     cuts = config.lr_steps or (config.train_steps + 1,)  # Keras wants one: it is never reached
     rates = [config.learning_rate * 0.1**i for i in range(len(cuts) + 1)]
     # Keras' boundary belongs to the piece before it, the published one to the piece after.

@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from maskx_tf.config import Config
+from maskx_tf.errors import UserError
 from maskx_tf.optimizer import DetectronSGD, build_optimizer, is_bias, learning_rate_schedule
 from tests import batches
 
@@ -129,6 +130,13 @@ def test_published_schedule(step, factor):
     assert float(rate) == pytest.approx(0.02 * factor, rel=1e-5)
 
 
+def test_a_cut_within_the_warm_up_is_refused():
+    """The warm-up would go to the rate after the cut."""
+    assert learning_rate_schedule(Config(warmup_steps=300, lr_steps=(301,)))
+    with pytest.raises(UserError, match=r"^--lr_steps=300,900 cuts .* --warmup_steps=300; "):
+        learning_rate_schedule(Config(warmup_steps=300, lr_steps=(300, 900)))
+
+
 def test_schedule_without_warm_up_and_without_cuts():
     schedule = learning_rate_schedule(Config(warmup_steps=0, lr_steps=(), learning_rate=0.3))
     for step in (0, 10, 89_999):
@@ -150,7 +158,7 @@ def test_adamw_decays_kernels_alone(variables):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_state_is_restored_from_a_checkpoint(optimizer, tmp_path):
     """Three steps, save, restore elsewhere, two more: as five in a row."""
-    config = batches.tiny_config(optimizer=optimizer, warmup_steps=4, lr_steps=(4,))
+    config = batches.tiny_config(optimizer=optimizer, warmup_steps=3, lr_steps=(4,))
 
     def run(variables, made, steps):
         for step in steps:
