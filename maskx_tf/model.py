@@ -207,29 +207,6 @@ class MaskXRCNN(tf_keras.Model):
         """Mask logits [N, m, m] of RoI features [N, S, S, C], for classes int32 [N]."""
         return self.mask_head(roi_features, *self.mask_kernels(classes))
 
-    def segment(
-        self,
-        images: tf.Tensor,
-        image_sizes: tf.Tensor,
-        boxes_yxyx: tf.Tensor,
-        classes: tf.Tensor,
-        image_scales: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Masks of given boxes.
-
-        Args:
-          images: [B, H, W, 3] RGB 0..255, padded to the canvas.
-          image_sizes: float32 [B, 2] (height, width) of the valid part.
-          boxes_yxyx: float32 [B, N, 4] in network-input pixels.
-          classes: int32 [B, N].
-          image_scales: see `call`.
-
-        Returns:
-          Mask probabilities float32 [B, N, m, m], over each box.
-        """
-        pyramid = self.pyramid(images, image_sizes)
-        return self.masks(pyramid, boxes_yxyx, classes, image_scales)
-
     def masks(
         self,
         pyramid: dict[int, tf.Tensor],

@@ -160,7 +160,7 @@ def test_what_counts_as_a_mask(segmentation, has_mask, tmp_path):
     assert source_lib.read(path).annotations[0].has_mask == has_mask
 
 
-def test_masks_are_those_of_model_segment(data, model_dir, tmp_path):
+def test_masks_are_those_of_the_model(data, model_dir, tmp_path):
     output = tmp_path / "labelled.json"
     run(*data, model_dir, output)
     annotation = json.loads(output.read_text())["annotations"][0]
@@ -169,7 +169,8 @@ def test_masks_are_those_of_model_segment(data, model_dir, tmp_path):
     resized, size, scale = preprocessing.resize_and_pad(image, 64, 96)
     x, y, w, h = annotation["bbox"]
     box = tf.constant([[[y, x, y + h, x + w]]], tf.float32) * tf.tile(scale, [2])
-    wanted = loaded.model.segment(resized[None], size[None], box, tf.constant([[1]]), scale[None])
+    inputs = resized[None], size[None], box, tf.constant([[1]]), scale[None]
+    wanted = tiny.segment(loaded.model, *inputs)
     (rle,) = masks.paste_to_rle(wanted[0].numpy(), [[y, x, y + h, x + w]], *SIZES[0])
     assert annotation["segmentation"] == rle
     score = segmenter.expected_iou(wanted[0].numpy())[0]

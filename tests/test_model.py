@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from maskx_tf.errors import UserError
 from maskx_tf.model import build_model
-from tests import batches
+from tests import batches, tiny
 
 CONFIG = batches.tiny_config(score_threshold=0.05, max_detections=20, pixel_std=(57.0, 57.0, 57.0))
 
@@ -69,19 +69,20 @@ def test_detections_are_valid(detections, images):
 
 
 def test_segment_gives_the_masks_of_call_for_the_same_boxes(model, images, detections):
-    masks = model.segment(*images, detections["detection_boxes"], detections["detection_classes"])
+    boxes, classes = detections["detection_boxes"], detections["detection_classes"]
+    masks = tiny.segment(model, *images, boxes, classes)
     np.testing.assert_allclose(masks, detections["detection_masks"], atol=1e-5)
 
 
 def test_segment_depends_on_the_class(model, images):
     boxes = tf.constant([[[5.0, 5, 40, 40], [5, 5, 40, 40], [5, 5, 40, 40]]] * 2)
-    masks = model.segment(*images, boxes, tf.constant([[1, 2, 0]] * 2)).numpy()
+    masks = tiny.segment(model, *images, boxes, tf.constant([[1, 2, 0]] * 2)).numpy()
     assert np.abs(masks[:, 0] - masks[:, 1]).max() > 1e-3
     np.testing.assert_array_equal(masks[:, 2], 0)  # no class, no mask
 
 
 def test_without_any_box_segment_is_all_zeros(model, images):
-    masks = model.segment(*images, tf.zeros([2, 3, 4]), tf.zeros([2, 3], tf.int32))
+    masks = tiny.segment(model, *images, tf.zeros([2, 3, 4]), tf.zeros([2, 3], tf.int32))
     np.testing.assert_array_equal(masks, np.zeros([2, 3, 28, 28]))
 
 
@@ -189,5 +190,5 @@ def test_learned_masks(images, mask_output):
     for variable in model.mask_weights.weights:
         variable.assign(rng.normal(size=variable.shape))
     boxes = tf.constant([[[5.0, 5, 40, 40], [5, 5, 40, 40]]] * 2)
-    masks = model.segment(*images, boxes, tf.constant([[1, 2]] * 2)).numpy()
+    masks = tiny.segment(model, *images, boxes, tf.constant([[1, 2]] * 2)).numpy()
     assert np.allclose(masks[:, 0], masks[:, 1]) == (mask_output == "class_agnostic")

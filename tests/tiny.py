@@ -55,3 +55,9 @@ def images(count: int = 3) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     sizes = list(itertools.islice(itertools.cycle([(40, 56), (60, 44), (48, 48), (33, 70)]), count))
     return [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
+
+
+def segment(model: MaskXRCNN, images, image_sizes, boxes_yxyx, classes, image_scales=None):
+    """Masks [B, N, m, m] of boxes [B, N, 4] and classes [B, N], from the images on."""
+    pyramid = model.pyramid(images, image_sizes)
+    return model.masks(pyramid, boxes_yxyx, classes, image_scales)
