@@ -32,8 +32,8 @@ def _component(mask: np.ndarray) -> list[np.ndarray]:
     holes = [c for c, links in zip(contours, hierarchy[0], strict=True) if links[3] >= 0]
     if not holes:
         return [_corners((contours[0][:, 0] + 1) // 2 - 1)]
-    rectangles = sorted(cv2.boundingRect(hole) for hole in holes)  # by x
-    x, _, width, _ = rectangles[len(rectangles) // 2]  # each part keeps half of them at most
+    holes.sort(key=lambda hole: cv2.boundingRect(hole)[0])
+    x, _, width, _ = cv2.boundingRect(holes[len(holes) // 2])  # each part keeps half at most
     cut = (x + width // 2) // 2 - 1  # a column through the hole
     columns = np.arange(mask.shape[1])
     return [*outlines(mask & (columns < cut)), *outlines(mask & (columns >= cut))]
