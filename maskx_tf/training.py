@@ -2,8 +2,11 @@
 
 import contextlib
 import io
+import json
+import os
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 import orbit
@@ -15,6 +18,7 @@ from maskx_tf import (
     devices,
     feature_cache,
     hparams,
+    moving_average,
     parameter_table,
     resuming,
 )
@@ -27,6 +31,7 @@ from maskx_tf.data.reader import reading_errors
 from maskx_tf.data.word_vectors import class_vectors
 from maskx_tf.devices import Cluster
 from maskx_tf.errors import UserError
+from maskx_tf.evaluation import report
 from maskx_tf.interruption import Interrupted, Interruption
 from maskx_tf.model import build_model
 from maskx_tf.moving_average import MovingAverage
@@ -36,6 +41,8 @@ from maskx_tf.run_checkpoints import RunCheckpoints, disk_errors
 from maskx_tf.trainer import Evaluator, Trainer
 from maskx_tf.weights import imagenet
 from maskx_tf.workers import Agreement
+
+VALIDATION = "validation.json"  # of a run: the last evaluation while it was trained
 
 
 def train(config: Config, cluster: Cluster | None = None) -> dict:
@@ -47,7 +54,7 @@ def train(config: Config, cluster: Cluster | None = None) -> dict:
 
     Returns:
       The results of the last evaluation; empty without `eval_records`, or if nothing was left to
-      train.
+      train or evaluate.
 
     Raises:
       UserError: what the configuration names does not exist or does not fit; the directory holds a
@@ -93,7 +100,9 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
     if average:
         parts["average"] = average.checkpoint
     checkpoint = tf.train.Checkpoint(**parts)
-    start = _restore_or_initialize(loaded, checkpoint)
+    start = _restore_or_initialize(loaded, checkpoint, average)
+    missed = _is_evaluated(config, start) and _last_validated(config.model_dir) != start
+    Agreement(strategy).wait()  # all look before one evaluates
     manager = RunCheckpoints(
         checkpoint,
         devices.checkpoint_directory(strategy, config.model_dir),
@@ -102,16 +111,18 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
         checkpoint_interval=config.checkpoint_interval,
         last_checkpoint_step=start,  # a worker's own directory does not tell, and all save at once
     )
-    if average and not start:
-        average.start()
+    evaluator = Evaluator(loaded, average) if config.eval_records else None
+    if evaluator and missed:
+        print(f"Step {start} was not evaluated: that is made up for.", file=sys.stderr)
+        with reading_errors():
+            _evaluate(config, _controller(config, strategy, optimizer.iterations, evaluator))
     if start >= config.train_steps:
         print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
-        return {}
+        return evaluator.results if evaluator else {}
     if devices.is_chief(strategy):
         saved = config.replace(feature_cache="")  # it is no part of what makes the result
         checkpoints.save_run(saved, vocabulary, mask_class_ids)  # not if the checkpoint misfits
         hparams.write_run(config)
-    evaluator = Evaluator(loaded, average) if config.eval_records else None
     with reading_errors():
         dataset = _training_data(loaded, strategy, start)
         trainer = Trainer(model, optimizer, dataset, strategy, average, interruption)
@@ -147,11 +158,20 @@ def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
         )
 
 
-def _restore_or_initialize(loaded: LoadedModel, checkpoint: tf.train.Checkpoint) -> int:
-    """Resumes from the run's own last checkpoint, or takes over other weights; the step."""
+def _restore_or_initialize(
+    loaded: LoadedModel, checkpoint: tf.train.Checkpoint, average: MovingAverage | None
+) -> int:
+    """Resumes from the run's own last checkpoint, or takes over other weights; the step.
+
+    Averages that the checkpoint does not have start from its weights.
+    """
     latest = tf.train.latest_checkpoint(loaded.config.model_dir)  # of the chief
     if latest:
-        checkpoints.restore(checkpoint, latest)
+        begins = average is not None and not moving_average.is_in(latest)
+        kept = {"model": loaded.model, "optimizer": checkpoint.optimizer}
+        checkpoints.restore(tf.train.Checkpoint(**kept) if begins else checkpoint, latest)
+        if average and begins:
+            average.start()
         step = int(checkpoint.optimizer.iterations.numpy())
         print(f"Resuming {latest} at step {step}.", file=sys.stderr)
         return step
@@ -160,6 +180,8 @@ def _restore_or_initialize(loaded: LoadedModel, checkpoint: tf.train.Checkpoint)
     path = loaded.config.init_checkpoint
     if path:
         print(checkpoints.initialize(loaded.model, loaded.vocabulary, path), file=sys.stderr)
+    if average:
+        average.start()
     return 0
 
 
@@ -198,7 +220,6 @@ def _run(
 ) -> None:
     step = trainer.optimizer.iterations
     progress = Progress(config.train_steps, config.batch_size)
-    logs = pathlib.Path(config.model_dir) if devices.is_chief(trainer.strategy) else None
 
     def report_progress(outputs: dict) -> None:
         outputs["images_per_second"] = progress(int(step.numpy()), outputs)
@@ -208,34 +229,79 @@ def _run(
         intervals = (config.summary_interval, config.checkpoint_interval)
         return min(interval - int(now) % interval for interval in intervals)
 
-    progress.start(int(step.numpy()))
-    # Orbit prints a report of each loop of its own; `Progress` says the same in one line.
-    with contextlib.redirect_stdout(io.StringIO()):
-        controller = orbit.Controller(
-            trainer=trainer,
+    controller = _controller(
+        config,
+        trainer.strategy,
+        step,
+        evaluator,
+        trainer=trainer,
+        steps_per_loop=steps_per_loop,
+        checkpoint_manager=manager,
+        train_actions=[report_progress],
+    )
+    interval = config.eval_interval if evaluator else 0
+    while (now := int(step.numpy())) < config.train_steps:
+        progress.start(now)
+        # It ends with a checkpoint, so that nothing is lost if the evaluation fails.
+        until = (now // interval + 1) * interval if interval else config.train_steps
+        _train_until(min(until, config.train_steps), controller, interruption)
+        if evaluator:
+            _evaluate(config, controller)
+
+
+def _controller(
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    step: tf.Variable,
+    evaluator: Evaluator | None,
+    **training: Any,
+) -> orbit.Controller:
+    logs = pathlib.Path(config.model_dir) if devices.is_chief(strategy) else None
+    with _without_reports():
+        return orbit.Controller(
             evaluator=evaluator,
-            strategy=trainer.strategy,
+            strategy=strategy,
             global_step=step,
-            steps_per_loop=steps_per_loop,
-            checkpoint_manager=manager,
-            train_actions=[report_progress],
             summary_dir=logs and str(logs / "train"),
             eval_summary_dir=logs and str(logs / "validation"),
+            **training,
         )
-        interval = config.eval_interval if evaluator else 0
-        while (now := int(step.numpy())) < config.train_steps:
-            # `train` ends with a checkpoint, so that nothing is lost if the evaluation fails.
-            until = (now // interval + 1) * interval if interval else config.train_steps
-            _train_until(min(until, config.train_steps), controller, interruption)
-            if evaluator:
-                controller.evaluate()
+
+
+def _without_reports() -> contextlib.redirect_stdout:
+    """Keeps back what Orbit prints of each loop; `Progress` says the same in one line."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def _evaluate(config: Config, controller: orbit.Controller) -> None:
+    """Evaluates the present step, for TensorBoard and `VALIDATION`."""
+    with _without_reports():
+        controller.evaluate()
+    if devices.is_chief(controller.strategy):
+        results = {"step": int(controller.global_step.numpy()), **controller.evaluator.results}
+        report.write_json(results, os.path.join(config.model_dir, VALIDATION))
+
+
+def _is_evaluated(config: Config, step: int) -> bool:
+    """Whether a run evaluates after a step."""
+    is_due = config.eval_interval and step % config.eval_interval == 0
+    return bool(config.eval_records) and step > 0 and bool(is_due or step == config.train_steps)
+
+
+def _last_validated(model_dir: str) -> int | None:
+    """The last step that a run evaluated."""
+    try:
+        return json.loads(pathlib.Path(model_dir, VALIDATION).read_bytes())["step"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _train_until(step: int, controller: orbit.Controller, interruption: Interruption) -> None:
     """Trains and saves; a signal ends it after the present step, which is saved."""
     with interruption.deferred():
         try:
-            controller.train(step)
+            with _without_reports():
+                controller.train(step)
             controller.trainer.check_interruption()
         except Interrupted as interrupted:
             controller.save_checkpoint()

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import pathlib
 import re
 
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf import checkpoints, devices, scaling, training
+from maskx_tf import checkpoints, devices, moving_average, scaling, training
 from maskx_tf.errors import UserError
 from maskx_tf.layers import roi_align
 from maskx_tf.model import build_model
 from maskx_tf.modes import trained_variables
 from maskx_tf.optimizer import build_optimizer
-from maskx_tf.trainer import Trainer
+from maskx_tf.trainer import Evaluator, Trainer
 from tests import batches, oracles
 from tf_records import shapes
 from tf_records.shapes_scene import SceneOptions
@@ -249,8 +250,46 @@ class TestRun:
         assert "already trained to step" in output
         assert contents(stage_1[0].model_dir) == before
 
+    def test_an_evaluation_that_was_cut_off_is_made_up_for(self, data, tmp_path, monkeypatch):
+        records = (str(data / "records" / "val"),)
+        config = make_config(data, tmp_path, train_steps=2).replace(
+            eval_records=records, eval_interval=1
+        )
+        real, calls = Evaluator.evaluate, []
+
+        def evaluate(self, num_steps):
+            calls.append(num_steps)
+            if len(calls) in (1, 3):
+                raise KeyboardInterrupt
+            return real(self, num_steps)
+
+        monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+        validation = tmp_path / training.VALIDATION
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config)
+        assert not validation.exists()
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config)
+        assert json.loads(validation.read_text())["step"] == 1
+        results = training.train(config)
+        assert {"box", "mask"} <= results.keys()
+        assert json.loads(validation.read_text()) == {"step": 2, **results}
+        before = contents(str(tmp_path))
+        assert "not evaluated" not in train_captured(config)
+        assert contents(str(tmp_path)) == before and len(calls) == 4
+
+    def test_averages_may_begin_and_end_in_a_resumed_run(self, data, tmp_path):
+        config = make_config(data, tmp_path, mode="stage1_boxes", train_steps=1)
+        train_captured(config)
+        output = train_captured(config.replace(train_steps=2, ema_decay=0.9))
+        assert "goes on with --ema_decay=0.9, was 0.0." in output
+        assert moving_average.is_in(f"{tmp_path}/ckpt-2")
+        assert not moving_average.is_in(f"{tmp_path}/ckpt-1")
+        train_captured(config.replace(train_steps=3, ema_decay=0.0))
+        assert not moving_average.is_in(f"{tmp_path}/ckpt-3")
+
     def test_schedule_and_bookkeeping_may_change(self, data, tmp_path):
-        config = make_config(data, tmp_path / "run", mode="stage1_boxes", train_steps=2)
+        config = make_config(data, tmp_path / "run", mode="stage1_boxes", train_steps=2, warmup_steps=0)
         train_captured(config)
         (tmp_path / "a.txt").write_text((data / "set_a.txt").read_text())
         changed = scaling.scaled(config.replace(train_steps=8, lr_steps=(6,)), 4).replace(
