@@ -1,5 +1,6 @@
 """Runs on cached features give what runs without a cache give."""
 
+import concurrent.futures
 import dataclasses
 import errno
 import json
@@ -109,6 +110,27 @@ class TestRowStore:
         again = RowStore(tmp_path, ARRAYS)
         for number, rows in enumerate((2, 3, 1)):
             np.testing.assert_array_equal(again.read(number)[0], entry(rows, number)[0])
+
+    def test_several_threads_may_read(self, tmp_path, monkeypatch):
+        """The first reads come at once, while the files are not mapped yet."""
+        RowStore(tmp_path, ARRAYS).append([entry(3), entry(2, 1)])
+        make = np.memmap
+
+        def slow(*arguments, **options):
+            time.sleep(0.02)
+            return make(*arguments, **options)
+
+        monkeypatch.setattr(np, "memmap", slow)
+        store = RowStore(tmp_path, ARRAYS)
+
+        def read(delay_s):
+            time.sleep(delay_s)
+            return store.read(1)
+
+        with concurrent.futures.ThreadPoolExecutor(8) as threads:
+            for found in threads.map(read, np.linspace(0, 0.06, 8)):
+                for one, wanted in zip(found, entry(2, 1), strict=True):
+                    np.testing.assert_array_equal(one, wanted)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -46,14 +46,13 @@ class RowStore:
         self._directory, self._arrays = directory, tuple(arrays)
         directory.mkdir(parents=True, exist_ok=True)
         self._rows: list[list[int]] = []
-        self._ends = np.zeros([0, len(self._arrays)], np.int64)  # of what is mapped
-        self._maps: list[np.ndarray] = []
+        self._mapped: _Mapped | None = None
         self._read_index()
 
     def _read_index(self) -> None:
         index = self._directory / _INDEX
         self._rows = json.loads(index.read_text()) if index.is_file() else []
-        self._maps = []
+        self._mapped = None
 
     @contextlib.contextmanager
     def filling(self) -> Iterator[None]:
@@ -76,7 +75,7 @@ class RowStore:
 
     def append(self, entries: Iterable[Sequence[np.ndarray]]) -> None:
         """Adds entries, inside `filling`: of each one array [rows, …] for each of the store's."""
-        self._maps = []
+        self._mapped = None
         paths = [self._directory / f"{array.name}.bin" for array in self._arrays]
         counts = np.sum(self._rows, axis=0, dtype=int) if self._rows else [0] * len(paths)
         opened = [open(path, "ab") for path in paths]  # noqa: SIM115
@@ -101,21 +100,30 @@ class RowStore:
         files.write_atomically(self._directory / _INDEX, json.dumps(self._rows))
 
     def read(self, entry: int) -> list[np.ndarray]:
-        """The arrays of an entry, read-only views of the files."""
-        if not self._maps:
-            self._map()
-        last = self._ends[entry]
+        """The arrays of an entry, read-only views of the files; several threads may read."""
+        # Set once whole, so that no thread sees half of it; two that map at once do no harm.
+        mapped = self._mapped = self._mapped or self._map()
+        last = mapped.ends[entry]
         first = last - self._rows[entry]
-        return [rows[a:b] for rows, a, b in zip(self._maps, first, last, strict=True)]
+        return [rows[a:b] for rows, a, b in zip(mapped.arrays, first, last, strict=True)]
 
-    def _map(self) -> None:
-        self._ends = np.cumsum(self._rows, axis=0, dtype=np.int64)
-        for array, count in zip(self._arrays, self._ends[-1], strict=True):
+    def _map(self) -> _Mapped:
+        ends = np.cumsum(self._rows, axis=0, dtype=np.int64)
+        arrays: list[np.ndarray] = []
+        for array, count in zip(self._arrays, ends[-1], strict=True):
             path, shape = self._directory / f"{array.name}.bin", (int(count), *array.shape)
             if count:
-                self._maps.append(np.memmap(path, np.dtype(array.dtype), "r", shape=shape))
+                arrays.append(np.memmap(path, np.dtype(array.dtype), "r", shape=shape))
             else:
-                self._maps.append(np.zeros(shape, array.dtype))
+                arrays.append(np.zeros(shape, array.dtype))
+        return _Mapped(ends, arrays)
+
+
+class _Mapped(NamedTuple):
+    """The files as arrays; `ends` int64 [entries, arrays] bounds the entries' rows."""
+
+    ends: np.ndarray
+    arrays: list[np.ndarray]
 
 
 @contextlib.contextmanager
