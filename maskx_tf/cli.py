@@ -17,6 +17,7 @@ from maskx_tf.errors import UserError
 # characters, for every crop-and-resize whose number of boxes is not static, and its announcement.
 _NOISE = (b"op_level_cost_estimator.cc", b"All log messages before absl::InitializeLog()")
 _STOP = b"\0maskx_tf: end of stderr\0"
+_PACKAGES = ("maskx_tf", "tf_records", "export", "benchmarks")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -45,6 +46,7 @@ def run(main: Callable[[], None]) -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses flags; a mistyped flag or flagfile is one line with the remedy, not a usage page."""
+    _show_all_in_help()
     try:
         return flags.FLAGS(list(argv))
     except flags.UnrecognizedFlagError as error:
@@ -56,6 +58,15 @@ def _parse(argv: Sequence[str]) -> list[str]:
         _fail(f"flagfile: {reason}; its path is relative to the working directory.")
     except flags.Error as error:
         _fail(" ".join(str(error).split()))
+
+
+def _show_all_in_help() -> None:
+    """Has --help list what the command's modules define; by itself absl lists the main one's."""
+    values = flags.FLAGS
+    for module, defined in values.flags_by_module_dict().items():
+        if module.split(".")[0] in _PACKAGES:
+            for flag in defined:
+                values.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _fail(message: str) -> NoReturn:

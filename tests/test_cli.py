@@ -1,15 +1,21 @@
-"""How entry points end: user errors in one line, others with a traceback, noise left out."""
+"""How entry points start and end: all flags in --help, user errors in one line, no noise."""
 
+import re
+import runpy
 import subprocess
 import sys
 import textwrap
 import time
 
 import pytest
+from absl import app, flags
 
+from maskx_tf import cli
 from tests.harness import REPOSITORY
 
 NOISE = "W0000 00:00:17 123 op_level_cost_estimator.cc:699] Error in PredictCost()"
+
+LIBRARIES = ("absl", "tensorflow")  # that define flags
 
 
 def start(body, *arguments):
@@ -165,3 +171,42 @@ def test_the_entry_point_of_training():
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.splitlines()[-1] == "error: training needs --model_dir."
     assert "Traceback" not in result.stderr
+
+
+def commands():
+    """The modules to run with `python -m` that take flags."""
+    for folder in ("maskx_tf", "tf_records", "export", "benchmarks"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            _, _, started = path.read_text().partition('\nif __name__ == "__main__":\n')
+            if re.search(r"^    (cli|app)\.run\(", started, re.MULTILINE):
+                module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+                yield module.removesuffix(".__main__")
+
+
+def flags_of_project():
+    """Names of the flags that no library defines."""
+    modules = flags.FLAGS.flags_by_module_dict().items()
+    own = (found for module, found in modules if module.split(".")[0] not in LIBRARIES)
+    return {flag.name for found in own for flag in found}
+
+
+def test_commands_are_found():
+    assert {"maskx_tf.train", "maskx_tf.study", "export.serving.server"} <= set(commands())
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+@pytest.mark.parametrize("module", commands())
+def test_help_lists_every_flag_with_its_meaning(module, monkeypatch, capsys):
+    app.define_help_flags()
+    before = set(flags.FLAGS)
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    monkeypatch.setattr(cli, "_filter_stderr", lambda: None)
+    try:
+        with pytest.raises(SystemExit):
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        defined = flags_of_project()
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+    shown = re.findall(r"^  --(?:\[no\])?(\w+): \S", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(shown) == sorted(defined) != []
