@@ -3,6 +3,8 @@
 import itertools
 import json
 import pathlib
+import re
+import tomllib
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from maskx_tf.data.classes import Vocabulary, load_mask_classes
 from maskx_tf.data.records import read_records
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation.factors import explained_share
+from tests import harness
 from tf_records import shapes, shapes_draw, shapes_scene
 from tf_records.shapes_scene import CLASS_NAMES, SceneOptions, make_scene
 
 OPTIONS = SceneOptions()
+WITH_GRABCUT = {"train_images": 2, "val_images": 1, "workers": 1, "grabcut": True}
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +196,46 @@ def test_files_do_not_depend_on_the_number_of_processes(tmp_path):
         root = str(tmp_path / str(workers))
         shapes.generate(root, train_images=6, val_images=0, seed=7, workers=workers)
     assert all_files(tmp_path / "1") == all_files(tmp_path / "2")
+
+
+class Stopped(Exception):
+    """What ends a run."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The files of a run that nothing stopped."""
+    root = tmp_path_factory.mktemp("whole")
+    shapes.generate(str(root), **WITH_GRABCUT)
+    return all_files(root)
+
+
+@pytest.mark.parametrize("step", range(10))
+def test_a_run_that_stops_anywhere_goes_on(tmp_path, monkeypatch, whole, step):
+    """Until its end, the file is absent by which a study knows finished data."""
+    calls = itertools.count()
+
+    def stopping(function):
+        def run(*arguments, **options):
+            if next(calls) == step:
+                raise Stopped
+            return function(*arguments, **options)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shapes, "write_split", stopping(shapes.write_split))
+        patch.setattr(shapes, "write_atomically", stopping(shapes.write_atomically))
+        patch.setattr(shapes.coco, "convert", stopping(shapes.coco.convert))
+        with pytest.raises(Stopped):
+            shapes.generate(str(tmp_path), **WITH_GRABCUT)
+    study = tomllib.loads((harness.REPOSITORY / "configs/shapes/study.toml").read_text())
+    (prepare,) = study["prepare"]
+    (output_dir,) = re.findall(r"--output_dir=(\S+)", prepare["command"])
+    last = str(pathlib.PurePath(prepare["creates"]).relative_to(output_dir))
+    assert last in whole and not (tmp_path / last).exists()
+    shapes.generate(str(tmp_path), **WITH_GRABCUT)
+    assert all_files(tmp_path) == whole
 
 
 def test_data_that_are_there(tmp_path):

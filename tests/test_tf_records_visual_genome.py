@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -357,6 +358,21 @@ def test_an_interrupted_run_goes_on(tmp_path):
     before = (tmp_path / "part" / "train" / "manifest.json").stat().st_mtime_ns
     convert(paths, tmp_path / "part", {"reuse": True}, test_images=10)
     assert (tmp_path / "part" / "train" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_splits_that_are_added_later(tmp_path):
+    """Also after an interruption: here, before the last of them is begun."""
+    paths = random_data(tmp_path / "vg")
+    for name, splits in (("whole", ["train", "test"]), ("part", ["train"])):
+        convert(paths, tmp_path / name, test_images=10, splits=("val",))
+        convert(paths, tmp_path / name, test_images=10, splits=tuple(splits))
+    convert(paths, tmp_path / "part", test_images=10, splits=("train", "test"))
+    assert contents(tmp_path / "whole") == contents(tmp_path / "part")
+    with pytest.raises(UserError, match=r"train holds finished records; add --reuse"):
+        convert(paths, tmp_path / "part", test_images=10, splits=("train", "test"))
+    shutil.rmtree(tmp_path / "part" / "test")
+    with pytest.raises(UserError, match=r"train holds records of another source"):
+        convert(paths, tmp_path / "part", test_images=9, splits=("train", "test"))
 
 
 def test_the_class_list_repeats_a_run(tmp_path):

@@ -30,6 +30,7 @@ from tf_records.grabcut_masks import ALL, ANNOTATED
 from tf_records.output import Output
 from tf_records.shapes_scene import CLASS_NAMES, SceneObject, SceneOptions, make_scene, set_a_names
 
+WORD_VECTORS = "word_vectors.txt"  # written last
 _JPEG_OPTIONS = [
     cv2.IMWRITE_JPEG_QUALITY, 95,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -136,6 +137,8 @@ def generate(
 ) -> dict[str, Manifest]:
     """Writes the data set and its records; equal arguments give equal files.
 
+    A run that was interrupted goes on when it is repeated.
+
     Args:
       output_dir: gets train/*.jpg, val/*.jpg, instances_{train,val}.json, set_a.txt, set_b.txt,
         word_vectors.txt and the records in records/{train,val}.
@@ -152,6 +155,7 @@ def generate(
       The manifests by the name of their directory in records/; splits of no images are left out.
     """
     root = pathlib.Path(output_dir)
+    reuse = reuse or not (root / WORD_VECTORS).exists()
     set_a, set_b = set_a_names()
     jobs = []
     for split, (name, count) in enumerate({"train": train_images, "val": val_images}.items()):
@@ -179,7 +183,7 @@ def generate(
             )
     write_atomically(root / "set_a.txt", "\n".join(set_a) + "\n")
     write_atomically(root / "set_b.txt", "\n".join(set_b) + "\n")
-    write_atomically(root / "word_vectors.txt", shapes_words.to_text(seed))
+    write_atomically(root / WORD_VECTORS, shapes_words.to_text(seed))
     return manifests
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from absl import flags
 
 from maskx_tf import cli
-from maskx_tf.data.manifest import Manifest
+from maskx_tf.data.manifest import FILE_NAME, Manifest
 from maskx_tf.errors import UserError
 from tf_records import coco_objects, writer
 from tf_records import output as output_lib
@@ -65,11 +65,13 @@ def convert(
     data = data_lib.read(objects, image_data, coco_annotations, options)
     class_list = pathlib.Path(output.directory) / VOCABULARY
     _check_class_list(class_list, data.classes, output)
-    # The class list comes last: without it, finished splits are those of an interrupted run.
-    resumed = dataclasses.replace(output, reuse=output.reuse or not class_list.exists())
     written = [split for split in options.splits if data.splits.get(split)]
     if not written:
         raise UserError(f"--splits={','.join(options.splits)}: there are no images for them.")
+    # Unless all that a whole run writes is there, finished splits are those of an interrupted one.
+    whole = [class_list, *(class_list.parent / split / FILE_NAME for split in written)]
+    reuse = output.reuse or not all(path.exists() for path in whole)
+    resumed = dataclasses.replace(output, reuse=reuse)
     issues = data.issues_by_split(written[0])
     manifests = {
         split: _write(data, split, images, resumed, issues[split], options) for split in written
