@@ -239,7 +239,12 @@ def test_damaged_manifest(tmp_path, content, message):
 
 
 def test_no_more_shards_than_items(tmp_path):
-    assert len(write(tmp_path, count=2, num_shards=5).shards) == 2
+    first = write(tmp_path, count=2, num_shards=5)
+    assert len(first.shards) == 2
+    for number in (0, 2, 3, 5):
+        assert write(tmp_path, count=2, num_shards=number, reuse=True) == first
+    with pytest.raises(UserError, match="other settings"):
+        write(tmp_path, count=2, num_shards=1, reuse=True)
     assert len(write(tmp_path / "auto", count=1001).shards) == 2
 
 

@@ -64,7 +64,7 @@ def convert(
         external_id: (class_id, vocabulary.names[class_id - 1])
         for class_id, external_id in enumerate(vocabulary.external_ids, start=1)
     }
-    kept = output.reusable(source)
+    kept = output.reusable(source, len(content.items))
     if kept is None and not skip_bad_images:
         _check_files(content.items, images)
     settings = Settings(images, classes, mask_size, skip_bad_images, masks)

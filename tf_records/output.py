@@ -15,6 +15,7 @@ from maskx_tf.data.manifest import Manifest
 from maskx_tf.errors import UserError
 from tf_records import beam
 from tf_records.locks import open_locked
+from tf_records.plan import num_shards
 from tf_records.shards import SIDECAR, STEM, TEMPORARY, sidecar_of
 
 RUNNERS = ("local", "beam")
@@ -61,10 +62,14 @@ class Output:
         if self.runner == "beam":
             beam.arguments_of(self.beam_options, self.workers)  # now, not after hours of reading
 
-    def reusable(self, source: Mapping[str, Any]) -> Manifest | None:
+    def reusable(self, source: Mapping[str, Any], items: int) -> Manifest | None:
         """The finished records if they may be kept; None if they are to be written.
 
         They may be kept if `reuse` says so, or if a run was killed just after its manifest.
+
+        Args:
+          source: what the manifest has to tell.
+          items: how many there are to write.
 
         Raises:
           UserError: records are there and neither `overwrite` nor `reuse` allows to go on.
@@ -84,7 +89,8 @@ class Output:
             )
         found = Manifest.load(directory)
         manifest_lib.find_shards([self.directory])
-        same_shards = self.num_shards in (0, len(found.shards))
+        wanted_shards = self.num_shards and num_shards(items, self.num_shards)
+        same_shards = wanted_shards in (0, len(found.shards))
         if found.name != self.name or dict(found.source) != dict(source) or not same_shards:
             raise UserError(
                 f"{directory} holds records of another source or other settings; add --overwrite "

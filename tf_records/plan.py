@@ -24,7 +24,7 @@ class Plan:
     @classmethod
     def make(cls, directory: str, name: str, items: int, shards: int, source: Any) -> Plan:
         """Items spread evenly over the shards; `shards` 0: one per 1000 items."""
-        count = min(max(shards or -(-items // _IMAGES_PER_SHARD), 1), max(items, 1))
+        count = num_shards(items, shards)
         bounds = tuple(items * index // count for index in range(count + 1))
         return cls(pathlib.Path(directory), name, bounds, fingerprint_of(name, bounds, source))
 
@@ -46,6 +46,11 @@ class Plan:
         for index in indices:
             for position in range(self.bounds[index], self.bounds[index + 1]):
                 yield items[position]
+
+
+def num_shards(items: int, wanted: int) -> int:
+    """How many files `items` go into, at most one for each; `wanted` 0: one per 1000 items."""
+    return min(max(wanted or -(-items // _IMAGES_PER_SHARD), 1), max(items, 1))
 
 
 def fingerprint_of(*values: Any) -> str:

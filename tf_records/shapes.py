@@ -170,7 +170,7 @@ def generate(
             for key, masks in made.items()
         }
         for output in outputs if not drawn else ():
-            output.reusable({})  # refuses now what would be refused after drawing
+            output.reusable({}, count)  # refuses now what would be refused after drawing
         if count:
             jobs.append((settings, count, path, drawn, outputs))
     manifests = {}

@@ -118,9 +118,10 @@ def _write(
 ) -> Manifest:
     directory = str(pathlib.Path(output.directory) / split)
     output = dataclasses.replace(output, directory=directory, name=split)
-    source = data.source | {"split": split, "num_images": len(data.splits[split])}
+    chosen = data.splits[split]
+    source = data.source | {"split": split, "num_images": len(chosen)}
     entries = data.images.images
-    if output.reusable(source) is None:
+    if output.reusable(source, len(chosen)) is None:
         located = _locate(data, split, images, options.skip_bad_images)
         entries = [located.get(index, entry) for index, entry in enumerate(entries)]
     vocabulary = data.classes.vocabulary
@@ -130,7 +131,7 @@ def _write(
     )
     return writer.write(
         functools.partial(items_lib.encode_item, settings=settings),
-        items_lib.Items(data.table, entries, data.splits[split]),
+        items_lib.Items(data.table, entries, chosen),
         output,
         vocabulary=vocabulary,
         source=source,

@@ -57,11 +57,11 @@ def write(
       issues: what was found wrong before encoding.
       set_a: class names kept in the manifest.
     """
-    kept = output.reusable(source)
+    kept = output.reusable(source, len(items))
     if kept is not None and not output.leftovers():
         return kept
     with output.locked():
-        kept = output.reusable(source)
+        kept = output.reusable(source, len(items))
         if kept is None:
             parts = _write_parts(function, items, output, [vocabulary.categories(), dict(source)])
             kept = _manifest(output.name, parts, vocabulary, source, issues, set_a)
