@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import math
 
 import numpy as np
 import pytest
@@ -84,6 +85,40 @@ class TestSegment:
     @pytest.mark.parametrize("box", [(90, 90, 99, 99), (5, 5, 5, 20), (-9, -9, -1, -1)])
     def test_a_box_outside_has_no_pixel(self, box):
         assert grabcut.segment(picture(disc()), box)[0].size == 0
+
+    @pytest.mark.parametrize(
+        ("height", "width", "box"),
+        [
+            (480, 640, (0, 0, 1, 640)),
+            (480, 640, (479.2, 3, 480, 637)),
+            (600, 1000, (300, 0, 301, 1000)),
+            (2000, 4000, (1000, 200, 1005, 3800)),
+        ],
+    )
+    def test_thin_boxes(self, height, width, box):
+        """Scaled down, a side of them would be less than a pixel."""
+        noise = np.random.default_rng(0).integers(0, 256, [height, width, 3], np.uint8)
+        for image, (y1, x1, y2, x2) in (
+            (noise, box),
+            (noise.transpose(1, 0, 2), [box[i] for i in (1, 0, 3, 2)]),
+        ):
+            region, top, left = grabcut.segment(image, (y1, x1, y2, x2))
+            assert (top, left) == (math.floor(y1), math.floor(x1))
+            assert region.shape == (math.ceil(y2) - top, math.ceil(x2) - left)
+            assert region.any()
+
+    def test_any_box_has_a_mask_of_its_pixels(self):
+        rng = np.random.default_rng(1)
+        for _ in range(200):
+            height, width = np.exp(rng.uniform(0, np.log(1500), 2)).astype(int)
+            image = rng.integers(0, 256, [height, width, 3], np.uint8)
+            start = rng.uniform(0, [height - 1e-3, width - 1e-3])
+            sides = np.exp(rng.uniform(np.log(0.1), np.log(1500), 2))
+            end = np.minimum(start + sides, [height, width])
+            region, top, left = grabcut.segment(image, (*start, *end))
+            assert (top, left) == tuple(np.floor(start))
+            assert region.shape == tuple(np.ceil(end) - (top, left))
+            assert region.any()
 
     def test_equal_in_any_thread_and_in_any_order_of_channels(self):
         image = picture(disc())

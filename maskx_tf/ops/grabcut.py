@@ -40,9 +40,11 @@ def segment(image: np.ndarray, box_yxyx: Sequence[float]) -> tuple[np.ndarray, i
     window = image[rows, columns]
     scale = min(1.0, _MAX_SIDE_PX / max(window.shape[:2]))
     if scale < 1:
-        window = cv2.resize(window, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    y, x = round(inner_y * scale), round(inner_x * scale)
-    rect = (x, y, max(round(width * scale), 1), max(round(height * scale), 1))
+        size = (_scaled(window.shape[1], scale), _scaled(window.shape[0], scale))
+        window = cv2.resize(window, size, interpolation=cv2.INTER_AREA)
+    y = min(round(inner_y * scale), window.shape[0] - 1)
+    x = min(round(inner_x * scale), window.shape[1] - 1)
+    rect = (x, y, _scaled(width, scale), _scaled(height, scale))
     found = _grabcut(np.ascontiguousarray(window), rect)
     if found is not None:
         values = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -61,6 +63,10 @@ def _widened(start: int, end: int, limit: int) -> tuple[slice, int]:
     margin = max(math.ceil(_MARGIN * (end - start)), 1)
     low = max(start - margin, 0)
     return slice(low, min(end + margin, limit)), start - low
+
+
+def _scaled(side: int, scale: float) -> int:
+    return max(round(side * scale), 1)
 
 
 def _grabcut(window: np.ndarray, rect: tuple[int, int, int, int]) -> np.ndarray | None:
