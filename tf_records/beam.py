@@ -99,8 +99,8 @@ def arguments_of(beam_options: str, workers: int) -> list[str]:
     """
     if importlib.util.find_spec("apache_beam") is None:
         raise UserError(
-            '--runner=beam needs Apache Beam: pip install "maskx-tf[beam]", best in an environment '
-            "of its own."
+            '--runner=beam needs Apache Beam: pip install -e ".[beam]" in the checkout, best in an '
+            "environment of its own."
         )
     try:
         given = shlex.split(beam_options)
