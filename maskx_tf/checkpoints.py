@@ -15,7 +15,7 @@ import tensorflow as tf
 from maskx_tf import config as config_lib
 from maskx_tf import moving_average
 from maskx_tf.config import Config
-from maskx_tf.data.classes import Vocabulary, load_mask_classes
+from maskx_tf.data.classes import Vocabulary, read_names
 from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
 from maskx_tf.model import MaskXRCNN, build_model, variable_key
@@ -130,7 +130,7 @@ def load_set_a(directory: pathlib.Path, vocabulary: Vocabulary) -> tuple[int, ..
     """The ids of set A that a model directory keeps; UserError if it has none."""
     path = directory / MASK_CLASSES
     if not path.is_file():
-        return load_mask_classes(str(directory / _OLD_MASK_CLASSES), vocabulary)
+        return tuple(sorted(vocabulary.ids_of(read_names(directory / _OLD_MASK_CLASSES))))
     try:
         return tuple(sorted(vocabulary.ids_of(json.loads(path.read_bytes()))))
     except (ValueError, TypeError) as error:

@@ -97,6 +97,13 @@ class TestRoundTrip:
         assert checkpoints.load_model(str(tmp_path)).mask_class_ids == (3,)
         assert not (tmp_path / "mask_classes.txt").exists()
 
+    def test_such_a_text_may_be_empty(self, tmp_path):
+        """As a stage 1 without masks wrote it."""
+        save(tmp_path, mask_class_ids=(1,))
+        (tmp_path / "mask_classes.json").unlink()
+        (tmp_path / "mask_classes.txt").write_text("")
+        assert checkpoints.load_model(str(tmp_path)).mask_class_ids == ()
+
     def test_a_run_without_mask_classes_can_be_loaded(self, tmp_path):
         save(tmp_path, mask_class_ids=())
         assert checkpoints.load_model(str(tmp_path)).mask_class_ids == ()

@@ -90,6 +90,13 @@ def test_mask_classes_of_the_wrong_kind(tmp_path):
         load_mask_classes("voc", PETS)
     with pytest.raises(UserError, match="There is no file"):
         load_mask_classes(str(tmp_path / "b.txt"), PETS)
+    empty = tmp_path / "empty.txt"
+    for content in ("", "\n# cat\n"):
+        empty.write_text(content)
+        with pytest.raises(
+            UserError, match=r"--mask_classes=.*empty\.txt names no class: write one"
+        ):
+            load_mask_classes(str(empty), PETS)
 
 
 def test_voc_and_nonvoc_split_coco():

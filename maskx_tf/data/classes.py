@@ -130,7 +130,7 @@ def load_mask_classes(spec: str, vocabulary: Vocabulary) -> tuple[int, ...]:
       vocabulary: the classes to find the names in.
 
     Raises:
-      UserError: a name is unknown or given twice, or there is no such file.
+      UserError: a name is unknown or given twice, or there is no such file or no name in it.
     """
     if spec == "all":
         return tuple(range(1, vocabulary.num_classes + 1))
@@ -141,6 +141,11 @@ def load_mask_classes(spec: str, vocabulary: Vocabulary) -> tuple[int, ...]:
         names = named_classes(spec)
     elif path.suffix == ".txt":
         names = read_names(path)
+        if not names:
+            raise UserError(
+                f"--mask_classes={spec} names no class: write one a line into the file, or give "
+                "none to use no masks."
+            )
     else:
         raise UserError(
             f"--mask_classes={spec} is none of all, none, coco, voc, nonvoc, E1_A20B60 to "
