@@ -143,6 +143,13 @@ def test_training_takes_masks_of_the_chosen_sources(tmp_path):
     only = config.replace(mask_sources=("grabcut",))
     with pytest.raises(UserError, match="no record has a mask of grabcut; there are .*: human"):
         elements((str(tmp_path / "annotated"),), only, training=True)
+    (tmp_path / "annotated" / "manifest.json").unlink()
+    bare = str(tmp_path / "annotated" / "*.tfrecord")
+    for records in ((bare,), (bare, *both)):  # what they hold is not known
+        elements(records, only, training=True)
+    (tmp_path / "grabcut_missing" / "manifest.json").unlink()
+    both = (str(tmp_path / "grabcut_missing" / "*.tfrecord"),)
+    assert has_mask("grabcut") == [False, True]
 
 
 def test_masks_of_set_b_and_of_crowds_are_withheld(tmp_path):

@@ -159,6 +159,11 @@ class Found(NamedTuple):
             for shard in manifest.shards
         }
 
+    @property
+    def counts(self) -> dict[pathlib.Path, int]:
+        """How many records each of these shards holds."""
+        return {path: shard.count for path, shard in self.shards.items()}
+
 
 def find_records(records: Sequence[str], check_sizes: bool = True) -> Found:
     """The record files of directories (with manifest.json) and glob patterns, with manifests.

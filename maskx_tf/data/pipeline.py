@@ -11,7 +11,7 @@ from absl import logging
 from maskx_tf.config import Config
 from maskx_tf.data import augmentation, index, preprocessing, reader
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.manifest import Manifest, find_records
+from maskx_tf.data.manifest import Found, Manifest, find_records
 from maskx_tf.data.order import TrainingOrder
 from maskx_tf.data.records import parse_example
 from maskx_tf.errors import UserError
@@ -72,9 +72,8 @@ def make_dataset(
     for manifest in files.manifests.values():
         _check_manifest(manifest, config, vocabulary, training)
     if training:
-        _check_mask_sources(files.manifests.values(), config.mask_sources)
-    counts = {path: shard.count for path, shard in files.shards.items()}
-    found = index.build(files.paths, counts, skip_corrupt)
+        _check_mask_sources(files, config.mask_sources)
+    found = index.build(files.paths, files.counts, skip_corrupt)
     examples = _examples(found, config, training, seed, start_step, context)
     class_ids = _ClassIds(vocabulary)
     in_set_a = np.zeros([vocabulary.num_classes + 1], bool)
@@ -226,9 +225,15 @@ def _check_manifest(
         )
 
 
-def _check_mask_sources(manifests: Iterable[Manifest], wanted: Sequence[str]) -> None:
-    """A source that no record has is a slip, and would leave the mask loss at 0."""
-    sources = {name for manifest in manifests for name in manifest.mask_sources}
+def _check_mask_sources(files: Found, wanted: Sequence[str]) -> None:
+    """A source that no record has is a slip, and would leave the mask loss at 0.
+
+    What files without a manifest hold is not known; they may have masks of any source.
+    """
+    shards = files.shards
+    if any(path not in shards for path in files.paths):
+        return
+    sources = {name for manifest in files.manifests.values() for name in manifest.mask_sources}
     if missing := [name for name in wanted if name not in sources]:
         raise UserError(
             f"--mask_sources={','.join(wanted)}: no record has a mask of {', '.join(missing)}; "
