@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -315,7 +316,7 @@ def records(tmp_path_factory):
     path, images = harness.write_coco(
         directory, annotations, sizes=[(40, 60)] * 6, names=("bee", "cat")
     )
-    coco.convert(path, images, Output(str(directory / "records"), "known", workers=1))
+    coco.convert(path, images, Output(str(directory / "records"), "known", 3, workers=1))
     return (str(directory / "records"),)
 
 
@@ -327,6 +328,18 @@ def test_class_means_are_of_the_objects(old, records):
     np.testing.assert_array_equal(means.features, again.features)
     one_image = known.class_means(FrozenDetector(old), records, 1, 0)
     assert one_image.counts.sum() <= 2
+
+
+def test_class_means_over_files_that_a_pattern_names(old, records, tmp_path):
+    """With or without a manifest beside them, each of their images is drawn once."""
+    wanted = known.class_means(FrozenDetector(old), records, 100, 0)
+    for path in sorted(pathlib.Path(records[0]).glob("*.tfrecord*")):
+        shutil.copy(path, tmp_path)
+    bare = known.class_means(FrozenDetector(old), (str(tmp_path / "*"),), 100, 0)
+    np.testing.assert_array_equal(bare.counts, wanted.counts)
+    np.testing.assert_allclose(bare.features, wanted.features)
+    one_shard = known.class_means(FrozenDetector(old), (f"{records[0]}/*-00000-*",), 100, 0)
+    assert one_shard.counts.tolist() == [0, 2, 1, 0]
 
 
 def test_class_means_near_the_features_of_the_boxes(old, records, monkeypatch):

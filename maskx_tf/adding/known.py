@@ -10,7 +10,7 @@ import tqdm
 
 from maskx_tf.adding.detector import FrozenDetector
 from maskx_tf.adding.regions import Given, regions_of
-from maskx_tf.data import pipeline
+from maskx_tf.data import index, pipeline
 from maskx_tf.data.manifest import find_records
 from maskx_tf.data.reader import reading_errors
 
@@ -51,8 +51,7 @@ def class_means(
         scale_jitter_min=1.0,
         scale_jitter_max=1.0,
     )
-    stored = sum(shard.count for shard in find_records(records).shards.values())
-    total = min(num_images, stored)
+    total = min(num_images, _num_records(records, config.skip_corrupt_records))
     dataset = pipeline.make_dataset(
         records, config, loaded.vocabulary, (), training=True, seed=seed
     ).take(total)
@@ -74,6 +73,12 @@ def class_means(
                 sums[class_index] += features[owners == owner].mean(axis=0)
                 counts[class_index] += 1
     return ClassMeans(sums / np.maximum(counts, 1)[:, None], counts)
+
+
+def _num_records(records: tuple[str, ...], skip_corrupt: bool) -> int:
+    """How many of them there are to draw from."""
+    found = find_records(records, check_sizes=not skip_corrupt)
+    return len(index.build(found.paths, found.counts, skip_corrupt))
 
 
 def _given(labels: dict[str, tf.Tensor]) -> Given:
