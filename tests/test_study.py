@@ -238,6 +238,33 @@ def test_another_detector_makes_its_rows_again_but_none_end_to_end(study):
     assert go(study, seeds=[0]) == [key for key in SEED_0 if not key.endswith("e2e")]
 
 
+def redeclared(old, new):
+    """The study with a part of its declaration replaced."""
+    path = pathlib.Path("study.toml")
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return declaration.load("study.toml")
+
+
+def splits_of(study, key):
+    (run,) = (run for run in Plan(study).runs if run.key == key)
+    return [split.name for split in run.splits]
+
+
+@pytest.mark.parametrize("row", ["oracle", "tested"])
+def test_a_row_for_all_splits_runs_once_also_where_splits_list_it(study, row):
+    study = redeclared('rows = ["agnostic", "transfer"]', f'rows = ["transfer", "{row}"]')
+    study = redeclared('title = "B → A"', 'title = "B → A"\nrows = ["agnostic"]')
+    key = f"seed0/all/{row}"
+    assert splits_of(study, key) == ["a_to_b", "random2"]
+    assert go(study).count(key) == 1
+    assert results_of(study).values((0, 1), "random2", row, "B") == pytest.approx([30, 30])
+    assert go(study) == []
+    study = redeclared("sizes = [2]", "sizes = []")
+    assert splits_of(study, key) == ["a_to_b"]
+
+
 def checkpoint_of(key, name="ckpt-20.index"):
     return pathlib.Path("runs/study_tiny", key, name)
 

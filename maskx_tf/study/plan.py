@@ -132,15 +132,15 @@ class Plan:
         stage_wise: list[Group] = []
         end_to_end: list[Run] = []
         random: list[Group] = []
-        shared = self._shared_runs(seed)
         for split in self.study.splits.values():
-            runs = [self._run(row, (split,), seed) for row in self._rows(split, seed)]
+            rows = [row for row in self._rows(split) if not self._is_shared(row, seed)]
+            runs = [self._run(row, (split,), seed) for row in rows]
             frozen = tuple(run for run in runs if run.mode == "stage2_masks")
             if frozen:
                 group = Group(f"seed{seed}/{split.name}", seed, frozen, True, len(frozen) > 1)
                 (random if split.size else stage_wise).append(group)
             end_to_end += [run for run in runs if run.mode == "end_to_end"]
-        for run in shared:
+        for run in self._shared_runs(seed):
             if run.mode == "end_to_end":
                 end_to_end.append(run)
             else:
@@ -148,20 +148,22 @@ class Plan:
         alone = [Group(run.key, seed, (run,), False, False) for run in end_to_end]
         return stage_wise + alone + random
 
-    def _rows(self, split: Split, seed: int) -> list[Row]:
-        """Rows that are trained anew for a split."""
+    def _rows(self, split: Split) -> list[Row]:
+        """Rows that have results on a split."""
         rows = self.study.rows.values()
-        if split.rows:
-            return [row for row in rows if row.name in split.rows]
-        return [row for row in rows if not self._is_shared(row, seed)]
+        return [row for row in rows if not split.rows or row.name in split.rows]
 
     def _is_shared(self, row: Row, seed: int) -> bool:
         return bool(row.evaluate) or self._config(self._arguments(row, seed)).mask_classes == "all"
 
     def _shared_runs(self, seed: int) -> list[Run]:
-        rows = [row for row in self.study.rows.values() if self._is_shared(row, seed)]
-        splits = tuple(self.study.designed_splits)
-        return [self._run(row, splits, seed) for row in rows]
+        """Runs of the rows that are trained once for all splits that have them."""
+        runs = []
+        for row in self.study.rows.values():
+            splits = tuple(s for s in self.study.splits.values() if row in self._rows(s))
+            if splits and self._is_shared(row, seed):
+                runs.append(self._run(row, splits, seed))
+        return runs
 
     def _run(self, row: Row, splits: tuple[Split, ...], seed: int) -> Run:
         shared = self._is_shared(row, seed)
