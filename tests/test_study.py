@@ -489,6 +489,36 @@ def test_an_evaluation_runs_the_commands_that_are_printed(study, monkeypatch):
         worker._evaluate_alone(group["entries"][0])
 
 
+@pytest.mark.parametrize(
+    ("splits", "evaluated_on"),
+    [
+        ({"a_to_b": "set_a.txt"}, []),
+        ({"a_to_b": "set_b.txt"}, ["set_b.txt"]),
+        ({"a_to_b": "set_a.txt", "b_to_a": "set_b.txt"}, ["set_a.txt", "set_b.txt"]),
+    ],
+)
+def test_a_training_is_evaluated_with_the_set_a_of_the_split(
+    tmp_path, monkeypatch, splits, evaluated_on
+):
+    options = {"eval_records": ("val",), "mask_classes": "set_a.txt"}
+    (tmp_path / "x.flags").write_text(config_lib.to_text(batches.tiny_config(**options)))
+    seen = []
+    trained = {"of": "set_a.txt"}
+    monkeypatch.setattr(worker.training, "train", lambda c: trained if c.eval_records else {})
+    monkeypatch.setattr(worker.checkpoints, "load_model", lambda path: (None, None, None, None))
+    monkeypatch.setattr(worker, "load_mask_classes", lambda spec, vocabulary: spec)
+
+    def evaluate(model, config, vocabulary, class_ids):
+        seen.append(class_ids)
+        return {"of": class_ids}
+
+    monkeypatch.setattr(worker.runner, "evaluate_model", evaluate)
+    cache = {"cache": "", "evaluation_cache": ""}
+    entry = {"flagfile": str(tmp_path / "x.flags"), "splits": splits, **cache}
+    assert worker._train(entry) == {name: {"of": spec} for name, spec in splits.items()}
+    assert seen == evaluated_on
+
+
 def test_the_report_has_notes_and_pictures(study):
     go(study)
     notes = study.results_dir / "notes.md"

@@ -48,8 +48,8 @@ def main() -> None:
 def _train(entry: dict) -> dict[str, dict]:
     config = config_lib.read_flagfile(entry["flagfile"])
     splits = entry["splits"]
-    # With several splits, the evaluation at the end of training would be of none of them.
-    records = config.eval_records if len(splits) == 1 else ()
+    # The evaluation at the end of training has the set A of the training.
+    records = config.eval_records if list(splits.values()) == [config.mask_classes] else ()
     trained = training.train(config.replace(feature_cache=entry["cache"], eval_records=records))
     if trained:
         return {next(iter(splits)): trained}
