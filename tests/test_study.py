@@ -265,6 +265,43 @@ def test_a_row_for_all_splits_runs_once_also_where_splits_list_it(study, row):
     assert splits_of(study, key) == ["a_to_b"]
 
 
+SHARED = ["seed0/all/oracle", "seed0/all/tested"]
+ANOTHER_SPLIT = """
+[splits.few]
+title = "few"
+mask_classes = "data/few.txt"
+rows = ["oracle", "tested"]
+
+[random_splits]"""
+
+
+def test_another_split_is_evaluated_of_rows_that_are_there(study):
+    go(study, seeds=[0])
+    kept = checkpoint_of(SHARED[0], "kept")
+    kept.touch()
+    study = redeclared("[random_splits]", ANOTHER_SPLIT)
+    assert go(study, seeds=[0]) == SHARED and kept.exists()
+    assert all(results_of(study).value(0, "few", row, "B") for row in ("oracle", "tested"))
+    study = redeclared(ANOTHER_SPLIT, "[random_splits]")
+    assert go(study, seeds=[0]) == []
+
+
+@pytest.mark.parametrize("has_splits", [True, False])
+def test_another_set_a_of_a_split_is_noticed(study, has_splits):
+    """Where a result tells which it was made with; older ones count."""
+    go(study, seeds=[0])
+    path = study.results_dir / "results.json"
+    content = json.loads(path.read_text())
+    for result in content["runs"].values():
+        splits = result["splits"] if has_splits else result.pop("splits")
+        assert splits.keys() == result["evaluations"].keys()
+    path.write_text(json.dumps(content))
+    study = redeclared("data/seed{seed}/set_b.txt", "data/seed{seed}/set_c.txt")
+    of_split = [f"seed0/b_to_a/{row}" for row in ("agnostic", "transfer", "e2e")]
+    wanted = [*of_split[:2], *(SHARED if has_splits else []), of_split[2]]
+    assert go(study, seeds=[0]) == wanted
+
+
 def checkpoint_of(key, name="ckpt-20.index"):
     return pathlib.Path("runs/study_tiny", key, name)
 

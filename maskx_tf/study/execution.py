@@ -143,9 +143,8 @@ class Execution:
         return own == _own_digest(run) and not self._results.is_outdated(run)
 
     def _entry(self, run: Run, group: Group, cache: pathlib.Path) -> dict:
-        splits = {s.name: self._plan.mask_classes(s, run.seed) for s in run.splits}
         result = str(_result_file(self._plan, run))
-        entry = {"result": result, "digest": run.digest, "splits": splits}
+        entry = {"result": result, "digest": run.digest, "splits": run.mask_classes}
         if run.config is None:
             return {**entry, "evaluate": run.evaluations}
         flagfile = _result_file(self._plan, run).with_suffix(".flags")
@@ -183,7 +182,7 @@ class Execution:
         path = _result_file(self._plan, run)
         if not path.is_file():
             return False
-        if not store.is_result(path, run.digest):
+        if not store.is_result(path, run.digest, run.mask_classes):
             path.unlink()
             return False
         result = json.loads(path.read_text())

@@ -25,7 +25,7 @@ class Run:
       key: such as seed0/a_to_b/cls_box; `all` in place of the split where the training is the same
         for all of them, as that of an oracle.
       seed, row: what it is of.
-      splits: those it is evaluated on.
+      splits: those it is evaluated on, their mask_classes filled in for the seed.
       arguments: of `python -m maskx_tf.train`, or of maskx_tf.evaluate.
       config: what they spell; None for an evaluation.
       evaluations: of an evaluation, all arguments of maskx_tf.evaluate by split.
@@ -47,6 +47,11 @@ class Run:
         if self.config:
             return [" ".join(["python -m maskx_tf.train", *self.arguments])]
         return [" ".join(["python -m maskx_tf.evaluate", *a]) for a in self.evaluations.values()]
+
+    @property
+    def mask_classes(self) -> dict[str, str]:
+        """--mask_classes of every split that it is evaluated on."""
+        return {split.name: split.mask_classes for split in self.splits}
 
     @property
     def mode(self) -> str:
@@ -167,6 +172,9 @@ class Plan:
 
     def _run(self, row: Row, splits: tuple[Split, ...], seed: int) -> Run:
         shared = self._is_shared(row, seed)
+        splits = tuple(
+            dataclasses.replace(s, mask_classes=self.mask_classes(s, seed)) for s in splits
+        )
         name = ALL_SPLITS if shared else splits[0].name
         key = f"seed{seed}/{name}/{row.name}"
         detector = self._detectors[seed]
@@ -179,7 +187,7 @@ class Plan:
             evaluations = {
                 split.name: (
                     *arguments,
-                    f"--mask_classes={self.mask_classes(split, seed)}",
+                    f"--mask_classes={split.mask_classes}",
                     f"--output={self.study.runs_dir / key / f'evaluation_{split.name}.json'}",
                 )
                 for split in splits
@@ -188,7 +196,7 @@ class Plan:
             return Run(key, seed, row, splits, arguments, None, made_of, evaluations)
         arguments = (*self._arguments(row, seed), f"--model_dir={self.study.runs_dir / key}")
         if not shared:
-            arguments += (f"--mask_classes={self.mask_classes(splits[0], seed)}",)
+            arguments += (f"--mask_classes={splits[0].mask_classes}",)
         config = self._config(arguments)
         if config.mode == "stage2_masks":
             arguments += (f"--init_checkpoint={detector.config.model_dir}",)

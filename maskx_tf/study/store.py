@@ -53,6 +53,7 @@ class Results:
         with self.locked():
             self.runs[run.key] = {
                 "digest": run.digest,
+                "splits": run.mask_classes,
                 "command": " && ".join(run.commands),
                 "seconds": round(seconds, 1),
                 "evaluations": evaluations,
@@ -61,12 +62,12 @@ class Results:
             files.write_atomically(self._path, '{"runs": {\n' + ",\n".join(runs) + "\n}}\n")
 
     def has(self, run: Run) -> bool:
-        """Whether there is a result of the run as it is declared now."""
-        return self.runs.get(run.key, {}).get("digest") == run.digest
+        """Whether there is a result of the run as it is declared now, on all of its splits."""
+        return run.key in self.runs and _is_whole(self.runs[run.key], run.digest, run.mask_classes)
 
     def is_outdated(self, run: Run) -> bool:
         """Whether there is one, of other options."""
-        return run.key in self.runs and not self.has(run)
+        return run.key in self.runs and self.runs[run.key].get("digest", run.digest) != run.digest
 
     def seconds(self, run: Run) -> float | None:
         """What the row has taken so far, in the mean over its runs; None without any."""
@@ -95,7 +96,30 @@ class Results:
         return [value for value in found if value is not None]
 
 
-def is_result(path: pathlib.Path, digest: str) -> bool:
-    """Whether the result of a run is there, of the options that the digest is of."""
-    # Results did not always have a digest.
-    return path.is_file() and json.loads(path.read_text()).get("digest", digest) == digest
+def is_result(path: pathlib.Path, digest: str, splits: dict[str, str]) -> bool:
+    """Whether the result of a run is there.
+
+    Args:
+      path: of the file.
+      digest: of the options that it must be of.
+      splits: {name: --mask_classes} that it must be evaluated on.
+    """
+    return path.is_file() and _is_whole(json.loads(path.read_text()), digest, splits)
+
+
+def _is_whole(result: dict, digest: str, splits: dict[str, str]) -> bool:
+    found = _evaluations(result, digest, splits)
+    return found is not None and found.keys() == splits.keys()
+
+
+def _evaluations(result: dict, digest: str, splits: dict[str, str]) -> dict[str, dict] | None:
+    """A result's evaluations of these splits; None where it is of other options."""
+    # Results did not always have a digest, nor the set A of their splits.
+    if result.get("digest", digest) != digest:
+        return None
+    made_with = {**splits, **result.get("splits", {})}
+    return {
+        name: evaluation
+        for name, evaluation in result["evaluations"].items()
+        if name in splits and made_with[name] == splits[name]
+    }

@@ -2,7 +2,7 @@
 
 `python -m maskx_tf.study.worker --group=GROUP.json` is what `execution` starts; the file has
 "deadline" (seconds since 1970, or null: no run is begun after it) and "entries". An entry has
-"result", the file to write, {"digest", "seconds", "evaluations": {split: of
+"result", the file to write, {"digest", "splits", "seconds", "evaluations": {split: of
 `CocoEvaluator.evaluate`}}; "digest", of its run; "splits", {name: --mask_classes}; and either
 "flagfile" (the effective options of a training) with "cache" and "evaluation_cache" (directories
 for --feature_cache, or "") or "evaluate", {split: arguments of maskx_tf.evaluate, --output last}.
@@ -33,14 +33,19 @@ def main() -> None:
     """Makes every result of the group that is not there yet."""
     group = json.loads(pathlib.Path(flags.FLAGS.group).read_text())
     for entry in group["entries"]:
-        if store.is_result(pathlib.Path(entry["result"]), entry["digest"]):
+        if store.is_result(pathlib.Path(entry["result"]), entry["digest"], entry["splits"]):
             continue
         if group["deadline"] and time.time() > group["deadline"]:
             return
         started = time.monotonic()
         evaluations = _evaluate_alone(entry) if "evaluate" in entry else _train(entry)
         seconds = time.monotonic() - started
-        result = {"digest": entry["digest"], "seconds": seconds, "evaluations": evaluations}
+        result = {
+            "digest": entry["digest"],
+            "splits": entry["splits"],
+            "seconds": seconds,
+            "evaluations": evaluations,
+        }
         write_atomically(entry["result"], json.dumps(result))
         tf_keras.backend.clear_session()
 
