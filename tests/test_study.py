@@ -569,6 +569,39 @@ def test_the_report_has_notes_and_pictures(study):
     assert all(c in commands.splitlines() for c in all_commands(study))
 
 
+def reported(study):
+    report.write(Plan(study), results_of(study), "command")
+    return (study.results_dir / "README.md").read_text()
+
+
+def test_the_report_has_no_results_of_other_options(study):
+    go(study)
+    pathlib.Path("transfer.flags").write_text(
+        "--mode=stage2_masks\n--train_steps=21\n--mask_classes=x.txt\n"
+    )
+    text = reported(study)
+    assert "| transfer | – (20.2) | – |" in text and "14 of 20 runs are done" in text
+    assert "| class-agnostic | 10.0 ± 0.0 | 10.0 ± 0.0 |" in text
+    go(study, only=["transfer"], seeds=[1])
+    assert "| transfer | 20.0 (20.2) | 20.0 |" in reported(study)
+
+
+def test_the_report_has_the_splits_that_are_as_declared(study):
+    go(study)
+    study = redeclared("data/seed{seed}/set_b.txt", "data/seed{seed}/set_c.txt")
+    assert "| tested only | 30.0 ± 0.0 | – |" in reported(study)
+
+
+def test_the_report_has_the_newer_way_of_running_a_row(study):
+    """All masks in place of a split's: one run in place of several."""
+    go(study)
+    pathlib.Path("agnostic.flags").write_text("--mode=stage2_masks\n--mask_classes=all\n")
+    pathlib.Path("worker.py").write_text(WORKER.replace('"agnostic": 0.1', '"agnostic": 0.4'))
+    assert "| class-agnostic | – | – |" in reported(study)
+    go(study, only=["agnostic"])
+    assert "| class-agnostic | 40.0 ± 0.0 | 40.0 ± 0.0 |" in reported(study)
+
+
 def test_no_picture_without_results(study, tmp_path):
     assert not figures.over_size(study, results_of(study), tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()

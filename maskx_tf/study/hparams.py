@@ -14,10 +14,11 @@ def write(plan: Plan, results: Results) -> None:
     """Writes `runs/study_NAME/tensorboard` anew: a run for each result and split."""
     directory = plan.study.runs_dir / "tensorboard"
     shutil.rmtree(directory, ignore_errors=True)
+    current = results.current(plan.runs).runs
     for run in plan.runs:
-        if not results.has(run):
+        if run.key not in current:
             continue
-        for split, evaluation in results.runs[run.key]["evaluations"].items():
+        for split, evaluation in current[run.key]["evaluations"].items():
             values: dict[str, hparams.Value] = {"row": run.row.name, "split": split}
             values |= hparams.of_config(run.config) if run.config else {"seed": run.seed}
             place = directory / f"seed{run.seed}" / split / run.row.name

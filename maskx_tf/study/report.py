@@ -12,8 +12,12 @@ NOTES = "notes.md"  # written by people
 
 
 def write(plan: Plan, results: Results, command: str) -> None:
-    """Writes README.md, commands.md and the figures; `notes.md`, if there, becomes a part."""
+    """Writes README.md, commands.md and the figures; `notes.md`, if there, becomes a part.
+
+    Results that are not of the plan's runs as they are declared now are left out.
+    """
     study, directory = plan.study, plan.study.results_dir
+    results = results.current(plan.runs)
     parts = [f"# {study.title}", _head(plan, results, command)]
     for number, table in enumerate(study.tables, start=1):
         parts.append(f"## {table.title}\n\n{tables.table(study, results, table)}")
@@ -31,7 +35,7 @@ def write(plan: Plan, results: Results, command: str) -> None:
     parts.append(f"## Boxes\n\nBox AP.\n\n{tables.detector_table(study, results)}")
     parts.append("The exact command of every run: [commands.md](commands.md).")
     write_atomically(directory / "README.md", "\n\n".join(parts) + "\n")
-    write_atomically(directory / "commands.md", _commands(plan, results))
+    write_atomically(directory / "commands.md", _commands(plan))
 
 
 _ABOUT_CHECKS = (
@@ -75,7 +79,7 @@ def _given(study: Study, results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def _commands(plan: Plan, results: Results) -> str:
+def _commands(plan: Plan) -> str:
     lines = [f"# The commands of {plan.study.title}", ""]
     lines += ["From the root of the repository; what a run needs stands before it.", ""]
     for seed in plan.study.seeds:

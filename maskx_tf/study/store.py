@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -68,6 +69,17 @@ class Results:
     def is_outdated(self, run: Run) -> bool:
         """Whether there is one, of other options."""
         return run.key in self.runs and self.runs[run.key].get("digest", run.digest) != run.digest
+
+    def current(self, runs: Iterable[Run]) -> Results:
+        """Only what is of these runs as they are declared now, and of their splits."""
+        found = copy.copy(self)
+        found.runs = {}
+        for run in (run for run in runs if run.key in self.runs):
+            result = self.runs[run.key]
+            made = _evaluations(result, run.digest, run.mask_classes)
+            if made is not None:
+                found.runs[run.key] = {**result, "evaluations": made}
+        return found
 
     def seconds(self, run: Run) -> float | None:
         """What the row has taken so far, in the mean over its runs; None without any."""
