@@ -1,17 +1,22 @@
 """Studies: their declaration, the order of runs, going on, tables and checks."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 
 import pytest
 
 from maskx_tf import config as config_lib
 from maskx_tf.errors import UserError
+from maskx_tf.interruption import Interrupted
 from maskx_tf.study import checks, declaration, estimate, execution, figures, report, tables, worker
 from maskx_tf.study.plan import Plan
 from maskx_tf.study.store import Results
@@ -385,6 +390,74 @@ def test_nothing_is_begun_on_a_detector_that_failed(study):
         go(study, seeds=[0])
     asked = pathlib.Path("asked.txt").read_text().split()
     assert [word for word in asked if "/" in word] == ["seed0/a_to_b/e2e", "seed0/b_to_a/e2e"]
+
+
+def test_features_are_kept_until_their_group_is_done(study):
+    features = pathlib.Path("runs/study_tiny/cache/seed0/a_to_b/features.bin")
+    features.parent.mkdir(parents=True)
+    features.touch()
+    pathlib.Path("broken.txt").write_text("seed0/a_to_b/transfer")
+    with pytest.raises(UserError, match="seed0/a_to_b"):
+        go(study, seeds=[0])
+    assert features.exists()
+    pathlib.Path("broken.txt").write_text("")
+    go(study, seeds=[0])
+    assert not features.parent.exists()
+
+
+SLEEPER = """#!/bin/sh
+echo $$ > started.$$.tmp
+mv started.$$.tmp started.$$
+exec sleep 60
+"""
+
+
+@contextlib.contextmanager
+def terminated(count):
+    """Sends SIGTERM to this process once so many sleepers have started; they must have ended."""
+    pathlib.Path("sleeper").write_text(SLEEPER)
+    pathlib.Path("sleeper").chmod(0o755)
+
+    def started():
+        return [path for path in pathlib.Path().glob("started.*") if path.suffix != ".tmp"]
+
+    def send():
+        while len(started()) < count and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    end = time.monotonic() + 30
+    thread = threading.Thread(target=send)
+    with pytest.raises(Interrupted) as raised:
+        thread.start()
+        yield
+    thread.join()
+    assert raised.value.code == 143 and len(started()) == count
+    for path in started():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
+
+
+def test_sigterm_ends_the_workers(study, monkeypatch):
+    monkeypatch.setattr(execution, "WORKER", (os.path.abspath("sleeper"),))
+    features = pathlib.Path("runs/study_tiny/cache/seed0/a_to_b/features.bin")
+    features.parent.mkdir(parents=True)
+    features.touch()
+    checkpoint = checkpoint_of("seed0/detector", "ckpt-100.index")
+    with terminated(count=2):
+        go(study, seeds=[0], jobs=2)
+    assert features.exists() and not checkpoint.exists()
+
+
+def test_sigterm_ends_what_a_worker_has_started(study, monkeypatch):
+    arguments = {"a_to_b": ["--output=x.json"]}
+    entry = {"result": "absent.json", "digest": "", "splits": {}, "evaluate": arguments}
+    pathlib.Path("group.json").write_text(json.dumps({"deadline": None, "entries": [entry]}))
+    options = types.SimpleNamespace(FLAGS=types.SimpleNamespace(group="group.json"))
+    monkeypatch.setattr(worker, "flags", options)
+    monkeypatch.setattr(worker.sys, "executable", os.path.abspath("sleeper"))
+    with terminated(count=1):
+        worker.main()
 
 
 def test_several_jobs_wait_for_their_detector(study):

@@ -20,6 +20,7 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.files import write_atomically
 from maskx_tf.data.manifest import vocabulary_of
 from maskx_tf.errors import UserError
+from maskx_tf.interruption import Interruption
 from maskx_tf.progress import format_duration
 from maskx_tf.study import plan as plan_lib
 from maskx_tf.study import store
@@ -69,23 +70,32 @@ class Execution:
         self._made, self._failed = 0, list[str]()
 
     def run(self) -> None:
-        """Makes everything; UserError at the end if something failed."""
-        try:
-            while self._waiting or self._running:
-                while len(self._running) < self._jobs and (group := self._next()):
-                    self._running.append(self._start(group))
-                if not self._running:
-                    break
-                time.sleep(POLL_SECONDS)
-                for started in list(self._running):
-                    self._poll(started)
-        finally:
-            for started in self._running:
-                started.process.terminate()
-            for started in self._running:
-                started.process.wait()
+        """Makes everything.
+
+        Raises:
+          UserError: something failed; the rest is made.
+          Interrupted: SIGTERM or SIGINT came; the workers have ended.
+        """
+        with Interruption().handled():
+            try:
+                self._make_all()
+            finally:
+                for started in self._running:
+                    started.process.terminate()
+                for started in self._running:
+                    started.process.wait()
         if self._failed:
             raise UserError(f"failed: {'; '.join(self._failed)}. Run again to go on.")
+
+    def _make_all(self) -> None:
+        while self._waiting or self._running:
+            while len(self._running) < self._jobs and (group := self._next()):
+                self._start(group)
+            if not self._running:
+                break
+            time.sleep(POLL_SECONDS)
+            for started in list(self._running):
+                self._poll(started)
 
     def _next(self) -> Group | None:
         """The first waiting group that can start; takes it off the list."""
@@ -101,7 +111,7 @@ class Execution:
             return group
         return None
 
-    def _start(self, group: Group) -> _Started:
+    def _start(self, group: Group) -> None:
         prepare(self._plan, group.seed)
         for run in group.runs:
             self._forget_outdated(run)
@@ -121,7 +131,7 @@ class Execution:
                 stderr=subprocess.STDOUT,
                 env=os.environ | _threads(self._jobs),
             )
-        return _Started(group, process, log)
+            self._running.append(_Started(group, process, log))
 
     def _forget_outdated(self, run: Run) -> None:
         """Removes checkpoints of other options, also of the detector; marks the directory."""
@@ -165,7 +175,8 @@ class Execution:
         if code is None:
             return
         self._running.remove(started)
-        shutil.rmtree(_cache(self._plan, started.group), ignore_errors=True)
+        if all(self._results.has(run) for run in started.group.runs):
+            shutil.rmtree(_cache(self._plan, started.group), ignore_errors=True)
         if code:
             tail = started.log.read_text(errors="replace").splitlines()[-5:]
             print("\n".join(["", *tail]), flush=True)

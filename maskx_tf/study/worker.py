@@ -26,11 +26,17 @@ from maskx_tf.data.files import write_atomically
 from maskx_tf.data.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import runner
+from maskx_tf.interruption import Interruption
 from maskx_tf.study import store
 
 
 def main() -> None:
-    """Makes every result of the group that is not there yet."""
+    """Makes every result of the group that is not there yet; ends on SIGTERM, as does its child."""
+    with Interruption().handled():
+        _make_all()
+
+
+def _make_all() -> None:
     group = json.loads(pathlib.Path(flags.FLAGS.group).read_text())
     for entry in group["entries"]:
         if store.is_result(pathlib.Path(entry["result"]), entry["digest"], entry["splits"]):
