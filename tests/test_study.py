@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -690,14 +691,60 @@ def test_no_picture_without_results(study, tmp_path):
         ('title = "oracle"', "", "title"),
         ('evaluate = ["--masks=grabcut", "--score_threshold=0.5"]', "", "tested needs either"),
         ('flagfile = "oracle.flags"', 'flagfile = "x"\ntypo = 1', "typo"),
+        (
+            'title = "tested only"',
+            'title = "tested only"\nflags = ["--x"]',
+            "tested trains nothing",
+        ),
+        ('subset = "A"', 'subset = "C"', "A unharmed: subset C is none of A, B, all"),
+        ("at_least = true", "at_least = false", "A unharmed: tolerance needs at_least"),
+        ('"b_to_a/A"]', '"b_to_a/A"]\nmetrics = ["AP", "AP60"]', "Table 1: metrics AP60 are none"),
+        ("sizes = [2]", "sizes = [2]\nseed = 3", "sizes and rows, no seed"),
     ],
 )
 def test_a_wrong_declaration_is_named(study, old, new, message):
-    path = pathlib.Path("study.toml")
-    assert old in DECLARATION
-    path.write_text(DECLARATION.replace(old, new))
     with pytest.raises(UserError, match=message):
-        declaration.load("study.toml")
+        redeclared(old, new)
+
+
+EVAL_RECORDS = ', "--eval_records=data/seed{seed}/val"'
+
+
+@pytest.mark.parametrize("row", ["tested", "e2e"])
+def test_a_row_without_records_to_be_scored_on_is_named(study, row):
+    others = set(study.rows) - {row}
+    for other in others:
+        del study.rows[other]
+    Plan(study)
+    study = redeclared(EVAL_RECORDS, "")
+    for other in others:
+        del study.rows[other]
+    with pytest.raises(UserError, match=f"row {row} has no --eval_records=DIRECTORY"):
+        Plan(study)
+
+
+@pytest.mark.parametrize("mask_classes", ["all", "x.txt"])
+def test_a_row_of_stage_1_is_named(study, mask_classes):
+    flags = f"--mode=stage1_boxes\n--mask_classes={mask_classes}\n"
+    pathlib.Path("e2e.flags").write_text(flags)
+    with pytest.raises(UserError, match="row e2e: e2e.flags has --mode=stage1_boxes"):
+        Plan(study)
+
+
+def test_the_declaration_that_is_explained_is_one(study):
+    """That of docs/study.md, with the flagfiles and rows that its tables name."""
+    text = (harness.REPOSITORY / "docs" / "study.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    pathlib.Path("study.toml").write_text(
+        example + '[rows.class_agnostic]\ntitle = "class-agnostic"\nflagfile = "agnostic.flags"\n'
+    )
+    for stage, name in (("stage1_boxes", "stage1_boxes"), ("stage2_masks", "cls_box")):
+        path = pathlib.Path(f"configs/shapes/{name}.flags")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"--mode={stage}\n--mask_classes=x.txt\n")
+    assert "seed2/all/grabcut_tested" in {
+        run.key for run in Plan(declaration.load("study.toml")).runs
+    }
 
 
 def test_damaged_results_are_named(study):

@@ -8,6 +8,9 @@ import tomllib
 from typing import Any
 
 from maskx_tf.errors import UserError
+from maskx_tf.evaluation.coco import METRICS
+
+SUBSETS = ("A", "B", "all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A claim of the paper: `higher` scores at least as much as each of `lower`."""
+    """A claim of the paper: `higher` scores more than each of `lower`, or `at_least` as much."""
 
     claim: str
     higher: tuple[str, ...]
@@ -115,7 +118,10 @@ def load(path: str) -> Study:
 def _study(content: dict[str, Any]) -> Study:
     rows = {n: Row(n, **_tuples(row)) for n, row in content.pop("rows").items()}
     splits = {n: Split(n, **_tuples(split)) for n, split in content.pop("splits").items()}
-    for size in (drawn := content.pop("random_splits", {})).get("sizes", []):
+    drawn = content.pop("random_splits", {})
+    if unknown := drawn.keys() - {"sizes", "rows"}:
+        raise UserError(f"random_splits has sizes and rows, no {_list(sorted(unknown))}.")
+    for size in drawn.get("sizes", []):
         name = f"random{size}"
         file = f"{{runs_dir}}/seed{{seed}}/{name}.txt"
         splits[name] = Split(name, f"{size} random classes", file, size, tuple(drawn["rows"]))
@@ -125,7 +131,7 @@ def _study(content: dict[str, Any]) -> Study:
     study = Study(
         rows=rows, splits=splits, tables=tables, checks=checks, prepare=prepare, **_tuples(content)
     )
-    _check_names(study)
+    _check(study)
     return study
 
 
@@ -134,25 +140,41 @@ def _table(table: dict[str, Any]) -> Table:
     return Table(published=published, **_tuples(table))
 
 
-def _check_names(study: Study) -> None:
+def _check(study: Study) -> None:
     used = [name for table in study.tables for name in (*table.rows, *table.published)]
     used += [name for check in study.checks for name in check.higher + check.lower]
     used += [name for split in study.splits.values() for name in split.rows]
     unknown = sorted(set(used) - set(study.rows))
     if unknown:
-        raise UserError(f"there are no rows {', '.join(unknown)}; there are {_list(study.rows)}.")
+        raise UserError(f"there are no rows {_list(unknown)}; there are {_list(study.rows)}.")
     for row in study.rows.values():
         if bool(row.flagfile) == bool(row.evaluate):
             raise UserError(f"row {row.name} needs either flagfile or evaluate.")
+        if row.evaluate and row.flags:
+            raise UserError(
+                f"row {row.name} trains nothing that `flags` could be of; list those of "
+                "maskx_tf.evaluate in `evaluate`."
+            )
+    for check in study.checks:
+        if check.subset not in SUBSETS:
+            raise UserError(f"{check.claim}: subset {check.subset} is none of {_list(SUBSETS)}.")
+        if check.tolerance and not check.at_least:
+            raise UserError(f"{check.claim}: tolerance needs at_least = true.")
     for table in study.tables:
-        for column in table.columns:
-            split, _, subset = column.partition("/")
-            if split not in study.splits or subset not in ("A", "B", "all"):
-                raise UserError(f"column {column} of {table.title} is not SPLIT/A, /B or /all.")
-        wanted = len(table.columns) * len(table.metrics)
-        for name, values in table.published.items():
-            if len(values) != wanted:
-                raise UserError(f"{table.title}, {name}: {len(values)} values for {wanted} columns")
+        _check_table(study, table)
+
+
+def _check_table(study: Study, table: Table) -> None:
+    for column in table.columns:
+        split, _, subset = column.partition("/")
+        if split not in study.splits or subset not in SUBSETS:
+            raise UserError(f"column {column} of {table.title} is not SPLIT/A, /B or /all.")
+    if unknown := sorted(set(table.metrics) - set(METRICS)):
+        raise UserError(f"{table.title}: metrics {_list(unknown)} are none of {_list(METRICS)}.")
+    wanted = len(table.columns) * len(table.metrics)
+    for name, values in table.published.items():
+        if len(values) != wanted:
+            raise UserError(f"{table.title}, {name}: {len(values)} values for {wanted} columns")
 
 
 def _tuples(options: dict[str, Any]) -> dict[str, Any]:

@@ -182,6 +182,8 @@ class Plan:
         if row.evaluate:
             records = [flag for flag in self.study.flags if flag.startswith("--eval_records=")]
             flags = [self.fill(flag, seed) for flag in (*records, *row.evaluate)]
+            if not any(flag.startswith("--eval_records=") for flag in flags):
+                raise _nothing_to_score(row)
             arguments = (f"--model_dir={detector.config.model_dir}", *flags)
             made = hashlib.sha256("\n".join([*arguments, detector.digest]).encode())
             evaluations = {
@@ -204,7 +206,21 @@ class Plan:
             made_of = digest(config) + detector.digest
         else:
             made_of = digest(config)
+        if config.mode == "stage1_boxes":
+            raise UserError(
+                f"row {row.name}: {row.flagfile} has --mode=stage1_boxes, which trains no masks; "
+                "rows are stage2_masks or end_to_end, on what `detector` names."
+            )
+        if not config.eval_records:
+            raise _nothing_to_score(row)
         return Run(key, seed, row, splits, arguments, config, made_of)
+
+
+def _nothing_to_score(row: Row) -> UserError:
+    return UserError(
+        f"row {row.name} has no --eval_records=DIRECTORY to be scored on; add it to the `flags` of "
+        "the study."
+    )
 
 
 def digest(config: Config) -> str:
