@@ -16,6 +16,8 @@ import types
 import pytest
 
 from maskx_tf import config as config_lib
+from maskx_tf.data import classes
+from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.interruption import Interrupted
 from maskx_tf.study import checks, declaration, estimate, execution, figures, report, tables, worker
@@ -641,6 +643,35 @@ def test_the_report_has_notes_and_pictures(study):
         assert name in text and (study.results_dir / name).read_bytes().startswith(b"\x89PNG")
     commands = (study.results_dir / "commands.md").read_text()
     assert all(c in commands.splitlines() for c in all_commands(study))
+
+
+@pytest.mark.parametrize("is_option", [True, False])
+def test_the_printed_commands_draw_the_sets_of_the_study(study, monkeypatch, is_option):
+    vocabulary = Vocabulary.from_names(f"class {number}" for number in range(9))
+    if is_option:
+        vocabulary.save("classes.json")
+        with open("detector.flags", "a") as file:
+            file.write("\n--vocabulary=classes.json")
+    else:
+        monkeypatch.setattr(execution, "vocabulary_of", lambda records: vocabulary)
+    report.write(Plan(study), results_of(study), "command")
+    lines = (study.results_dir / "commands.md").read_text().splitlines()
+    for seed in study.seeds:
+        path = pathlib.Path(f"runs/study_tiny/seed{seed}/random2.txt")
+        path.unlink()
+        execution.prepare(Plan(study), seed)
+        wanted = classes.read_names(path)
+        path.unlink()
+        (detector,) = Plan(study).detector(seed).commands
+        command = lines[lines.index(f"    {detector}") + 1]
+        run = [line for line in lines if f"--mask_classes={path}" in line]
+        assert lines.index(run[0]) > lines.index(command)
+        vocabulary.save(f"runs/study_tiny/seed{seed}/detector/vocabulary.json")
+        environment = os.environ | {"PYTHONPATH": str(harness.REPOSITORY)}
+        python, *arguments = command.split()
+        assert python == "python"
+        subprocess.run([sys.executable, *arguments], env=environment, check=True)
+        assert classes.read_names(path) == wanted and len(wanted) == 2
 
 
 def reported(study):

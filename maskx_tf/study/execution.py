@@ -266,11 +266,15 @@ def prepare(plan: Plan, seed: int) -> None:
             raise UserError(f"{command} failed or did not make {made}.")
     config = plan.detector(seed).config
     assert config
-    for split in plan.study.splits.values():
-        if split.size:
-            path = pathlib.Path(plan.mask_classes(split, seed))
-            if not path.is_file():
-                write_split(path, vocabulary_of(config.train_records), split.size, seed)
+    for split in plan.drawn_splits(seed):
+        path = pathlib.Path(split.mask_classes)
+        if not path.is_file():
+            vocabulary = (
+                Vocabulary.load(config.vocabulary)
+                if config.vocabulary
+                else vocabulary_of(config.train_records)
+            )
+            write_split(path, vocabulary, split.size, seed)
 
 
 def write_split(path: pathlib.Path, vocabulary: Vocabulary, size: int, seed: int) -> None:

@@ -106,6 +106,11 @@ class Plan:
         """--mask_classes of a split."""
         return self.fill(split.mask_classes, seed)
 
+    def drawn_splits(self, seed: int) -> list[Split]:
+        """The splits that are drawn at random, with their files of the seed."""
+        drawn = (split for split in self.study.splits.values() if split.size)
+        return [dataclasses.replace(s, mask_classes=self.mask_classes(s, seed)) for s in drawn]
+
     def _directory(self, seed: int) -> pathlib.Path:
         return self.study.runs_dir / f"seed{seed}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from maskx_tf.checkpoints import VOCABULARY
 from maskx_tf.data.files import write_atomically
 from maskx_tf.study import checks, figures, tables
 from maskx_tf.study.declaration import Study
@@ -84,7 +85,14 @@ def _commands(plan: Plan) -> str:
     lines += ["From the root of the repository; what a run needs stands before it.", ""]
     for seed in plan.study.seeds:
         lines += [f"    {plan.fill(command, seed)}" for command, _ in plan.study.prepare]
-        lines += [f"    {command}" for command in plan.detector(seed).commands]
+        detector = plan.detector(seed)
+        lines += [f"    {command}" for command in detector.commands]
+        assert detector.config
+        # The detector's classes, which are those of the records.
+        vocabulary = f"--vocabulary={detector.config.model_dir}/{VOCABULARY}"
+        for split in plan.drawn_splits(seed):
+            draw = f"--size={split.size} --seed={seed} --output={split.mask_classes}"
+            lines.append(f"    python -m tf_records.splits {vocabulary} {draw}")
         for group in (group for group in plan.groups if group.seed == seed):
             lines += [f"    {command}" for run in group.runs for command in run.commands]
         lines.append("")
