@@ -707,6 +707,20 @@ def test_the_report_has_the_newer_way_of_running_a_row(study):
     assert "| class-agnostic | 40.0 ± 0.0 | 40.0 ± 0.0 |" in reported(study)
 
 
+def test_sizes_has_every_row(study, monkeypatch, tmp_path):
+    names = [f"row{number}" for number in range(12)]
+    rows = {name: declaration.Row(name, name) for name in names}
+    splits = {"random2": dataclasses.replace(study.splits["random2"], rows=tuple(names))}
+    study = dataclasses.replace(study, rows=rows, splits=splits)
+    labels = []
+    monkeypatch.setattr(
+        figures, "_save", lambda figure, path: labels.extend(figure.axes[0].get_legend().texts)
+    )
+    monkeypatch.setattr(Results, "values", lambda *arguments: [1.0])
+    assert figures.over_size(study, results_of(study), tmp_path / "x.png")
+    assert [label.get_text() for label in labels] == names
+
+
 def test_no_picture_without_results(study, tmp_path):
     assert not figures.over_size(study, results_of(study), tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()

@@ -27,7 +27,8 @@ def over_size(study: Study, results: Results, path: pathlib.Path) -> bool:
     names = list(dict.fromkeys(name for split in drawn for name in split.rows))
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     points = 0
-    for color, name in zip(COLORS, names, strict=False):
+    for place, name in enumerate(names):
+        color = COLORS[place % len(COLORS)]
         found = [(s.size, results.values(study.seeds, s, name, "B")) for s in drawn]
         found = [(size, values) for size, values in found if values]
         points += len(found)
@@ -67,7 +68,7 @@ def bars(study: Study, results: Results, table: Table, path: pathlib.Path) -> bo
         for place, name in enumerate(table.rows):
             found = values[name, split, subset]
             if found:
-                axes.bar(place, np.mean(found), color=COLORS[place % 10], alpha=0.7)
+                axes.bar(place, np.mean(found), color=COLORS[place % len(COLORS)], alpha=0.7)
                 axes.plot([place] * len(found), found, "k.", markersize=4)
         axes.set_xticks(range(len(titles)), titles, rotation=40, ha="right", fontsize=8)
         axes.set_xlim(-0.6, len(titles) - 0.4)  # with room for rows that are not run yet
