@@ -92,10 +92,7 @@ def rate(call: Callable, images: list[bytes], seconds: float) -> float:
 
 
 def overhead(root: pathlib.Path, side: int) -> None:
-    newest = max(
-        (path for path in root.iterdir() if path.name.isdecimal()), key=lambda p: int(p.name)
-    )
-    signature = tf.saved_model.load(str(newest)).signatures["serving_default"]
+    signature = tf.saved_model.load(str(root / str(newest(root)))).signatures["serving_default"]
 
     def bare(images: list[bytes]) -> None:
         found = signature(image_bytes=tf.constant(images))
@@ -219,10 +216,7 @@ def difference(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def answers(root: pathlib.Path, side: int) -> None:
-    newest = max(
-        (path for path in root.iterdir() if path.name.isdecimal()), key=lambda p: int(p.name)
-    )
-    signature = tf.saved_model.load(str(newest)).signatures["serving_default"]
+    signature = tf.saved_model.load(str(root / str(newest(root)))).signatures["serving_default"]
     worst: dict[str, float] = {}
     with serving(root) as server:
         ways = Grpc(server), Rest(server)
