@@ -6,11 +6,15 @@ Trains the detector and the mask head of Mask^X R-CNN twice: with all 72 classes
 --classes of set B and every image that shows one of them. The second model gets these from
 --examples boxes each (`maskx_tf.add_classes`), drawn anew --draws times. Reported is their mask AP,
 given their boxes and detected, beside that of the model that was trained on all boxes; and whether
-the outputs for the old classes stayed the same to the bit. What is done is not done again.
+the outputs for the old classes stayed the same to the bit. What is done is not done again; what
+other options need goes into directories of its own, `results.md` beside the draws.
 """
 
+import dataclasses
+import hashlib
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +27,38 @@ from maskx_tf.demo import CONFIGS, Step, execute
 from maskx_tf.errors import UserError
 
 
-def without_classes(coco: dict, names: list[str]) -> dict:
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The options, and where what depends on them is kept."""
+
+    root: pathlib.Path
+    classes: tuple[str, ...]
+    schedule: float = 1.0
+    examples: int = 10
+
+    @property
+    def data(self) -> pathlib.Path:
+        return self.root / "data"
+
+    @property
+    def full(self) -> pathlib.Path:
+        return self.root / f"schedule{self.schedule:g}" / "full"
+
+    @property
+    def without(self) -> pathlib.Path:
+        names = "\n".join(sorted(self.classes))
+        digest = hashlib.sha256(names.encode()).hexdigest()[:8]
+        return self.root / f"schedule{self.schedule:g}" / f"without_{digest}"
+
+    @property
+    def draws(self) -> pathlib.Path:
+        return self.without / f"examples{self.examples}"
+
+    def added(self, draw: int) -> pathlib.Path:
+        return self.draws / f"draw{draw}" / "model"
+
+
+def without_classes(coco: dict, names: Sequence[str]) -> dict:
     """A COCO json without the named classes and without every image that shows one of them."""
     left_out = {c["id"] for c in coco["categories"] if c["name"] in names}
     if len(left_out) < len(names):
@@ -36,7 +71,7 @@ def without_classes(coco: dict, names: list[str]) -> dict:
     }
 
 
-def few_examples(coco: dict, names: list[str], count: int, seed: int) -> dict:
+def few_examples(coco: dict, names: Sequence[str], count: int, seed: int) -> dict:
     """`count` random boxes of each named class and nothing else of their images."""
     rng = np.random.default_rng(seed)
     categories = [c for c in coco["categories"] if c["name"] in names]
@@ -55,15 +90,15 @@ def few_examples(coco: dict, names: list[str], count: int, seed: int) -> dict:
     }
 
 
-def train_steps(root: pathlib.Path, name: str, records: pathlib.Path, share: float) -> list[Step]:
-    """The two stages of training on some records: ROOT/NAME/stage1_boxes and ROOT/NAME/cls_box."""
+def train_steps(setup: Setup, directory: pathlib.Path, records: pathlib.Path) -> list[Step]:
+    """The two stages of training on some records: stage1_boxes and cls_box in a directory."""
     steps, needs = [], records / "manifest.json"
     for stage in ("stage1_boxes", "cls_box"):
-        flagfile, model_dir = f"{CONFIGS}/{stage}.flags", root / name / stage
-        init = [f"--init_checkpoint={root / name / 'stage1_boxes'}"] if stage == "cls_box" else []
+        flagfile, model_dir = f"{CONFIGS}/{stage}.flags", directory / stage
+        init = [f"--init_checkpoint={directory / 'stage1_boxes'}"] if stage == "cls_box" else []
         options = config.read_flagfile(flagfile)
-        count = round(share * options.train_steps)
-        drops = ",".join(str(round(share * step)) for step in options.lr_steps)
+        count = round(setup.schedule * options.train_steps)
+        drops = ",".join(str(round(setup.schedule * step)) for step in options.lr_steps)
         command = (
             "maskx_tf.train",
             f"--flagfile={flagfile}",
@@ -71,25 +106,25 @@ def train_steps(root: pathlib.Path, name: str, records: pathlib.Path, share: flo
             f"--lr_steps={drops}",
             f"--train_records={records}",
             "--eval_records=",
-            f"--mask_classes={root / 'data' / 'set_a.txt'}",
+            f"--mask_classes={setup.data / 'set_a.txt'}",
             f"--model_dir={model_dir}",
             *init,
         )
         last = model_dir / f"ckpt-{count}.index"
-        steps.append(Step(f"Training {name}, {stage}", command, (needs,), (last,)))
+        steps.append(Step(f"Training {directory.name}, {stage}", command, (needs,), (last,)))
         needs = last
     return steps
 
 
-def model_steps(root: pathlib.Path, names: list[str], share: float) -> list[Step]:
+def model_steps(setup: Setup) -> list[Step]:
     """Data and training of both models; the filtered annotations are written on the way."""
-    data, filtered = root / "data", root / "without" / "instances_train.json"
+    data, filtered = setup.data, setup.without / "instances_train.json"
     manifests = tuple(data / "records" / split / "manifest.json" for split in ("train", "val"))
     execute([Step("Making Shapes", ("tf_records.shapes", f"--output_dir={data}"), (), manifests)])
     if not filtered.exists():
         coco = json.loads((data / "instances_train.json").read_text())
-        write_atomically(filtered, json.dumps(without_classes(coco, names)))
-    records = root / "without" / "records"
+        write_atomically(filtered, json.dumps(without_classes(coco, setup.classes)))
+    records = setup.without / "records"
     convert = (
         "tf_records.coco",
         f"--annotations={filtered}",
@@ -100,38 +135,40 @@ def model_steps(root: pathlib.Path, names: list[str], share: float) -> list[Step
     written = (records / "manifest.json",)
     return [
         Step("Writing the records without these classes", convert, (filtered,), written),
-        *train_steps(root, "without", records, share),
-        *train_steps(root, "full", data / "records" / "train", share),
+        *train_steps(setup, setup.without, records),
+        *train_steps(setup, setup.full, data / "records" / "train"),
     ]
 
 
-def evaluation(root: pathlib.Path, model_dir: pathlib.Path, needs: pathlib.Path) -> Step:
+def evaluation(setup: Setup, model_dir: pathlib.Path, needs: pathlib.Path) -> Step:
     command = (
         "maskx_tf.evaluate",
         f"--model_dir={model_dir}",
-        f"--eval_records={root / 'data' / 'records' / 'val'}",
-        f"--mask_classes={root / 'data' / 'set_a.txt'}",
+        f"--eval_records={setup.data / 'records' / 'val'}",
+        f"--mask_classes={setup.data / 'set_a.txt'}",
         "--per_class",
     )
     return Step(f"Evaluating {model_dir}", command, (needs,), (model_dir / "evaluation.json",))
 
 
-def draw_steps(root: pathlib.Path, names: list[str], examples: int, draw: int) -> list[Step]:
+def draw_steps(setup: Setup, draw: int) -> list[Step]:
     """One draw of examples: adding the classes, evaluating."""
-    boxes, model_dir = root / f"draw{draw}" / "new.json", root / f"draw{draw}" / "model"
+    model_dir = setup.added(draw)
+    boxes = model_dir.with_name("new.json")
     if not boxes.exists():
-        coco = json.loads((root / "data" / "instances_train.json").read_text())
-        write_atomically(boxes, json.dumps(few_examples(coco, names, examples, draw)))
+        coco = json.loads((setup.data / "instances_train.json").read_text())
+        chosen = few_examples(coco, setup.classes, setup.examples, draw)
+        write_atomically(boxes, json.dumps(chosen))
     command = (
         "maskx_tf.add_classes",
-        f"--model_dir={root / 'without' / 'cls_box'}",
+        f"--model_dir={setup.without / 'cls_box'}",
         f"--boxes={boxes}",
-        f"--images={root / 'data' / 'train'}",
+        f"--images={setup.data / 'train'}",
         f"--output_dir={model_dir}",
     )
     checkpoint = model_dir / "ckpt-0.index"
     step = Step(f"Adding the classes, draw {draw}", command, (boxes,), (checkpoint,))
-    return [step, evaluation(root, model_dir, checkpoint)]
+    return [step, evaluation(setup, model_dir, checkpoint)]
 
 
 def old_detections_equal(old_dir: pathlib.Path, new_dir: pathlib.Path, images: list) -> int:
@@ -158,8 +195,18 @@ def old_detections_equal(old_dir: pathlib.Path, new_dir: pathlib.Path, images: l
     return compared
 
 
-def report(root: pathlib.Path, names: list[str], draws: int, compared: int) -> str:
+def all_steps(setup: Setup, draws: int) -> list[Step]:
+    """Everything that is reported, in order."""
+    steps = model_steps(setup)
+    steps.append(evaluation(setup, setup.full / "cls_box", steps[-1].outputs[0]))
+    for draw in range(draws):
+        steps += draw_steps(setup, draw)
+    return steps
+
+
+def report(setup: Setup, draws: int, compared: int) -> str:
     """The table of mask AP of the added classes, in percent, beside full training."""
+    names = setup.classes
 
     def scores(model_dir: pathlib.Path, kind: str) -> list[float]:
         results = json.loads((model_dir / "evaluation.json").read_text())
@@ -170,8 +217,8 @@ def report(root: pathlib.Path, names: list[str], draws: int, compared: int) -> s
         "|---|" + "---|" * (len(names) + 2),
     ]
     for kind, title in (("mask_given_boxes", "given boxes"), ("mask", "detected")):
-        full = np.array(scores(root / "full" / "cls_box", kind))
-        added = np.array([scores(root / f"draw{d}" / "model", kind) for d in range(draws)])
+        full = np.array(scores(setup.full / "cls_box", kind))
+        added = np.array([scores(setup.added(d), kind) for d in range(draws)])
         cells = [f"{value:.1f}" for value in (*full, full.mean())]
         lines.append(f"| trained on all boxes, {title} | {' | '.join(cells)} | |")
         spread = [
@@ -190,17 +237,12 @@ def main() -> None:
     """Trains, adds, evaluates, reports."""
     values = flags.FLAGS
     root = pathlib.Path(values.output_dir)
-    steps = model_steps(root, values.classes, values.schedule)
-    full = root / "full" / "cls_box"
-    steps.append(evaluation(root, full, steps[-1].outputs[0]))
-    for draw in range(values.draws):
-        steps += draw_steps(root, values.classes, values.examples, draw)
-    execute(steps)
-    images = sorted((root / "data" / "val").glob("*.jpg"))[:100]
-    added = root / "draw0" / "model"
-    compared = old_detections_equal(root / "without" / "cls_box", added, images)
-    text = report(root, values.classes, values.draws, compared)
-    write_atomically(root / "results.md", text + "\n")
+    setup = Setup(root, tuple(values.classes), values.schedule, values.examples)
+    execute(all_steps(setup, values.draws))
+    images = sorted((setup.data / "val").glob("*.jpg"))[:100]
+    compared = old_detections_equal(setup.without / "cls_box", setup.added(0), images)
+    text = report(setup, values.draws, compared)
+    write_atomically(setup.draws / "results.md", text + "\n")
     print(f"\n{text}")
 
 

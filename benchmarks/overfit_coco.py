@@ -4,7 +4,8 @@
 
 Chooses images by id order among those with 2 to 12 objects and no crowd, writes them as records,
 trains Mask^X R-CNN (R-50-FPN, batch normalisation, no pretrained weights) on all their boxes and
-masks at a small size, and evaluates it on the same images. The whole run is kept in --output_dir.
+masks at a small size, and evaluates it on the same images. The whole run is kept in --output_dir,
+which other images (--count) need one of their own for.
 """
 
 import collections
@@ -39,6 +40,15 @@ def choose(coco: dict, count: int) -> dict:
     return {"images": images, "annotations": kept, "categories": coco["categories"]}
 
 
+def keep(path: pathlib.Path, text: str) -> None:
+    """Writes a file that what is kept beside it is made of; UserError where it has other text."""
+    if path.exists() and path.read_text() != text:
+        raise UserError(
+            f"--output_dir={path.parent} holds a run on other images; name another directory."
+        )
+    write_atomically(path, text)
+
+
 def run(module: str, *arguments: str) -> None:
     """Runs `python -m module arguments…`, showing the command."""
     print(f"python -m {module} {' '.join(arguments)}", flush=True)
@@ -51,7 +61,7 @@ def main() -> None:
     values = flags.FLAGS
     output = pathlib.Path(values.output_dir)
     chosen = choose(json.loads(pathlib.Path(values.annotations).read_text()), values.count)
-    write_atomically(output / "instances.json", json.dumps(chosen))
+    keep(output / "instances.json", json.dumps(chosen))
     records, model_dir = output / "records", output / "model"
     run(
         "tf_records.coco",

@@ -1,8 +1,11 @@
 """What benchmarks compare runs, and has the shapes that make the comparison fair."""
 
+import json
+
 import pytest
 
-from benchmarks import class_count
+from benchmarks import add_classes, class_count, overfit_coco
+from maskx_tf.errors import UserError
 
 
 @pytest.mark.parametrize("make", [class_count.gathered_masks, class_count.all_masks])
@@ -11,3 +14,45 @@ def test_masks_of_detections(make):
     side = 2 * class_count.SIDE
     assert masks.shape == (class_count.DETECTIONS, side, side)
     assert 0 <= masks.numpy().min() < 0.5 < masks.numpy().max() <= 1
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    """Options of `add_classes.Setup` -> what its steps make, below the output directory."""
+    monkeypatch.setattr(add_classes, "execute", lambda steps: None)
+    names = ["disc", "ring", "star"]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    annotations = [
+        {"id": n, "image_id": n, "category_id": n % 3, "bbox": [0, 0, 9, 9], "iscrowd": 0}
+        for n in range(60)
+    ]
+    coco = {"images": [{"id": n} for n in range(60)], "annotations": annotations}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "instances_train.json").write_text(
+        json.dumps({**coco, "categories": categories})
+    )
+
+    def made(**options):
+        setup = add_classes.Setup(tmp_path, **{"classes": ("disc", "ring"), **options})
+        steps = add_classes.all_steps(setup, draws=2)
+        return {str(path.relative_to(tmp_path)) for step in steps for path in step.outputs}
+
+    return made
+
+
+def test_classes_are_added_apart_for_other_options(outputs):
+    first = outputs()
+    assert outputs(classes=("ring", "disc")) == first
+    shared = first & outputs(classes=("star",))
+    assert len(shared) == 3 and all("/full/" in path for path in shared)
+    assert {path for path in first if "draw" in path} == first - outputs(examples=5)
+    assert not first & outputs(schedule=0.5)
+
+
+def test_other_images_are_not_evaluated_with_the_model_of_the_first(tmp_path):
+    path = tmp_path / "new" / "instances.json"
+    for _ in range(2):
+        overfit_coco.keep(path, "8 images")
+    with pytest.raises(UserError, match="new holds a run on other images; name another"):
+        overfit_coco.keep(path, "9 images")
+    assert path.read_text() == "8 images"
