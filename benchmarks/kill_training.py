@@ -126,10 +126,15 @@ def run(config: Config, log: pathlib.Path) -> None:
         raise RuntimeError(f"training failed: {log.read_text()[-2000:]}")
 
 
+def _moments(steps: int) -> range:
+    """The steps to kill in: late enough to be killed, early enough not to be done first."""
+    return range(1, steps - 10)
+
+
 def run_killed(config: Config, log: pathlib.Path, kills: int, seed: int) -> list[int]:
     """Trains to the end over so many kills; the step that each training was in when it died."""
     rng = random.Random(seed)
-    targets = sorted(rng.sample(range(1, config.train_steps - 10), kills))
+    targets = sorted(rng.sample(_moments(config.train_steps), kills))
     killed = []
     for number, target in enumerate(targets):
         current = Training(config, log)
@@ -169,6 +174,8 @@ def stray_files(model_dir: str) -> list[str]:
 def main() -> None:
     """Trains twice and compares."""
     values = flags.FLAGS
+    if values.kills > (most := len(_moments(values.steps))):
+        raise UserError(f"--kills={values.kills}: --steps={values.steps} has room for {most}.")
     with tempfile.TemporaryDirectory() as directory:
         root = pathlib.Path(directory)
         records, log = make_data(root / "data"), root / "log"

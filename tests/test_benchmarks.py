@@ -1,10 +1,11 @@
 """What benchmarks compare runs, and has the shapes that make the comparison fair."""
 
 import json
+import types
 
 import pytest
 
-from benchmarks import add_classes, class_count, overfit_coco
+from benchmarks import add_classes, class_count, kill_training, overfit_coco
 from maskx_tf.errors import UserError
 
 
@@ -56,3 +57,10 @@ def test_other_images_are_not_evaluated_with_the_model_of_the_first(tmp_path):
     with pytest.raises(UserError, match="new holds a run on other images; name another"):
         overfit_coco.keep(path, "9 images")
     assert path.read_text() == "8 images"
+
+
+def test_more_kills_than_steps_to_kill_in_are_refused(monkeypatch):
+    options = types.SimpleNamespace(kills=20, steps=30, seed=0)
+    monkeypatch.setattr(kill_training, "flags", types.SimpleNamespace(FLAGS=options))
+    with pytest.raises(UserError, match="--kills=20: --steps=30 has room for 19"):
+        kill_training.main()
