@@ -204,6 +204,13 @@ class TestBlobs:
         np.testing.assert_array_equal(
             imported.loaded.model.box_head.cls_kernel, blobs["cls_score_w_jcvbackup"]
         )
+        importing.save(imported, str(tmp_path / "run"))
+        table = (tmp_path / "run" / importing.TABLE).read_text().splitlines()
+        assert len(table) == len(blobs)
+        assert "used\tcls_score_w_jcvbackup\t(3002, 32)\tbox_head/cls_kernel" in table
+        (cut,) = (line for line in table if "\tcls_score_w\t" in line)
+        assert cut.startswith("ignored\tcls_score_w\t(81, 32)\trows that --restore_classes")
+        assert len(imported.blobs.ignored) == 4 and not imported.blobs.unexpected
         with pytest.raises(UserError, match="no cls_score_w_jcvbackup"):
             detectron.load(write(tmp_path / "b.pkl", blobs_of()), restore_classes=True)
 
@@ -221,6 +228,23 @@ class TestBlobs:
             detectron.load(path)
         imported = detectron.load(path, embedding="v_glove")
         np.testing.assert_array_equal(imported.loaded.model.embeddings, blobs["v_glove"])
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"transfer_input": "cls"}, "T takes 32 inputs per class, its class weights; leave"),
+            ({"transfer_input": "cls+box"}, "T takes 160 inputs per class, its class weights"),
+            ({"mask": "class_agnostic"}, "has no T; leave --embedding=v_glove out"),
+            ({"mask": None}, "has no T; leave --embedding=v_glove out"),
+        ],
+    )
+    @pytest.mark.parametrize("has_blob", [True, False])
+    def test_an_embedding_that_no_t_takes_is_refused(self, tmp_path, options, message, has_blob):
+        blobs = blobs_of(**options)
+        if has_blob:
+            blobs["v_glove"] = np.ones([81, 300], np.float32)
+        with pytest.raises(UserError, match=message):
+            detectron.load(write(tmp_path / "a.pkl", blobs), embedding="v_glove")
 
     def test_old_models_have_other_regression_weights(self, tmp_path):
         blobs = blobs_of(mask=None)

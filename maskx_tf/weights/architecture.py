@@ -130,11 +130,19 @@ def _embedding_blob(blobs: Blobs, wanted: str) -> str:
     layers = ("bbox2mask_mlp_l1_w", "mask_fcn_logits_w_flat_w")
     first = next((name for name in layers if name in blobs), "")
     if not first:
+        if wanted:
+            raise UserError(f"{blobs.source} has no T; leave --embedding={wanted} out.")
         return ""
     inputs, units = blobs.shape(first)[-1], blobs.shape("fc6_w")[0]
-    if not wanted and inputs in (units, 4 * units, 5 * units):
-        return ""
     names = [wanted] if wanted else [name for name in EMBEDDINGS if name in blobs]
+    if inputs in (units, 4 * units, 5 * units):
+        if not wanted:
+            return ""
+        if wanted not in blobs or blobs.shape(wanted)[-1] != inputs:
+            raise UserError(
+                f"{blobs.source}: T takes {inputs} inputs per class, its class weights; leave "
+                f"--embedding={wanted} out."
+            )
     fitting = [name for name in names if blobs.shape(name)[-1] == inputs]
     if len(fitting) != 1:
         raise UserError(

@@ -57,6 +57,11 @@ class Blobs:
         """The blob's name in the file."""
         return self._labels.get(name, name)
 
+    def swap(self, one: str, other: str) -> None:
+        """Exchanges two arrays; each keeps its name in the file."""
+        self.arrays[one], self.arrays[other] = self.arrays[other], self.arrays[one]
+        self._labels[one], self._labels[other] = self.label(other), self.label(one)
+
     def ignore(self, names: Iterable[str], reason: str) -> None:
         """Marks blobs as left out on purpose."""
         self.ignored.update(dict.fromkeys(names, reason))

@@ -84,7 +84,8 @@ def _restore_classes(blobs: Blobs) -> None:
                 f"{blobs.source} has no {name + BACKUP}: there is nothing that --restore_classes "
                 "could restore; leave it out."
             )
-        blobs.arrays[name] = blobs.arrays[name + BACKUP]
+        blobs.swap(name, name + BACKUP)
+        blobs.ignore([name + BACKUP], f"rows that --restore_classes replaces by those of *{BACKUP}")
 
 
 def _weigh_deltas(blobs: Blobs) -> None:
