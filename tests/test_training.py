@@ -289,7 +289,9 @@ class TestRun:
         assert not moving_average.is_in(f"{tmp_path}/ckpt-3")
 
     def test_schedule_and_bookkeeping_may_change(self, data, tmp_path):
-        config = make_config(data, tmp_path / "run", mode="stage1_boxes", train_steps=2, warmup_steps=0)
+        config = make_config(
+            data, tmp_path / "run", mode="stage1_boxes", train_steps=2, warmup_steps=0
+        )
         train_captured(config)
         (tmp_path / "a.txt").write_text((data / "set_a.txt").read_text())
         changed = scaling.scaled(config.replace(train_steps=8, lr_steps=(6,)), 4).replace(
