@@ -15,7 +15,7 @@ from tests.harness import REPOSITORY
 
 NOISE = "W0000 00:00:17 123 op_level_cost_estimator.cc:699] Error in PredictCost()"
 
-LIBRARIES = ("absl", "tensorflow")  # that define flags
+PACKAGES = ("maskx_tf", "tf_records", "export", "benchmarks")
 
 
 def start(body, *arguments):
@@ -175,7 +175,7 @@ def test_the_entry_point_of_training():
 
 def commands():
     """The modules to run with `python -m` that take flags."""
-    for folder in ("maskx_tf", "tf_records", "export", "benchmarks"):
+    for folder in PACKAGES:
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
             _, _, started = path.read_text().partition('\nif __name__ == "__main__":\n')
             if re.search(r"^    (cli|app)\.run\(", started, re.MULTILINE):
@@ -184,10 +184,13 @@ def commands():
 
 
 def flags_of_project():
-    """Names of the flags that no library defines."""
-    modules = flags.FLAGS.flags_by_module_dict().items()
-    own = (found for module, found in modules if module.split(".")[0] not in LIBRARIES)
-    return {flag.name for found in own for flag in found}
+    """Names of the flags that no library defines; the main module goes by its path."""
+    return {
+        flag.name
+        for module, found in flags.FLAGS.flags_by_module_dict().items()
+        if module.split(".")[0] in PACKAGES or module.startswith(f"{REPOSITORY}/")
+        for flag in found
+    }
 
 
 def test_commands_are_found():

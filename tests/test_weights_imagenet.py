@@ -476,7 +476,7 @@ class TestTraining:
         manager = tf.train.CheckpointManager(
             tf.train.Checkpoint(model=model, optimizer=optimizer), config.model_dir, 1
         )
-        return training._restore_or_initialize(run, manager.checkpoint), manager
+        return training._restore_or_initialize(run, manager.checkpoint, None), manager
 
     def test_only_a_fresh_run_loads(self, tmp_path, monkeypatch, capsys):
         calls = []
