@@ -54,7 +54,7 @@ def make_config(records: pathlib.Path, model_dir: pathlib.Path, steps: int) -> C
         normalization="batch_norm", frozen_stages=0, fpn_filters=16, max_level=5, rpn_filters=16,
         rpn_batch_size=64, rpn_pre_nms_train=100, rpn_post_nms_train=50, roi_batch_size=32,
         roi_canonical_size=56.0, box_fc_units=32, mask_filters=16, mask_convs=1, mask_mlp=False,
-        transfer_units=16, learning_rate=0.01, lr_steps=(steps * 2 // 3,),
+        transfer_units=16, learning_rate=0.01, warmup_steps=steps // 4, lr_steps=(steps * 2 // 3,),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import re
 import pytest
 from absl import flags
 
+from maskx_tf.optimizer import learning_rate_schedule
 from tests.flagfiles import (
     EXPERIMENTS,
     FLAGFILES,
@@ -32,8 +33,8 @@ def test_there_are_flagfiles():
 
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=str)
-def test_flagfile_parses(path):
-    parse(path)
+def test_flagfile_parses_and_has_a_schedule(path):
+    learning_rate_schedule(parse(path))
 
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=str)
