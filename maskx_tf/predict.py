@@ -73,7 +73,8 @@ def predict(
 ) -> list[str]:
     """Writes detections.json and the overlays of image files; shows a progress bar.
 
-    Where anything breaks that off, detections.json has the images done until then.
+    Where anything breaks that off, detections.json has the images done until then; if nothing was
+    found yet, it stays as it is.
 
     Args:
       detector: the model.
@@ -104,10 +105,17 @@ def predict(
             lines += [json.dumps(result) for result in found]
             picture = visualize.draw_results(image.numpy(), found, score_threshold)
             visualize.write_picture(picture, target)
-    finally:  # what is done until Ctrl-C or a full disk, too
-        text = ",\n".join(lines)
-        files.write_atomically(output_dir / "detections.json", f"[\n{text}\n]\n")
+    except BaseException:  # Ctrl-C too
+        if lines:
+            _write(lines, output_dir)
+        raise
+    _write(lines, output_dir)
     return problems
+
+
+def _write(lines: Sequence[str], output_dir: pathlib.Path) -> None:
+    text = ",\n".join(lines)
+    files.write_atomically(output_dir / "detections.json", f"[\n{text}\n]\n")
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import pathlib
 import sys
 from typing import Any
@@ -101,7 +100,8 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
         parts["average"] = average.checkpoint
     checkpoint = tf.train.Checkpoint(**parts)
     start = _restore_or_initialize(loaded, checkpoint, average)
-    missed = _is_evaluated(config, start) and _last_validated(config.model_dir) != start
+    is_due = start > 0 and _next_evaluation(config, start - 1) == start
+    missed = is_due and _last_validated(config.model_dir) != start
     Agreement(strategy).wait()  # all look before one evaluates
     manager = RunCheckpoints(
         checkpoint,
@@ -239,12 +239,10 @@ def _run(
         checkpoint_manager=manager,
         train_actions=[report_progress],
     )
-    interval = config.eval_interval if evaluator else 0
     while (now := int(step.numpy())) < config.train_steps:
         progress.start(now)
         # It ends with a checkpoint, so that nothing is lost if the evaluation fails.
-        until = (now // interval + 1) * interval if interval else config.train_steps
-        _train_until(min(until, config.train_steps), controller, interruption)
+        _train_until(_next_evaluation(config, now), controller, interruption)
         if evaluator:
             _evaluate(config, controller)
 
@@ -279,13 +277,14 @@ def _evaluate(config: Config, controller: orbit.Controller) -> None:
         controller.evaluate()
     if devices.is_chief(controller.strategy):
         results = {"step": int(controller.global_step.numpy()), **controller.evaluator.results}
-        report.write_json(results, os.path.join(config.model_dir, VALIDATION))
+        report.write_json(results, str(pathlib.Path(config.model_dir, VALIDATION)))
 
 
-def _is_evaluated(config: Config, step: int) -> bool:
-    """Whether a run evaluates after a step."""
-    is_due = config.eval_interval and step % config.eval_interval == 0
-    return bool(config.eval_records) and step > 0 and bool(is_due or step == config.train_steps)
+def _next_evaluation(config: Config, step: int) -> int:
+    """The first step after `step` that is evaluated; the last one where none is before."""
+    if not (config.eval_records and config.eval_interval):
+        return config.train_steps
+    return min((step // config.eval_interval + 1) * config.eval_interval, config.train_steps)
 
 
 def _last_validated(model_dir: str) -> int | None:

@@ -227,6 +227,9 @@ def test_what_is_done_is_kept_when_it_breaks_off(folder, tmp_path, monkeypatch):
         predict.predict(broken, paths, [7, 8], tmp_path, 0.5)
     found = json.loads((tmp_path / "detections.json").read_text())
     assert {result["image_id"] for result in found} == {7}
+    with pytest.raises(KeyboardInterrupt):  # at the first image
+        predict.predict(broken, paths, [5, 6], tmp_path, 0.5)
+    assert json.loads((tmp_path / "detections.json").read_text()) == found
 
 
 def test_failing_on_every_image_is_a_failure(folder, tmp_path, monkeypatch, capsys):

@@ -96,10 +96,10 @@ class Server:
         """
         options = self.core.options
         self._grpc = grpc_api.create_server(self.core)
+        address = _address(options.host, options.port)
         try:
-            self.port = self._grpc.add_insecure_port(_address(options.host, options.port))
+            self.port = self._grpc.add_insecure_port(address)
         except RuntimeError:
-            address = _address(options.host, options.port)
             raise OSError(f"{address} cannot be listened on") from None
         self._runner = web.AppRunner(
             rest.application(self.core),
