@@ -83,7 +83,7 @@ def set_damaged_aside(model_dir: str) -> None:
             file.rename(file.with_name(DAMAGED + file.name))
         _write_list(prefix.parent)
         before = tf.train.latest_checkpoint(model_dir)
-        rest = f"going on from {before}" if before else "there is no other"
+        rest = f"resuming from {before}" if before else "there is no other"
         print(
             f"warning: checkpoint {path} is damaged ({damage}) and set aside as "
             f"{DAMAGED}{prefix.name}; {rest}.",

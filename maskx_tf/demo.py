@@ -170,7 +170,7 @@ def execute(steps: list[Step]) -> None:
         if code:
             raise UserError(
                 f"step {number} ({step.title}) failed with exit code {code}; its message is above. "
-                "Run the same command again to go on from here."
+                "Repeat the command to resume here."
             )
         print(f"  took {format_duration(time.monotonic() - started)}", flush=True)
 

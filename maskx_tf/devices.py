@@ -86,7 +86,7 @@ def lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
         reason = " ".join(error.message.split())[:300]
         raise UserError(
             f"another worker of --worker_hosts has stopped ({reason}). Its own messages say why; "
-            "start the same command again on all workers to go on from the last checkpoint."
+            "repeat the command on all workers to resume from the last checkpoint."
         ) from None
 
 

@@ -41,13 +41,13 @@ def check(config: Config, vocabulary: Vocabulary, mask_class_ids: Sequence[int])
             continue
         if name in CHANGEABLE:
             was, is_now = (config_lib.text_of(value) or "empty" for value in (before, now))
-            print(f"{config.model_dir} goes on with --{name}={is_now}, was {was}.", file=sys.stderr)
+            print(f"{config.model_dir} resumes with --{name}={is_now}, was {was}.", file=sys.stderr)
         else:
             differences.append(config_lib.difference(name, saved, config))
     if found := [text for text in differences if text]:
         raise UserError(
             f"{config.model_dir} holds a run with other options ({'; '.join(found)}); give those "
-            "to go on with it, or choose another --model_dir."
+            "to resume it, or choose another --model_dir."
         )
 
 

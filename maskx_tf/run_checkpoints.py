@@ -64,7 +64,7 @@ def _reason(error: Exception, model_dir: str) -> str:
     needed = f"a checkpoint takes {max(sizes) / 1e6:,.1f} MB, " if sizes else ""
     return (
         f"the disk is full ({needed}{free / 1e6:,.1f} MB are free). Make room or lower "
-        f"--keep_checkpoints, and repeat the command: it goes on from the last checkpoint."
+        f"--keep_checkpoints, then repeat the command to resume from the last checkpoint."
     )
 
 

@@ -84,7 +84,7 @@ class Trainer(orbit.StandardTrainer):
             self.optimizer.iterations.assign(self._steps)  # alone it went on
             if "image" not in batch[0]:
                 raise UserError(
-                    f"step {self._steps + 1} is not finite; the last checkpoint is kept. Go on "
+                    f"step {self._steps + 1} is not finite; the last checkpoint is kept. Resume "
                     "without --feature_cache to learn why."
                 ) from None
             raise self._diagnosis(batch) from None

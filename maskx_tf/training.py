@@ -113,7 +113,7 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
     )
     evaluator = Evaluator(loaded, average) if config.eval_records else None
     if evaluator and missed:
-        print(f"Step {start} was not evaluated: that is made up for.", file=sys.stderr)
+        print(f"Step {start} was not evaluated; evaluating it now.", file=sys.stderr)
         with reading_errors():
             _evaluate(config, _controller(config, strategy, optimizer.iterations, evaluator))
     if start >= config.train_steps:
@@ -306,7 +306,7 @@ def _train_until(step: int, controller: orbit.Controller, interruption: Interrup
             controller.save_checkpoint()
             print(
                 f"{interrupted.signal_name}: saved "
-                f"{controller.checkpoint_manager.latest_checkpoint}; the same command goes on.",
+                f"{controller.checkpoint_manager.latest_checkpoint}; repeat the command to resume.",
                 file=sys.stderr,
             )
             raise

@@ -179,7 +179,7 @@ class TestDamage:
         assert resumed(run) == 2
         text = capsys.readouterr().err
         assert re.search(r"warning: checkpoint .*/ckpt-4 is damaged \(.+\) and set aside as ", text)
-        assert f"damaged-ckpt-4; going on from {run}/ckpt-2.\n" in text
+        assert f"damaged-ckpt-4; resuming from {run}/ckpt-2.\n" in text
         aside = ["damaged-ckpt-4.data-00000-of-00001", "damaged-ckpt-4.index"]
         assert names(run) == sorted([*files_of(2), *aside])
         assert resumed(run) == 2 and capsys.readouterr().err == ""
@@ -203,7 +203,7 @@ class TestFullDisk:
         assert text == (
             f"no checkpoint could be saved in {directory} ({directory}/ckpt-4 is kept): the disk "
             "is full (a checkpoint takes 0.2 MB, N MB are free). Make room or lower "
-            "--keep_checkpoints, and repeat the command: it goes on from the last checkpoint."
+            "--keep_checkpoints, then repeat the command to resume from the last checkpoint."
         )
         assert [name for name in names(directory) if name != "filler"] == files_of(2, 4)
         assert resumed(directory) == 4

@@ -226,7 +226,7 @@ def test_two_processes_train_as_one_and_a_signal_to_one_ends_both(one_device):
     said, _ = chief.communicate(timeout=600)
     other.communicate(timeout=600)
     assert (chief.returncode, other.returncode) == (143, 143), said
-    step = int(re.search(rf"SIGTERM: saved {run}/ckpt-(\d+); the same command", said)[1])
+    step = int(re.search(rf"SIGTERM: saved {run}/ckpt-(\d+); repeat the command", said)[1])
     assert 20 <= step < STEPS
     saved = config_lib.load(str(run))
     assert saved == config_lib.read_flagfile(str(flagfile)).replace(model_dir=str(run))

@@ -282,7 +282,7 @@ class TestRun:
         config = make_config(data, tmp_path, mode="stage1_boxes", train_steps=1)
         train_captured(config)
         output = train_captured(config.replace(train_steps=2, ema_decay=0.9))
-        assert "goes on with --ema_decay=0.9, was 0.0." in output
+        assert "resumes with --ema_decay=0.9, was 0.0." in output
         assert moving_average.is_in(f"{tmp_path}/ckpt-2")
         assert not moving_average.is_in(f"{tmp_path}/ckpt-1")
         train_captured(config.replace(train_steps=3, ema_decay=0.0))
@@ -306,8 +306,8 @@ class TestRun:
         with contextlib.redirect_stderr(stream):
             training.train(changed)
         output = stream.getvalue()
-        assert "goes on with --lr_steps=3, was 60000,80000." in output
-        assert "goes on with --batch_size=4, was 2." in output and "vocabulary=" not in output
+        assert "resumes with --lr_steps=3, was 60000,80000." in output
+        assert "resumes with --batch_size=4, was 2." in output and "vocabulary=" not in output
         assert checkpoints.load_model(changed.model_dir).config == changed
 
     def test_another_vocabulary_is_an_error(self, stage_1, tmp_path):

@@ -68,7 +68,7 @@ def write_shards(
         raise UserError(
             f"Beam ended, but {len(absent)} shards are not in {plan.directory}, the first is "
             f"{absent[0]}: do all workers see that directory at this path? Repeat the command to "
-            "go on."
+            "resume."
         )
     return {index: part for index, part in parts.items() if part is not None}
 
@@ -128,7 +128,7 @@ def _run(paths: list[str], arguments: list[str]) -> None:
         message = " ".join(str(error).split())
         raise UserError(
             f"Beam's run failed: {type(error).__name__}: {message[-400:]} Finished shards are "
-            "kept: repeat the command to go on."
+            "kept; repeat the command to resume."
         ) from error
 
 

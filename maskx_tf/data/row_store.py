@@ -136,8 +136,8 @@ def _full_disk(directory: pathlib.Path) -> Iterator[None]:
         free = shutil.disk_usage(directory).free / 1e6
         raise UserError(
             f"--feature_cache: {directory} takes no more files: the disk is full ({free:,.1f} MB "
-            "are free). Make room, name another disk, or leave the flag out, and repeat the "
-            "command: it goes on where it was."
+            "are free). Make room, name another disk, or leave the flag out; then repeat "
+            "the command to resume."
         ) from None
 
 

@@ -118,7 +118,7 @@ def label(
     journal.results = [result for result in journal.results if "size" in result]
     done = {result["image_id"] for result in journal.results}
     if done:
-        print(f"{len(done)} of {len(entries)} images were labelled before: going on from there.")
+        print(f"{len(done)} of {len(entries)} images are labelled already; resuming.")
     rest = [entry for entry in entries if entry.image_id not in done]
     progress = tqdm.tqdm(rest, total=len(entries), initial=len(entries) - len(rest), unit="image")
     for entry in progress:

@@ -85,7 +85,7 @@ class Execution:
                 for started in self._running:
                     started.process.wait()
         if self._failed:
-            raise UserError(f"failed: {'; '.join(self._failed)}. Run again to go on.")
+            raise UserError(f"failed: {'; '.join(self._failed)}. Repeat the command to resume.")
 
     def _make_all(self) -> None:
         while self._waiting or self._running:
