@@ -53,33 +53,36 @@ def define_flags() -> None:
     batching = default.batching
     sizes = [str(size) for size in batching.allowed_sizes]
     flags.DEFINE_string("model_dir", "", "Run, or checkpoint of a run, to export.")
-    flags.DEFINE_string("output_dir", "", "Gets a directory per version: 1, 2, 3, …")
-    flags.DEFINE_list("images", [], "Images to compare on, besides random ones.")
+    flags.DEFINE_string("output_dir", "", "Directory for the versions 1, 2, 3, …")
+    flags.DEFINE_list("images", [], "Images to check the export on, besides random ones.")
     flags.DEFINE_string("model_name", default.model_name, "Name in SERVING.md's commands.")
-    flags.DEFINE_list("allowed_batch_sizes", sizes, "Sizes of batches, filled up to the next one.")
+    flags.DEFINE_list("allowed_batch_sizes", sizes, "Batch sizes; a batch is padded to the next.")
     flags.DEFINE_integer(
         "batch_timeout_micros", batching.timeout_us, "Microseconds a request waits for others."
     )
     flags.DEFINE_integer("num_batch_threads", batching.threads, "Batches that run at a time.")
     flags.DEFINE_integer(
-        "max_enqueued_batches", batching.max_enqueued, "Batches that wait; then UNAVAILABLE."
+        "max_enqueued_batches", batching.max_enqueued, "Batches that may wait; then UNAVAILABLE."
     )
     flags.DEFINE_integer(
-        "max_pixels", default.max_pixels, "Images with more are refused unread.", lower_bound=1
+        "max_pixels",
+        default.max_pixels,
+        "Larger images are refused before decoding.",
+        lower_bound=1,
     )
     flags.DEFINE_enum(
         "precision",
         "float32",
         ["float32", "bfloat16"],
-        "What layers compute in. bfloat16 is faster on processors that have it; what it costs, "
-        "python -m maskx_tf.evaluate --precision=bfloat16 says.",
+        "Precision that layers compute in. bfloat16 is faster on processors that support it; "
+        "python -m maskx_tf.evaluate --precision=bfloat16 shows what it costs in AP.",
     )
     flags.DEFINE_enum(
         "convolutions",
         None,
         ["auto", "direct", "winograd"],
-        "As of maskx_tf.train; auto looks at this machine, so choose `direct` on one without a GPU "
-        "for serving on GPUs. Empty: as of the run.",
+        "As in maskx_tf.train. auto depends on this machine: without a GPU, choose direct if the "
+        "export is to be served on GPUs. Empty: as in the run.",
     )
     flags.DEFINE_boolean("rle", default.rle, "Also output COCO run-length codes of pasted masks.")
 

@@ -32,14 +32,16 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "known_records",
         None,
-        "Records with boxes of the known classes, which new ones are compared with; those that the "
-        "run was trained on, if not given; empty: none, which costs quality.",
+        "Records with boxes of the known classes, which new ones are compared with. Default: the "
+        "records that the run was trained on. Empty: none, which costs quality.",
     )
-    flags.DEFINE_integer("known_images", KNOWN_IMAGES, "Images of them to look at.", lower_bound=1)
+    flags.DEFINE_integer(
+        "known_images", KNOWN_IMAGES, "Images of known_records to use.", lower_bound=1
+    )
     flags.DEFINE_float(
         "prior_strength",
         fit.PRIOR_STRENGTH,
-        "How much the new weights must look like the old ones.",
+        "Weight of the prior that makes new weights resemble the old ones.",
     )
     flags.DEFINE_integer("seed", 0, "Seed of the boxes drawn around the examples.", lower_bound=0)
 

@@ -84,15 +84,15 @@ class Config:
     summary_interval: int = _positive(20, "Steps between progress lines and TensorBoard points.")
     eval_interval: int = _not_negative(0, "Steps between evaluations; 0: only after the last step.")
     panel_images: int = _not_negative(6, "Validation images drawn for TensorBoard; 0: none.")
-    num_gpus: int = _option(-1, "GPUs to train on; -1: all there are, 0: the CPU.")
+    num_gpus: int = _option(-1, "GPUs to train on; -1: all, 0: the CPU.")
     feature_cache: str = _option(
         "",
-        "Directory in which stage 2 keeps its frozen features, for runs that differ in the mask "
-        "head only; some gigabytes. Empty: none.",
+        "Directory where stage 2 caches its frozen features, for runs that differ only in the mask "
+        "head; takes some gigabytes. Empty: no cache.",
     )
     precision: str = _option(
         "float32",
-        "What layers compute in, in training (docs/devices.md); weights are float32 in any case.",
+        "Precision that layers compute in during training (docs/devices.md); weights stay float32.",
         choices=("float32", "bfloat16", "float16"),
     )
     convolutions: str = _option(
@@ -150,7 +150,7 @@ class Config:
     # Geometry
     conventions: str = _option(
         "aligned",
-        "What boxes, anchors and RoIAlign mean (docs/weights.md); detectron for its weights.",
+        "Geometry of boxes, anchors and RoIAlign (docs/weights.md); detectron: for its weights.",
         choices=("aligned", "detectron"),
     )
 
@@ -172,14 +172,16 @@ class Config:
         "",
         "ImageNet weights a new run starts from: `keras` (downloads), a .h5 of "
         "tf_keras.applications, a Model Garden checkpoint or a Detectron .pkl; each needs its "
-        "flagfile of configs/backbones. Empty: random.",
+        "flagfile in configs/backbones. Empty: random.",
     )
     normalization: str = _option(
         "frozen_batch_norm",
         "Normalisation in the backbone.",
         choices=("frozen_batch_norm", "batch_norm", "sync_batch_norm", "group_norm"),
     )
-    frozen_stages: int = _not_negative(2, "Backbone stages not trained: 0 none, 2 stem and res2.")
+    frozen_stages: int = _not_negative(
+        2, "Backbone stages that are frozen; 0: none, 2: stem and res2."
+    )
     fpn_filters: int = _positive(256, "Channels of every pyramid level.")
     min_level: int = _positive(2, "Finest pyramid level (stride 2^level).")
     max_level: int = _positive(6, "Coarsest pyramid level, used by the RPN.")
@@ -192,14 +194,14 @@ class Config:
         check=lambda v: v and all(ratio > 0 for ratio in v),
         must="have a value, and positive ones only",
     )
-    anchor_offset: float = _fraction(0.5, "Place of the first anchor centre in its cell.")
+    anchor_offset: float = _fraction(0.5, "Position of an anchor's centre in its cell.")
     rpn_filters: int = _positive(256, "Channels of the RPN's 3x3 convolution.")
     rpn_batch_size: int = _positive(256, "Anchors sampled per image for the RPN losses.")
-    rpn_positive_fraction: float = _fraction(0.5, "Largest share of positives among them.")
-    rpn_positive_iou: float = _fraction(0.7, "IoU from which an anchor is positive.")
+    rpn_positive_fraction: float = _fraction(0.5, "Share of sampled anchors that may be positive.")
+    rpn_positive_iou: float = _fraction(0.7, "Least IoU of a positive anchor.")
     rpn_negative_iou: float = _fraction(0.3, "IoU below which an anchor is negative.")
     rpn_straddle_threshold: float = _option(
-        0.0, "Pixels an anchor may leave the image by and still be trained on; -1: any."
+        0.0, "Pixels that an anchor may extend beyond the image and still be trained on; -1: any."
     )
     rpn_nms_iou: float = _fraction(0.7, "NMS threshold between proposals of a level.")
     rpn_pre_nms_train: int = _positive(2_000, "Proposals per level before NMS, in training.")
@@ -209,8 +211,8 @@ class Config:
 
     # Box head
     roi_batch_size: int = _positive(512, "RoIs sampled per image for the heads.")
-    roi_positive_fraction: float = _fraction(0.25, "Largest share of foreground RoIs among them.")
-    roi_positive_iou: float = _fraction(0.5, "IoU from which a RoI is foreground.")
+    roi_positive_fraction: float = _fraction(0.25, "Share of sampled RoIs that may be foreground.")
+    roi_positive_iou: float = _fraction(0.5, "Least IoU of a foreground RoI.")
     roi_canonical_size: float = _positive(224.0, "RoI side in pixels that level 4 is meant for.")
     box_roi_size: int = _positive(7, "RoIAlign output side of the box head.")
     box_fc_units: int = _positive(
@@ -238,8 +240,8 @@ class Config:
     )
     transfer_embeddings: str = _option(
         "",
-        "What transfer_input=embedding takes: word vectors in GloVe's text format, a .npy [K, D] "
-        "in vocabulary order, randn (a random vector a word) or randn_class (one a class name).",
+        "Class vectors for transfer_input=embedding: word vectors in GloVe's text format, a .npy "
+        "[K, D] in vocabulary order, randn (a random vector per word) or randn_class (per class).",
     )
     mask_mlp: bool = _option(True, "Add the class-agnostic fully connected branch.")
     mask_rois: str = _option(
@@ -258,8 +260,8 @@ class Config:
     max_detections: int = _positive(100, "Detections kept per image, over all classes.")
     class_groups: tuple[int, ...] = _option(
         (),
-        "Numbers of classes that maskx_tf.add_classes added one after another, the first trained; "
-        "nms_candidates and max_detections are shared out equally. Empty: one group.",
+        "Sizes of the class groups: the trained classes, then those of each maskx_tf.add_classes. "
+        "Each group gets an equal share of nms_candidates and max_detections. Empty: one group.",
     )
 
     # Optimiser

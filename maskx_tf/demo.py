@@ -258,6 +258,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("output_dir", "runs/demo", "Where data, models and pictures go.")
-    flags.DEFINE_list("seeds", ["0"], "Seeds of data and training; one run of everything each.")
+    flags.DEFINE_list("seeds", ["0"], "Seeds of data and training; everything is run for each.")
     flags.DEFINE_bool("oracle", False, "Also train the oracle, with the masks of all classes.")
     cli.run(main)

@@ -49,13 +49,15 @@ def define_flags() -> None:
     config_lib.define_flags()
     flags.DEFINE_string("checkpoint", "", "Checkpoint to evaluate; empty: the latest of model_dir.")
     flags.DEFINE_bool("per_class", False, "Also print and write the AP of every class.")
-    flags.DEFINE_enum("masks", "model", list(OUTPUTS), "Who makes the masks of the detected boxes.")
+    flags.DEFINE_enum("masks", "model", list(OUTPUTS), "What segments the detected boxes.")
     flags.DEFINE_string(
         "output", "", "Result file; empty: MODEL_DIR/evaluation.json, or evaluation_grabcut.json."
     )
-    flags.DEFINE_enum("engine", "faster_coco_eval", list(coco.ENGINES), "Implementation of COCO.")
+    flags.DEFINE_enum(
+        "engine", "faster_coco_eval", list(coco.ENGINES), "Implementation of the COCO metrics."
+    )
     flags.DEFINE_string(
-        "annotations", "", "COCO json of the same images: exact masks in place of the records'."
+        "annotations", "", "COCO json of the same images: exact masks instead of the records'."
     )
 
 

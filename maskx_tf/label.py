@@ -29,15 +29,15 @@ def define_flags() -> None:
     flags.DEFINE_enum("format", "coco", FORMATS, "Format of the output.")
     flags.DEFINE_enum("segmentation", "rle", ["rle", "polygon"], "How masks are written.")
     flags.DEFINE_float(
-        "polygon_iou", 0.99, "Least IoU of polygons with their mask; 1: its exact outline."
+        "polygon_iou", 0.99, "Least IoU of polygons with their mask; 1: exact outlines."
     )
-    flags.DEFINE_bool("overwrite_masks", False, "Also make masks for boxes that have one.")
-    flags.DEFINE_bool("skip_unknown_classes", False, "Leave classes alone that the model lacks.")
-    flags.DEFINE_float("min_quality", 0.75, "Masks that score below it are listed for review.")
-    flags.DEFINE_string("review", "", "The list to review; empty: OUTPUT.review.csv.")
+    flags.DEFINE_bool("overwrite_masks", False, "Replace existing masks.")
+    flags.DEFINE_bool("skip_unknown_classes", False, "Leave boxes of unknown classes as they are.")
+    flags.DEFINE_float("min_quality", 0.75, "Masks that score below this are listed for review.")
+    flags.DEFINE_string("review", "", "File of masks to review; empty: OUTPUT.review.csv.")
     flags.DEFINE_string("review_sheet", "", "Picture (.jpg or .png) of the most doubtful masks.")
     flags.DEFINE_string(
-        "image_prefix", "/data/local-files/?d=", "Before file names, for Label Studio."
+        "image_prefix", "/data/local-files/?d=", "Prefix of file names for Label Studio."
     )
 
 

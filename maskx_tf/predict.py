@@ -24,7 +24,7 @@ from maskx_tf.ops import masks as mask_ops
 def define_flags() -> None:
     """Defines this command's flags."""
     flags.DEFINE_list("images", [], "Image files, directories of images or glob patterns.")
-    flags.DEFINE_string("output_dir", "", "Gets detections.json and the folder overlays.")
+    flags.DEFINE_string("output_dir", "", "Directory for detections.json and overlays/.")
     flags.DEFINE_string("model_dir", "", "Run, or checkpoint of a run, to predict with.")
     flags.DEFINE_string("saved_model", "", "Exported model to predict with instead.")
     flags.DEFINE_float("score_threshold", 0.5, "Detections below this score are not drawn.")

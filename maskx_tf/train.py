@@ -19,21 +19,21 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer(
         "scale_batch",
         0,
-        "Images per step to train with, where the other options are made for batch_size: learning "
-        "rate and steps follow by the linear rule. 0: as the options are.",
+        "Train with this many images per step; the learning rate and the steps, meant for "
+        "batch_size, are scaled by the linear rule. 0: no scaling.",
         lower_bound=0,
         flag_values=values,
     )
     flags.DEFINE_list(
         "worker_hosts",
         [],
-        "host:port of each machine that trains together; empty: this one alone.",
+        "host:port of every machine that trains the run; empty: this one alone.",
         flag_values=values,
     )
     flags.DEFINE_integer(
         "worker_index",
         0,
-        "Which of worker_hosts this process is; number 0 writes the run.",
+        "Index of this process in worker_hosts; 0 writes the run.",
         flag_values=values,
     )
 

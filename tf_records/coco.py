@@ -95,7 +95,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("annotations", None, "COCO-format json.", required=True)
     flags.DEFINE_string("images", None, "Directory of the image files.", required=True)
     flags.DEFINE_string("output_dir", None, "Directory to write records to.", required=True)
-    flags.DEFINE_string("name", None, "Start of the shards' names; default: the json's name.")
+    flags.DEFINE_string("name", None, "Prefix of the shards' names; default: the json's name.")
     flags.DEFINE_integer(
         "mask_size", DEFAULT_MASK_SIZE, "Largest side of a stored mask, pixels; 0: full resolution."
     )
@@ -103,7 +103,7 @@ def _define_flags() -> None:
         "masks",
         grabcut_masks.ANNOTATED,
         list(grabcut_masks.CHOICES),
-        "Masks: annotated ones; GrabCut's, in the boxes of all objects or of those without mask.",
+        "Masks: as annotated; or by GrabCut, for all objects or only for those without a mask.",
     )
     flags.DEFINE_bool("skip_bad_images", False, "Drop and list missing or corrupt images.")
     output_lib.define_flags()

@@ -11,7 +11,7 @@ from maskx_tf.errors import UserError
 
 def define_flags() -> None:
     """Defines `--records`, the other way to name directories."""
-    flags.DEFINE_list("records", [], "Record directories; they may also stand without a flag.")
+    flags.DEFINE_list("records", [], "Record directories; --records= may be left out.")
 
 
 def to_flag(argv: Sequence[str]) -> list[str]:

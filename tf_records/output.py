@@ -159,13 +159,13 @@ class Output:
 def define_flags() -> None:
     """The flags of an `Output`, but for its directory and name."""
     flags.DEFINE_integer("num_shards", 0, "Number of files; 0: one per 1000 images.")
-    flags.DEFINE_integer("workers", 0, "Processes; 0: one per core. The records are the same.")
+    flags.DEFINE_integer("workers", 0, "Processes; 0: one per core. Records do not depend on it.")
     flags.DEFINE_bool("reuse", False, "Keep finished records of the same source and settings.")
     flags.DEFINE_bool(
-        "overwrite", False, "Replace records that are there, also those of an unfinished run."
+        "overwrite", False, "Replace existing records, including those of an unfinished run."
     )
     flags.DEFINE_enum(
-        "runner", "local", RUNNERS, "local: processes of this machine; beam: Apache Beam."
+        "runner", "local", RUNNERS, "local: processes on this machine; beam: Apache Beam."
     )
     flags.DEFINE_string(
         "beam_options", "", 'Beam\'s own options, like "--runner=FlinkRunner --flink_master=…".'

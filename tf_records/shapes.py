@@ -195,7 +195,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("workers", 0, "Processes; 0: one per core. The data do not depend on it.")
     flags.DEFINE_bool("reuse", False, "Keep finished data of the same settings.")
     flags.DEFINE_bool("grabcut", False, "Also write records/train_grabcut, masks by GrabCut.")
-    flags.DEFINE_bool("overwrite", False, "Replace data that are there.")
+    flags.DEFINE_bool("overwrite", False, "Replace existing data.")
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def main() -> None:
 def _define_flags() -> None:
     flags.DEFINE_string("vocabulary", None, "`coco`, or a class list (.json, .txt).", required=True)
     flags.DEFINE_integer("size", None, "Number of classes in set A.", required=True)
-    flags.DEFINE_integer("seed", 0, "Another set for each.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed of the random choice.", lower_bound=0)
     flags.DEFINE_string("output", None, "The .txt file to write.", required=True)
 
 

@@ -165,13 +165,15 @@ def _define_flags() -> None:
     flags.DEFINE_string("objects", None, "objects.json, version 1.0, 1.2 or 1.4.", required=True)
     flags.DEFINE_string("image_data", None, "image_data.json.", required=True)
     flags.DEFINE_string("images", None, "Directory with VG_100K and VG_100K_2.", required=True)
-    flags.DEFINE_string("output_dir", None, "Gets a directory for each split.", required=True)
+    flags.DEFINE_string(
+        "output_dir", None, "Directory to write to; gets one directory per split.", required=True
+    )
     flags.DEFINE_string(
         "coco_annotations", "", "COCO's instances_val2017.json: its images are val."
     )
-    flags.DEFINE_bool("keep_coco_val", False, "Go without it: val2017 may be in train.")
-    flags.DEFINE_integer("num_classes", 3000, "Take that many of the most frequent synsets.")
-    flags.DEFINE_string("vocabulary", "", "Class list (.json, .txt) to take instead.")
+    flags.DEFINE_bool("keep_coco_val", False, "Accept images of val2017 in train.")
+    flags.DEFINE_integer("num_classes", 3000, "Number of synsets to use, the most frequent ones.")
+    flags.DEFINE_string("vocabulary", "", "Class list (.json, .txt) to use instead.")
     flags.DEFINE_list("splits", list(SPLITS), "Splits to write.")
     flags.DEFINE_integer("test_images", 5000, "Number of images in test, none of them in COCO.")
     flags.DEFINE_bool(

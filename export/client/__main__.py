@@ -26,19 +26,21 @@ def define_flags() -> None:
     """Defines this command's flags."""
     flags.DEFINE_string("url", "", f"Server's REST interface; by default {DEFAULT_URL}.")
     flags.DEFINE_string("grpc", "", "Its gRPC interface instead, such as localhost:8500.")
-    flags.DEFINE_string("model_name", "maskx", "Name the model is served under.")
-    flags.DEFINE_integer("model_version", None, "Version of it; by default the latest.", 1)
+    flags.DEFINE_string("model_name", "maskx", "Name that the model is served under.")
+    flags.DEFINE_integer("model_version", None, "Version of the model; by default the latest.", 1)
     flags.DEFINE_list("images", [], "Image files, directories of images or glob patterns.")
-    flags.DEFINE_string("output", "", "Gets the detections, a json of COCO results.")
+    flags.DEFINE_string("output", "", "File for the detections, a json of COCO results.")
     formats = ["rle", "polygon", "png"]
-    flags.DEFINE_enum("format", "rle", formats, "Masks; png: files in a folder beside --output.")
+    flags.DEFINE_enum(
+        "format", "rle", formats, "Mask format; png: files in a folder beside --output."
+    )
     flags.DEFINE_float("min_score", 0.0, "Detections below this score are left out.", 0, 1)
     flags.DEFINE_string("annotations", "", "COCO json with the ids of the images and classes.")
-    flags.DEFINE_string("overlays", "", "Directory that gets the images with masks over them.")
+    flags.DEFINE_string("overlays", "", "Directory for images with masks drawn on them.")
     flags.DEFINE_float("score_threshold", 0.5, "Detections below this score are not drawn.", 0, 1)
     flags.DEFINE_integer("parallel", 4, "Requests at a time.", 1, 256)
     flags.DEFINE_float("timeout_s", 60.0, "Longest wait for one answer.", 0.001)
-    flags.DEFINE_integer("max_retries", 4, "Repeats while a server is busy or loading.", 0)
+    flags.DEFINE_integer("max_retries", 4, "Retries while a server is busy or loading.", 0)
 
 
 class Collector:

@@ -40,7 +40,7 @@ def define_flags() -> None:
     """Defines this command's flags, named as tensorflow_model_server's where it has them."""
     default = Options()
     flags.DEFINE_string("model_name", "maskx", "Name of the model in URLs and requests.")
-    flags.DEFINE_string("model_base_path", "", "Directory with a directory for each version.")
+    flags.DEFINE_string("model_base_path", "", "Directory with one directory per version.")
     flags.DEFINE_string(
         "model_config_file", "", "TensorFlow Serving's configuration of models, instead of both."
     )
@@ -50,21 +50,24 @@ def define_flags() -> None:
         "rest_api_port", default.rest_api_port, "Port of REST; 0: any free one.", 0, 65535
     )
     flags.DEFINE_integer(
-        "rest_api_timeout_in_ms", default.rest_api_timeout_in_ms, "Limit of a REST request.", 1
+        "rest_api_timeout_in_ms", default.rest_api_timeout_in_ms, "Time limit of a REST request.", 1
     )
     flags.DEFINE_float(
         "file_system_poll_wait_seconds",
         default.file_system_poll_wait_seconds,
-        "Seconds between looks for new versions; 0: only at the start.",
+        "Seconds between checks for new versions; 0: only at the start.",
         0,
     )
     flags.DEFINE_integer("num_workers", default.num_workers, "Requests that run at once.", 1)
-    flags.DEFINE_integer("max_queue", default.max_queue, "Requests that wait at most.", 0)
+    flags.DEFINE_integer("max_queue", default.max_queue, "Most requests that may wait.", 0)
     flags.DEFINE_integer(
         "max_request_bytes", default.max_request_bytes, "Largest request.", 1024, (1 << 31) - 1
     )
     flags.DEFINE_float(
-        "shutdown_grace_seconds", default.shutdown_grace_seconds, "To finish requests in.", 0
+        "shutdown_grace_seconds",
+        default.shutdown_grace_seconds,
+        "Time to finish requests after SIGTERM.",
+        0,
     )
     flags.DEFINE_integer(
         "tensorflow_intra_op_parallelism", 0, "Threads within an operation; 0: all cores.", 0

@@ -60,11 +60,11 @@ def _seeds(study: declaration.Study) -> set[int]:
 def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_string("study", None, "The TOML file that declares the study.", required=True)
-    flags.DEFINE_list("only", [], "Rows to make; empty: all.")
-    flags.DEFINE_list("seeds", [], "Seeds to make; empty: all.")
-    flags.DEFINE_float("max_hours", None, "Begin no run after this time; 0: only write the report.")
+    flags.DEFINE_list("only", [], "Rows to run; empty: all.")
+    flags.DEFINE_list("seeds", [], "Seeds to run; empty: all.")
+    flags.DEFINE_float("max_hours", None, "Start no run after this time; 0: only write the report.")
     flags.DEFINE_integer("jobs", 1, "Groups of runs at a time, sharing the cores.", lower_bound=1)
-    flags.DEFINE_bool("dry_run", False, "Say what would be made and how long it takes.")
+    flags.DEFINE_bool("dry_run", False, "Only print what would be run, and how long it takes.")
 
 
 if __name__ == "__main__":
