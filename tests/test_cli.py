@@ -11,6 +11,7 @@ import pytest
 from absl import app, flags
 
 from maskx_tf import cli
+from tests import documentation
 from tests.harness import REPOSITORY
 
 NOISE = "W0000 00:00:17 123 op_level_cost_estimator.cc:699] Error in PredictCost()"
@@ -195,6 +196,7 @@ def flags_of_project():
 
 def test_commands_are_found():
     assert {"maskx_tf.train", "maskx_tf.study", "export.serving.server"} <= set(commands())
+    assert set(documentation.flags_by_module()) <= set(commands())
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
@@ -213,3 +215,5 @@ def test_help_lists_every_flag_with_its_meaning(module, monkeypatch, capsys):
             delattr(flags.FLAGS, name)
     shown = re.findall(r"^  --(?:\[no\])?(\w+): \S", capsys.readouterr().out, re.MULTILINE)
     assert sorted(shown) == sorted(defined) != []
+    documented = documentation.flags_by_module().get(module, set())
+    assert documented <= defined | {"flagfile"}

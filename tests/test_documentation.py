@@ -1,0 +1,64 @@
+"""What the documents say can be done: their links lead somewhere, their flags exist."""
+
+import re
+
+import pytest
+from absl import flags
+
+from maskx_tf import config
+from tests import documentation
+from tests.documentation import DOCUMENTS, name_of
+from tests.harness import REPOSITORY
+
+# Of the programs that the documents compare with or start: not ours.
+OTHERS = {
+    "tensorflow_model_server": """
+        allowed_batch_sizes batch_timeout_micros enable_batching file_system_poll_wait_seconds
+        max_enqueued_batches model_config_file num_batch_threads rest_api_timeout_in_ms
+        tensorflow_inter_op_parallelism tensorflow_intra_op_parallelism""",
+    "tensorboard": "logdir",
+    "beam": "flink_master",
+    "model_garden": "include_masks",
+}
+
+
+def project_flags():
+    """Names of all flags: those of the configuration, and those that a source defines by name."""
+    values = flags.FlagValues()
+    config.define_flags(values)
+    found = set(values)
+    for folder in ("maskx_tf", "tf_records", "export", "benchmarks"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            found.update(re.findall(r'\bDEFINE_\w+\(\s*"(\w+)"', path.read_text()))
+    return found | {"flagfile", "help"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_links_lead_somewhere(path):
+    for target in documentation.links(path):
+        file, _, anchor = target.partition("#")
+        linked = path.parent / file if file else path
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in documentation.anchors(linked), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_flags_in_the_text_exist(path):
+    known = project_flags().union(*(names.split() for names in OTHERS.values()))
+    named = documentation.inline_flags(path)
+    assert sorted(name for name in named if not known & {name, name.removeprefix("no")}) == []
+
+
+def test_commands_of_the_documents_are_found():
+    found = documentation.flags_by_module()
+    assert "model_dir" in found["maskx_tf.evaluate"]
+    assert "images" in found["tf_records.coco"]  # on a second line of its command
+
+
+def test_flagfiles_in_commands_exist():
+    for path in DOCUMENTS:
+        for _, *arguments in documentation.commands(path):
+            for word in arguments:
+                if word.startswith("--flagfile=configs/"):
+                    assert (REPOSITORY / word.partition("=")[2]).is_file(), (path, word)
