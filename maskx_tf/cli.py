@@ -4,19 +4,16 @@ import atexit
 import contextlib
 import difflib
 import os
+import subprocess
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
 
+from maskx_tf import stderr_filter
 from maskx_tf.errors import UserError
 
-# Lines of TensorFlow that are harmless and that no log level silences: one, of a thousand
-# characters, for every crop-and-resize whose number of boxes is not static, and its announcement.
-_NOISE = (b"op_level_cost_estimator.cc", b"All log messages before absl::InitializeLog()")
-_STOP = b"\0maskx_tf: end of stderr\0"
 _PACKAGES = ("maskx_tf", "tf_records", "export", "benchmarks")
 
 
@@ -75,50 +72,27 @@ def _fail(message: str) -> NoReturn:
 
 
 def _filter_stderr() -> None:
-    """Passes everything written to file descriptor 2 on, but for lines of `_NOISE`."""
+    """Puts `stderr_filter` between file descriptor 2, for whatever writes to it, and its target."""
     original = os.dup(2)
     read_end, write_end = os.pipe()
+    # In a session of its own, so that Ctrl-C does not reach it.
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", stderr_filter.__file__],
+        stdin=read_end,
+        stdout=original,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(read_end)
     os.dup2(write_end, 2)
     os.close(write_end)
 
-    def pump() -> None:
-        try:
-            pass_on()
-        except OSError:  # nobody reads it, or its disk is full: let writers find out by themselves
-            os.dup2(original, 2)
-            os.close(read_end)
-
-    def pass_on() -> None:
-        held, stopped = b"", False
-        while not stopped and (chunk := os.read(read_end, 1 << 16)):
-            stopped = _STOP in chunk
-            *lines, held = (held + chunk.replace(_STOP, b"")).split(b"\n")
-            kept = b"".join(line + b"\n" for line in lines if not _is_noise(line))
-            # A progress bar's line has no end yet: pass it on at once.
-            if held and not held.startswith((b"W0", b"I0", b"E0", b"20")):
-                kept, held = kept + held, b""
-            _write_all(original, kept)
-        _write_all(original, held)
-
-    thread = threading.Thread(target=pump, daemon=True)
-    thread.start()
-
     def restore() -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it has ended: nobody reads stderr
             sys.stderr.flush()
-            # Child processes may hold the pipe open, so that its end is not seen as such.
-            if thread.is_alive():
-                os.write(2, _STOP)
+            os.write(2, stderr_filter.STOP)
         os.dup2(original, 2)
-        thread.join(timeout=2)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=2)
 
     atexit.register(restore)
-
-
-def _is_noise(line: bytes) -> bool:
-    return any(text in line for text in _NOISE)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,7 @@ import time
 import pytest
 from absl import app, flags
 
-from maskx_tf import cli
+from maskx_tf import cli, stderr_filter
 from tests import documentation
 from tests.harness import REPOSITORY
 
@@ -133,6 +134,21 @@ class TestStderr:
     def test_the_last_words_before_an_error_are_kept(self):
         code, _, err = run("os.write(2, b'step 7\\n' * 3); raise UserError('no space.')")
         assert (code, err) == (2, "step 7\n" * 3 + "error: no space.\n")
+
+    @pytest.mark.parametrize("end", ["os.abort()", "os.kill(os.getpid(), 9)"])
+    def test_the_last_words_before_a_crash_are_kept(self, end):
+        """As those of a failed check of TensorFlow, which ends the process in that moment."""
+        code, _, err = run(f"os.write(2, b'Check failed: 0 == 1\\n'); {end}")
+        assert code < 0 and err.startswith("Check failed: 0 == 1\n")
+
+    def test_signals_to_the_whole_group_do_not_end_it_before_its_writers(self):
+        command = [sys.executable, "-I", "-S", stderr_filter.__file__]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            process.stdin.write(b"begun\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"begun\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.communicate(b"saved\n", timeout=60) == (b"saved\n", None)
 
     def test_a_child_that_lives_on_does_not_hold_up_the_end(self):
         began = time.monotonic()
