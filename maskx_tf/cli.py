@@ -12,6 +12,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from maskx_tf import stderr_filter
+from maskx_tf.data import files
 from maskx_tf.errors import UserError
 
 _PACKAGES = ("maskx_tf", "tf_records", "export", "benchmarks")
@@ -20,7 +21,7 @@ _PACKAGES = ("maskx_tf", "tf_records", "export", "benchmarks")
 def run(main: Callable[[], None]) -> None:
     """Runs `main` under absl: exit 2 and one `error: …` line on what the user can mend.
 
-    That is a UserError, or a file that cannot be opened, made or written.
+    That is a UserError, a file that cannot be opened, made or written, or a full disk.
     """
 
     def guarded(argv: Sequence[str]) -> None:
@@ -31,11 +32,14 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as error:
             _fail(str(error))
-        except OSError as error:
-            if error.filename is None:
-                raise
-            names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-            _fail(f"{' -> '.join(names)}: {error.strerror}.")
+        except Exception as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                names = [str(name) for name in (error.filename, error.filename2) if name]
+                _fail(f"{' -> '.join(names)}: {error.strerror}.")
+            if files.is_full_disk(error):  # of TensorFlow, or in the middle of a file
+                text = " ".join(str(error).split())[:300]
+                _fail(f"the disk is full ({text}); make room and repeat the command.")
+            raise
 
     _filter_stderr()
     app.run(guarded, flags_parser=_parse)

@@ -73,6 +73,32 @@ def test_a_file_that_cannot_be_written_is_one_line(body, message):
     assert run(body) == (2, "", f"error: {message}\n")
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "import resource; from maskx_tf.data import files\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+            "files.write_atomically('{}/found.json', 'x' * 2000)",
+            "{}/found.json: File too large.",
+        ),
+        (
+            "open('/dev/full', 'w', buffering=1).write('a line\\n')",
+            "the disk is full ([Errno 28] No space left on device); make room and repeat the "
+            "command.",
+        ),
+        (
+            "raise RuntimeError('exported/1; No space left on device')",
+            "the disk is full (exported/1; No space left on device); make room and repeat the "
+            "command.",
+        ),
+    ],
+)
+def test_a_full_disk_is_one_line(body, message, tmp_path):
+    assert run(body.format(tmp_path)) == (2, "", f"error: {message.format(tmp_path)}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_system_error_of_no_file_keeps_its_traceback():
     code, _, err = run("os.close(1 << 20)")
     assert code == 1 and "Traceback" in err

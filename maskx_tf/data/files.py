@@ -27,15 +27,25 @@ def is_full_disk(error: Exception) -> bool:
 
 
 def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
-    """Writes `data` (text as UTF-8) so that `path` holds all of it or what it held before."""
+    """Writes `data` (text as UTF-8) so that `path` holds all of it or what it held before.
+
+    Raises:
+      OSError: it cannot be written, with the name of the file; nothing is left of it.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):  # what it takes of a full disk
+            temporary.unlink()
+        error.filename = error.filename or str(path)  # Python names none where writing fails
+        raise
     sync_directory(path.parent)
 
 
