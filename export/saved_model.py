@@ -24,6 +24,7 @@ from maskx_tf.config import Config
 from maskx_tf.data import files, image_bytes
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
+from maskx_tf.interruption import Interruption
 from maskx_tf.model import rebuilt
 from maskx_tf.serving import DetectionModule
 
@@ -227,7 +228,8 @@ def main() -> None:
     exported = config.replace(precision=values.precision, convolutions=convolutions)
     if exported != config:
         config, model = exported, rebuilt(model, exported)
-    path = export(model, config, vocabulary, mask_class_ids, values.output_dir, images, options)
+    with Interruption().handled():  # so that nothing half-made is left
+        path = export(model, config, vocabulary, mask_class_ids, values.output_dir, images, options)
     verb = "equal to" if config.precision == "float32" else "agreeing with"
     print(f"written: {path} ({verb} the model on {len(images) + 2} images and a batch)")
     print(f"how to serve it: {path}/{serving_files.DIRECTORY}/SERVING.md")

@@ -18,6 +18,7 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.detector import Detector, load_checkpoint, load_saved_model
 from maskx_tf.errors import UserError
 from maskx_tf.image_files import find_images, image_ids, overlay_paths
+from maskx_tf.interruption import Interruption
 from maskx_tf.ops import masks as mask_ops
 
 
@@ -105,7 +106,7 @@ def predict(
             lines += [json.dumps(result) for result in found]
             picture = visualize.draw_results(image.numpy(), found, score_threshold)
             visualize.write_picture(picture, target)
-    except BaseException:  # Ctrl-C too
+    except BaseException:  # SIGTERM and Ctrl-C too
         if lines:
             _write(lines, output_dir)
         raise
@@ -132,7 +133,8 @@ def main() -> None:
     else:
         detector = load_saved_model(values.saved_model)
     output_dir = pathlib.Path(values.output_dir)
-    problems = predict(detector, paths, ids, output_dir, values.score_threshold)
+    with Interruption().handled():
+        problems = predict(detector, paths, ids, output_dir, values.score_threshold)
     print(f"written: {output_dir / 'detections.json'} and {output_dir / 'overlays'}/")
     if problems:
         print(f"{len(problems)} of {len(paths)} images could not be read:", file=sys.stderr)

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -572,6 +573,35 @@ class TestCommand:
         assert json.loads(output.read_text()) == self.expected(paths[0], 1, "rle")
         said = str(caught.value) if isinstance(error, UserError) else capsys.readouterr().err
         assert said.strip().endswith(f"1 of 2 images were done and are in {output}.")
+
+    def test_sigterm_leaves_what_was_done(self, folder, tmp_path):
+        """As schedulers send it; by itself, Python would end at once."""
+        output, ended = tmp_path / "found.json", threading.Event()
+
+        def model(data):
+            if len(server.requests) > 1:
+                ended.wait(60)
+            time.sleep(0.5)  # quick ones do not show in the progress bar
+            return outputs()
+
+        with serve(model) as server:
+            process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "export.client", f"--url={server.url}", "--parallel=1",
+                    f"--images={folder}", f"--output={output}",
+                ],
+                cwd=harness.REPOSITORY, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            said = b""
+            while b"1/3" not in said:
+                said += (piece := os.read(process.stderr.fileno(), 1000))
+                assert piece, said
+            process.terminate()
+            time.sleep(1)
+            ended.set()  # it waits for the request under way
+            _, rest = process.communicate(timeout=300)
+        assert process.returncode == 143, rest
+        assert "a.png" in {result["file_name"] for result in json.loads(output.read_text())}
 
     def test_a_class_that_the_annotations_lack(self, folder, tmp_path):
         """It may turn up in any image: those before it are not lost."""

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 import types
@@ -232,17 +233,49 @@ def test_what_is_done_is_kept_when_it_breaks_off(folder, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "detections.json").read_text()) == found
 
 
-def test_failing_on_every_image_is_a_failure(folder, tmp_path, monkeypatch, capsys):
-    values = types.SimpleNamespace(
-        images=[f"{folder}/broken.jpg"],
-        output_dir=str(tmp_path / "out"),
-        model_dir="run",
-        saved_model="",
-        annotations="",
-        score_threshold=0.5,
-    )
-    monkeypatch.setattr(flags, "FLAGS", values)
-    monkeypatch.setattr(predict, "load_checkpoint", lambda path: fake_detector())
+@pytest.fixture
+def use(monkeypatch, tmp_path):
+    """Sets the command's flags to some images, and a detector in place of a run's."""
+
+    def prepare(detector, *images):
+        values = types.SimpleNamespace(
+            images=[str(path) for path in images],
+            output_dir=str(tmp_path / "out"),
+            model_dir="run",
+            saved_model="",
+            annotations="",
+            score_threshold=0.5,
+        )
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(predict, "load_checkpoint", lambda path: detector)
+
+    return prepare
+
+
+def test_what_is_done_is_kept_on_sigterm(use, folder, tmp_path):
+    """As schedulers send it; by itself, Python would end at once."""
+    detector, shown = fake_detector(), []
+
+    def detect(images):
+        shown.append(images)
+        if len(shown) > 1:
+            signal.raise_signal(signal.SIGTERM)
+        return detector.detect(images)
+
+    use(Detector(detect, detector.vocabulary), folder / "a.png", folder / "b.jpg")
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            predict.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 143
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert {result["file_name"] for result in found} == {"a.png"}
+
+
+def test_failing_on_every_image_is_a_failure(use, folder, capsys):
+    use(fake_detector(), folder / "broken.jpg")
     with pytest.raises(SystemExit) as stopped:
         predict.main()
     assert stopped.value.code == 1

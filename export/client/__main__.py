@@ -18,6 +18,7 @@ from maskx_tf import cli, visualize
 from maskx_tf.data import files
 from maskx_tf.errors import UserError
 from maskx_tf.image_files import find_images, image_ids, overlay_paths
+from maskx_tf.interruption import Interruption
 
 DEFAULT_URL = "http://localhost:8501"
 
@@ -157,7 +158,7 @@ def _collect(
     try:
         for path, found in answers:
             collector.add(path, found)
-    except BaseException as error:  # Ctrl-C too
+    except BaseException as error:  # SIGTERM and Ctrl-C too
         if not collector.done:
             raise
         collector.write()
@@ -177,7 +178,7 @@ def main() -> None:
         files.require_writable(values.overlays, f"--overlays={values.overlays}")
     paths = find_images(values.images)
     collector = _collector(values, paths)
-    with _client(values) as client:
+    with Interruption().handled(), _client(values) as client:
         answers = client.detect_many(paths, values.parallel)
         _collect(collector, tqdm.tqdm(answers, total=len(paths), unit="image"))
     collector.write()
