@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import difflib
+import io
 import os
 import subprocess
 import sys
@@ -42,6 +43,8 @@ def run(main: Callable[[], None]) -> None:
             raise
 
     _filter_stderr()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # in a locale without –, a table has ? instead
+        sys.stdout.reconfigure(errors="replace")
     app.run(guarded, flags_parser=_parse)
 
 

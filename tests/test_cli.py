@@ -50,6 +50,11 @@ def test_success():
     )
 
 
+def test_a_locale_that_lacks_a_character_costs_no_result(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    assert run("print('AP –'); print('done')") == (0, "AP ?\ndone\n", "")
+
+
 def test_a_user_error_is_one_line_without_traceback():
     body = "print('before'); raise UserError('--x=1 must be 2.')"
     assert run(body) == (2, "before\n", "error: --x=1 must be 2.\n")
