@@ -1,6 +1,7 @@
 """A training run from configuration to checkpoints: devices, data, resuming, progress, logs."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
@@ -21,6 +22,7 @@ from maskx_tf import (
     parameter_table,
     resuming,
 )
+from maskx_tf import config as config_lib
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
@@ -87,6 +89,7 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
         else vocabulary_of(config.train_records)
     )
     mask_class_ids = load_mask_classes(config.mask_classes, vocabulary)
+    _require_equal_workers(config, strategy, vocabulary, mask_class_ids)
     checkpoints.check_vocabulary(config.model_dir, vocabulary)
     if tf.train.latest_checkpoint(config.model_dir):
         resuming.check(config, vocabulary, mask_class_ids)
@@ -132,6 +135,22 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
         _run(config, trainer, evaluator, manager, interruption)
     print(f"Checkpoints and TensorBoard logs are in {config.model_dir}", file=sys.stderr)
     return evaluator.results if evaluator else {}
+
+
+def _require_equal_workers(
+    config: Config,
+    strategy: tf.distribute.Strategy,
+    vocabulary: Vocabulary,
+    mask_class_ids: tuple[int, ...],
+) -> None:
+    values = {
+        f"--{field.name}": config_lib.text_of(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+    }
+    values["the classes of --train_records"] = str(vocabulary.names)
+    values["set A"] = str(mask_class_ids)
+    values["the last checkpoint"] = str(tf.train.latest_checkpoint(config.model_dir))
+    Agreement(strategy).require_equal(values)
 
 
 def _class_vectors(config: Config, vocabulary: Vocabulary) -> np.ndarray | None:

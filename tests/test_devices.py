@@ -246,6 +246,25 @@ def test_two_processes_train_as_one_and_a_signal_to_one_ends_both(one_device):
     assert len(list((run / "train").glob("events*"))) == 2  # the chief's, one for each start
 
 
+@pytest.mark.slow
+def test_workers_that_differ_are_refused(one_device):
+    """They would train to the end, each with weights of its own and the gradients of all."""
+    flagfile, run = one_device
+    hosts = ",".join(f"localhost:{port}" for port in free_ports(2))
+    command = ("-m", "maskx_tf.train", f"--flagfile={flagfile}", f"--worker_hosts={hosts}")
+    processes = [
+        start(*command, "--worker_index=0", f"--model_dir={run}"),
+        start(*command, "--worker_index=1", f"--model_dir={run}_copy", "--learning_rate=0.1"),
+    ]
+    for process in processes:
+        output = process.communicate(timeout=600)[0]
+        assert process.returncode == 2, output
+        assert (
+            "error: the workers differ in --model_dir, --learning_rate, the last checkpoint: start "
+            "the same command on all"
+        ) in output
+
+
 def free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
     for item in sockets:
