@@ -6,7 +6,10 @@ import dataclasses
 import functools
 import os
 import shutil
+import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -57,8 +60,12 @@ def make_strategy(num_gpus: int, cluster: Cluster | None = None) -> tf.distribut
         logical = tf.config.list_logical_devices("GPU")[: len(chosen)]
         return tf.distribute.MirroredStrategy([gpu.name for gpu in logical] or ["/cpu:0"])
     _be_patient()
+    spec = resolver.cluster_spec()
+    count = sum(spec.num_tasks(job) for job in spec.jobs)
+    print(f"Waiting until all {count} workers have started.", file=sys.stderr, flush=True)
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        with _ended_by_ctrl_c():
+            return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except (RuntimeError, tf.errors.OpError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"cannot join the workers of --worker_hosts: {reason}") from None
@@ -72,6 +79,19 @@ def _be_patient() -> None:
         heartbeat_timeout_in_ms=PATIENCE_S * 1000,
         shutdown_barrier_timeout_in_ms=PATIENCE_S * 1000,
     )
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Python's own handler does not run before TensorFlow returns, with all workers there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

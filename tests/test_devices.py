@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import types
 
 import numpy as np
@@ -263,6 +264,21 @@ def test_workers_that_differ_are_refused(one_device):
             "error: the workers differ in --model_dir, --learning_rate, the last checkpoint: start "
             "the same command on all"
         ) in output
+
+
+@pytest.mark.slow
+def test_waiting_for_workers_is_said_and_ends_on_ctrl_c(tmp_path):
+    hosts = ",".join(f"localhost:{port}" for port in free_ports(2))
+    code = "import sys; from maskx_tf import devices; from maskx_tf.devices import Cluster\n"
+    process = start(
+        "-c", f"{code}devices.make_strategy(0, Cluster(tuple(sys.argv[1].split(',')), 0))", hosts
+    )
+    lines = iter(process.stdout.readline, "")
+    assert "Waiting until all 2 workers have started.\n" in lines
+    time.sleep(5)  # it is in the middle of that
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
 
 
 def free_ports(count):
