@@ -10,10 +10,10 @@ from maskx_tf.batching import Batching
 DIRECTORY = "assets.extra"
 
 _BATCHING = string.Template("""\
-# The numbers by which the graph itself forms batches, as TensorFlow Serving writes them.
-# They are in effect without this file. Do not pass --enable_batching: it would put requests
-# together before their images are decoded, and one bad image would fail its neighbours.
-# Only where all requests are arrays of one size (signature image_tensor) is it of use.
+# The batching settings of the graph, in TensorFlow Serving's format. They are in effect without
+# this file. Do not pass --enable_batching: it would merge requests before their images are
+# decoded, and one bad image would fail the other requests. It is only useful if all requests
+# are arrays of one size (signature image_tensor).
 max_batch_size { value: $largest }
 batch_timeout_micros { value: $timeout_us }
 num_batch_threads { value: $threads }
@@ -24,8 +24,8 @@ $allowed
 _SERVING = string.Template("""\
 # Serving this model
 
-Its directory is a version: serve the directory above it, OUTPUT_DIR here. A new version beside it
-is picked up, and the old one answers until it is ready.
+This model's directory is one version; serve the directory above it (OUTPUT_DIR below). The server
+picks up a new version beside it, and the old one answers until the new one is ready.
 
 ## TensorFlow Serving, for production
 
@@ -40,14 +40,14 @@ tensorflow_model_server --port=8500 --rest_api_port=8501 \\
 
 `export/serving/docker-compose.yml` of maskx_tf adds the model and monitoring files.
 
-## The local server, where there is no Docker
+## The local server, for machines without Docker
 
 ```bash
 python -m export.serving.server --model_base_path=OUTPUT_DIR --model_name=$model_name \\
     --port=8500 --rest_api_port=8501
 ```
 
-## Asking
+## Sending requests
 
 ```bash
 curl http://localhost:8501/v1/models/$model_name            # is it ready?
@@ -62,20 +62,20 @@ Signatures: `serving_default` takes `image_bytes`, encoded files of any sizes (J
 
 $outputs
 
-Boxes are (y1, x1, y2, x2) in pixels of the original image, upright if its EXIF data turn it; a mask
-is 255 times the probability over its box. `detection_mask_seen` is false for classes of which no
-mask was seen in training. `assets/classes.json` lists the classes.
+Boxes are (y1, x1, y2, x2) in pixels of the original image, rotated as its EXIF data say. A mask is
+255 times the probability over its box. `detection_mask_seen` is false for classes that had no masks
+in training. `assets/classes.json` lists the classes.
 
 ## Limits
 
 - Images of more than $max_pixels pixels are refused from their header, before they are decoded.
-- What cannot be decoded is an INVALID_ARGUMENT error (HTTP 400) of its own request only. A request
-  with several images, $most_images at most, is answered as a whole or not at all; one with more is
-  refused (INVALID_ARGUMENT) before any of them is decoded.
-- Batches of up to $largest images are formed in the graph (sizes $sizes; a request waits
-  $timeout_us µs for others). More than $max_enqueued waiting batches: UNAVAILABLE (HTTP 503).
-- Do not pass `--enable_batching`; `batching_parameters.txt` says why.
-- `tf_serving_warmup_requests` has requests for each batch size: loading takes as long as answering
+- An image that cannot be decoded fails its own request only (INVALID_ARGUMENT, HTTP 400), but that
+  request as a whole. A request may have at most $most_images images; one with more is refused
+  (INVALID_ARGUMENT) before any of them is decoded.
+- The graph forms batches of up to $largest images (sizes $sizes; a request waits
+  $timeout_us µs for others). If more than $max_enqueued batches wait: UNAVAILABLE (HTTP 503).
+- Do not pass `--enable_batching`; `batching_parameters.txt` explains why.
+- `tf_serving_warmup_requests` has requests for each batch size. Loading takes as long as answering
   them.
 """)
 
