@@ -66,7 +66,7 @@ function refusal(status, reason) {
 
 function parse(outputs) {
   const missing = ["detection_boxes", "detection_masks", "image_size"].find((k) => !outputs[k]);
-  if (missing) throw new RequestError(`The model has no output ${missing}: it is none of maskx_tf.`);
+  if (missing) throw new RequestError(`The model has no output ${missing}: it was not made by maskx_tf.`);
   const [height, width] = outputs.image_size;
   const objects = Array.from({ length: outputs.num_detections }, (_, i) => ({
     className: outputs.detection_class_names[i],
