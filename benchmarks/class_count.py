@@ -77,7 +77,7 @@ if __name__ == "__main__":
     names = ["inference", "training step", "masks", "masks, K maps each"]
     flags.DEFINE_string("size", "800x1344", "Height x width of the network's input.")
     flags.DEFINE_integer("classes", 3000, "The larger number of classes.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 2, "Images a training step.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 2, "Images per training step.", lower_bound=1)
     flags.DEFINE_integer("turns", 5, "Turns of each contender.", lower_bound=1)
     flags.DEFINE_multi_enum("parts", names, names, "What to measure.")
     flags.DEFINE_boolean("peer", False, "Also measure Model Garden's inference.")

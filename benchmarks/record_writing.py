@@ -110,7 +110,7 @@ def main() -> None:
     for name, found in rates.items():
         print(
             f"{name}: median {statistics.median(found):.1f} images/s ({min(found):.1f} to "
-            f"{max(found):.1f}), {sizes[name] / values.count / 1e3:.1f} kB an image, "
+            f"{max(found):.1f}), {sizes[name] / values.count / 1e3:.1f} kB per image, "
             f"{rest[name] / values.count / 1e3:.2f} kB of them besides the image file"
         )
     ratios = [ours / peer for ours, peer in zip(rates[OURS], rates[PEER], strict=True)]

@@ -105,7 +105,7 @@ def compare(height: int, width: int, num_classes: int) -> None:
 
 if __name__ == "__main__":
     cases.define_flags()
-    flags.DEFINE_integer("batch_size", 2, "Images a step.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 2, "Images per step.", lower_bound=1)
     flags.DEFINE_integer("turns", 5, "Turns of each contender.", lower_bound=1)
     flags.DEFINE_boolean("memory", False, "Also measure the memory of each, in new processes.")
     cli.run(lambda: cases.run(compare))

@@ -75,7 +75,7 @@ def add_classes(
         is a model in `output_dir`.
     """
     if not pathlib.Path(images).is_dir():
-        raise UserError(f"--images={images} is no directory.")
+        raise UserError(f"--images={images} is not a directory.")
     if not prior_strength > 0:
         raise UserError(f"--prior_strength={prior_strength} must be positive.")
     grow.check_output(output_dir)
@@ -97,7 +97,7 @@ def add_classes(
             "leave the category out."
         )
     if few := [name for name in names if counts[name] < _FEW]:
-        print(f"few examples, expect little: {', '.join(few)}", file=sys.stderr)
+        print(f"warning: few examples, expect poor results: {', '.join(few)}", file=sys.stderr)
     expected = None
     if records:
         means = known.class_means(detector, records, known_images, seed)
@@ -117,12 +117,12 @@ def _known_records(loaded: LoadedModel, named: tuple[str, ...] | None) -> tuple[
         return named
     try:
         if not loaded.config.train_records:
-            raise UserError("It names none.")
+            raise UserError("The model names none.")
         find_records(loaded.config.train_records)
     except UserError as error:
         print(
-            f"warning: the model's training records are not there. {error} Going on without; masks "
-            "of new classes will be worse. Name records with --known_records.",
+            f"warning: the model's training records cannot be used. {error} Continuing without; "
+            "masks of new classes will be worse. Name records with --known_records.",
             file=sys.stderr,
         )
         return ()

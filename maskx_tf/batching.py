@@ -37,7 +37,7 @@ class Batching:
         sizes = self.allowed_sizes
         if not sizes or sizes[0] < 1 or list(sizes) != sorted(set(sizes)):
             raise UserError(
-                f"--allowed_batch_sizes={list(sizes)}: rising numbers from 1 are needed."
+                f"--allowed_batch_sizes={list(sizes)} must be ascending numbers from 1."
             )
         for flag, value, least in (
             ("batch_timeout_micros", self.timeout_us, 0),
@@ -45,7 +45,7 @@ class Batching:
             ("max_enqueued_batches", self.max_enqueued, 1),
         ):
             if value < least:
-                raise UserError(f"--{flag}={value} is too small; the least is {least}.")
+                raise UserError(f"--{flag}={value} is too small; the minimum is {least}.")
 
 
 def on_rows(

@@ -134,7 +134,7 @@ def load_set_a(directory: pathlib.Path, vocabulary: Vocabulary) -> tuple[int, ..
     try:
         return tuple(sorted(vocabulary.ids_of(json.loads(path.read_bytes()))))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is no list of class names: {error}.") from None
+        raise UserError(f"{path} is not a list of class names: {error}.") from None
 
 
 def _embedding_shape(checkpoint: str) -> np.ndarray | None:
@@ -229,7 +229,10 @@ def _check_detector(source: Config, target: Config, path: str) -> None:
     text = f"{path} was trained with other options ({'; '.join(found)})"
     if target.mode == "stage2_masks":
         raise UserError(f"--init_checkpoint={text}; its frozen detector needs those.")
-    print(f"warning: {text}; its weights mean something else under these.", file=sys.stderr)
+    print(
+        f"warning: {text}; its weights mean something different with the present ones.",
+        file=sys.stderr,
+    )
 
 
 def _same_class_rows(variable: tf.Variable, other: tf.Variable, class_specific: bool) -> bool:

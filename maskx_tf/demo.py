@@ -1,9 +1,9 @@
-"""The whole way on the embedded data set, without download or GPU: `python -m maskx_tf.demo`.
+"""The whole pipeline on the embedded data set, without download or GPU: `python -m maskx_tf.demo`.
 
 Makes Shapes, trains one box detector on all classes and, on top of it, the mask head of Mask^X
 R-CNN and of the class-agnostic baseline with the masks of set A only; evaluates both on A and B;
 exports and uses the exported model. Every step is a command that can be run by hand. Running the
-demo again reuses what is done and resumes what was cut off.
+demo again reuses what is done and resumes what was interrupted.
 """
 
 import dataclasses
@@ -162,7 +162,7 @@ def execute(steps: list[Step]) -> None:
     for number, step in enumerate(steps, start=1):
         title = f"[{number}/{len(steps)}] {step.title}"
         if step.is_done():
-            print(f"{title}: done before", flush=True)
+            print(f"{title}: already done", flush=True)
             continue
         print(f"\n{title}\n  python -m {' '.join(step.command)}", flush=True)
         started = time.monotonic()

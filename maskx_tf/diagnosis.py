@@ -57,7 +57,7 @@ def causes_of(step: BadStep, config: Config, num_classes: int) -> Iterator[str]:
     if step.bad_weights:
         found.append(
             f"weights are not finite before the step ({_some(step.bad_weights)}): take an earlier "
-            "checkpoint, or see to the weights that the run started from"
+            "checkpoint, or check the weights that the run started from"
         )
     if found:
         yield from found

@@ -77,7 +77,7 @@ def evaluation_config(trained: Config, values: flags.FlagValues = flags.FLAGS) -
         else:
             kept.append(f"--{field.name}={getattr(trained, field.name)}")
     if kept:
-        logging.warning("Kept as the model was trained: %s", " ".join(kept))
+        logging.warning("Options of the trained model kept: %s", " ".join(kept))
     return trained.replace(**changes)
 
 

@@ -45,7 +45,7 @@ def image_ids(paths: Sequence[pathlib.Path], annotations: str) -> list[int]:
     to the one that has the most of its last parts, at least the base name.
 
     Raises:
-      UserError: the file is no COCO json; a path belongs to no image of it, or to several; or two
+      UserError: it is not a COCO json; a path belongs to no image of it, or to several; or two
         paths to the same.
     """
     if not annotations:

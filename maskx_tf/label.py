@@ -49,7 +49,7 @@ def run(values: flags.FlagValues) -> str:
     """
     images, output = pathlib.Path(values.images), pathlib.Path(values.output)
     if not images.is_dir():
-        raise UserError(f"--images={images} is no directory.")
+        raise UserError(f"--images={images} is not a directory.")
     if output.resolve() == pathlib.Path(values.annotations).resolve():
         raise UserError("--output would overwrite --annotations; choose another.")
     if values.format == "fiftyone" and values.segmentation == "polygon":

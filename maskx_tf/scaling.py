@@ -33,7 +33,7 @@ def apply(config: Config, batch_size: int) -> Config:
     if not batch_size or batch_size == config.batch_size:
         return config
     result = scaled(config, batch_size)
-    print(f"Scaled from {config.batch_size} to {batch_size} images a step:", file=sys.stderr)
+    print(f"Scaled from {config.batch_size} to {batch_size} images per step:", file=sys.stderr)
     for name in ("learning_rate", *_STEPS, "ema_decay"):
         before, after = _text(getattr(config, name)), _text(getattr(result, name))
         if before != after:

@@ -173,7 +173,7 @@ def _check(config: Config, strategy: tf.distribute.Strategy) -> None:
         feature_cache.check(config, replicas)
     if config.batch_size % replicas:
         raise UserError(
-            f"--batch_size={config.batch_size} does not divide over {replicas} devices."
+            f"--batch_size={config.batch_size} is not a multiple of the {replicas} devices."
         )
 
 

@@ -434,7 +434,7 @@ def test_known_records(model_dir, records, tmp_path, capsys):
     boxes, images = harness.write_coco(tmp_path, annotations, names=("emu",))
     outputs = [str(tmp_path / name) for name in "abc"]
     add_classes.add_classes(model_dir, boxes, images, outputs[0])
-    assert "training records are not there. It names none." in capsys.readouterr().err
+    assert "training records cannot be used. The model names none." in capsys.readouterr().err
     add_classes.add_classes(model_dir, boxes, images, outputs[1], known_records=())
     add_classes.add_classes(model_dir, boxes, images, outputs[2], known_records=records)
     assert "not there" not in capsys.readouterr().err
@@ -460,7 +460,7 @@ def test_unusable_boxes(model_dir, tmp_path):
         add_classes.add_classes(model_dir, *empty, str(tmp_path / "out"))
     with pytest.raises(UserError, match="^--boxes=absent.json cannot be read: No such file"):
         add_classes.add_classes(model_dir, "absent.json", known[1], str(tmp_path / "out"))
-    with pytest.raises(UserError, match="is no directory"):
+    with pytest.raises(UserError, match="is not a directory"):
         add_classes.add_classes(model_dir, known[0], str(tmp_path / "none"), str(tmp_path / "out"))
 
 

@@ -270,9 +270,9 @@ def test_a_wrong_run_length_code_is_noticed():
     ("flags", "text"),
     [
         ({"allowed_batch_sizes": ["1", "x"]}, "--allowed_batch_sizes=1,x: numbers are needed"),
-        ({"allowed_batch_sizes": []}, "rising numbers from 1 are needed"),
-        ({"allowed_batch_sizes": ["2", "1"]}, "rising numbers from 1 are needed"),
-        ({"allowed_batch_sizes": ["0", "1"]}, "rising numbers from 1 are needed"),
+        ({"allowed_batch_sizes": []}, "must be ascending numbers from 1"),
+        ({"allowed_batch_sizes": ["2", "1"]}, "must be ascending numbers from 1"),
+        ({"allowed_batch_sizes": ["0", "1"]}, "must be ascending numbers from 1"),
         ({"batch_timeout_micros": -1}, "--batch_timeout_micros=-1 is too small"),
         ({"num_batch_threads": 0}, "--num_batch_threads=0 is too small"),
         ({"max_enqueued_batches": 0}, "--max_enqueued_batches=0 is too small"),

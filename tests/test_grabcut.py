@@ -229,7 +229,7 @@ class TestEvaluation:
         content[len(content) // 4] ^= 1
         path.write_bytes(content)
         with (
-            pytest.raises(UserError, match="does not fit its checksum.*tf_records.verify"),
+            pytest.raises(UserError, match="does not match its checksum.*tf_records.verify"),
             GrabCutMasks((str(tmp_path / "records"),)) as segment,
         ):
             segment(1, np.array([BOX]))

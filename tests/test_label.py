@@ -352,7 +352,7 @@ def test_expected_iou_is_the_mean_iou_if_probabilities_are_right():
 def test_unusable_inputs(data, model_dir, tmp_path):
     with pytest.raises(UserError, match="would overwrite"):
         run(*data, model_dir, data[0])
-    with pytest.raises(UserError, match="no directory"):
+    with pytest.raises(UserError, match="not a directory"):
         run(data[0], str(tmp_path / "none"), model_dir, tmp_path / "out.json")
     with pytest.raises(UserError, match="has no polygons"):
         run(*data, model_dir, tmp_path / "o", format="fiftyone", segmentation="polygon")

@@ -488,7 +488,7 @@ def test_corruption_stops_with_its_name(tmp_path, kind, training):
             pass
     if kind == "payload bit":
         assert "record 2 at byte" in str(error.value)
-        assert "(image 3): the payload does not fit its checksum" in str(error.value)
+        assert "(image 3): the payload does not match its checksum" in str(error.value)
     if kind == "length byte":
         assert "5 of the 6 records of its manifest" in str(error.value)
 
@@ -500,12 +500,14 @@ def test_corrupt_records_are_left_out_and_counted_when_told(tmp_path, kind, capl
     dataset = make_dataset(records, config, PETS, (1,), training=True, seed=0)
     warnings = [entry.getMessage() for entry in caplog.records]
     assert len(warnings) == 2
-    kept = re.search(rf"{shard.name}: (\d) of the 6 records of its manifest are whole", warnings[0])
+    kept = re.search(
+        rf"{shard.name}: (\d) of the 6 records of its manifest are intact", warnings[0]
+    )
     whole = int(kept[1])
     assert whole == (2 if kind.startswith("cut") else 5) or kind == "4 kB of zeros"
     ids = [int(f["image_id"][0]) for f, _ in dataset.take(2 * (6 + whole)).as_numpy_iterator()]
     epoch = set(range(1, 13)) - set(ids)
-    assert warnings[1] == f"1 files are damaged; {6 + whole} whole records are used."
+    assert warnings[1] == f"1 files are damaged; {6 + whole} intact records are used."
     assert 3 in epoch and len(epoch) == 6 - whole
     assert sorted(ids[: 6 + whole]) == sorted(ids[6 + whole :])
     with pytest.raises(UserError, match=shard.name), reading_errors():  # evaluation never skips

@@ -234,7 +234,7 @@ def test_changed_options_are_run_again_from_nothing(study):
     )
     plan, results = Plan(study), results_of(study)
     groups = execution.missing_groups(plan, results, {"transfer"}, {0})
-    assert "made again" in estimate.describe(plan, results, groups, 1)
+    assert "some are repeated" in estimate.describe(plan, results, groups, 1)
     asked = go(study, only=["transfer"], seeds=[0])
     assert asked == [f"seed0/{s}/transfer" for s in ("a_to_b", "b_to_a", "random2")]
     assert not old.exists() and old.with_name("ckpt-21.index").exists()
@@ -877,7 +877,7 @@ def test_a_whole_study_trains_and_goes_on(tmp_path):
         assert result.returncode == 0, "\n".join([result.stderr, result.stdout, *logs])
         return result.stdout
 
-    assert "8 runs to make, 0 of 7 done" in run("--jobs=2")
+    assert "8 runs to do, 0 of 7 done" in run("--jobs=2")
     output = tmp_path / "docs" / "results" / "real"
     runs = json.loads((output / "results.json").read_text())["runs"]
     assert len(runs) == 8 and set(runs["seed0/all/oracle"]["evaluations"]) == {"a_to_b", "b_to_a"}
@@ -889,4 +889,4 @@ def test_a_whole_study_trains_and_goes_on(tmp_path):
     assert not list((tmp_path / "runs" / "study_real" / "cache").rglob("*.bin"))
     assert "7 of 7 runs are done" in (output / "README.md").read_text()
     assert list((tmp_path / "runs" / "study_real" / "tensorboard").rglob("*.hparams"))
-    assert "0 runs to make, 7 of 7 done" in run()
+    assert "0 runs to do, 7 of 7 done" in run()

@@ -219,7 +219,7 @@ def test_unknown_category_ends_the_run(tmp_path, category):
     [
         ("{", "is not json"),
         ("[" * 100_000, "is not json"),
-        ("[]", "holds no object at the top"),
+        ("[]", "its top level is not an object"),
         ("{}", "has no list 'images'"),
         ('{"images": {}}', "has no list 'images'"),
         ('{"images": [], "annotations": []}', "has no list 'categories'"),
@@ -253,7 +253,7 @@ def test_malformed_images(tmp_path, images, message):
 def test_absent_inputs(tmp_path):
     with pytest.raises(UserError, match=r"--annotations=.*x\.json cannot be read"):
         convert((str(tmp_path / "x.json"), str(tmp_path)), tmp_path / "records")
-    with pytest.raises(UserError, match=r"--images=.*nowhere is no directory"):
+    with pytest.raises(UserError, match=r"--images=.*nowhere is not a directory"):
         convert(("x.json", str(tmp_path / "nowhere")), tmp_path / "records")
     with pytest.raises(UserError, match="--mask_size=-1"):
         convert(("x.json", str(tmp_path)), tmp_path / "records", mask_size=-1)

@@ -52,13 +52,13 @@ def test_whole_records_have_no_fault(directory):
 
 
 EXPECTED = {
-    "payload bit": r"record 5, byte {at}, image 6: the payload does not fit its checksum$",
+    "payload bit": r"record 5, byte {at}, image 6: the payload does not match its checksum$",
     "length byte": r"record 5, byte {at}: the length is damaged: \d+ in place of \d+; .* are lost",
     "length checksum": r"record 5, byte {at}: the checksum of the length is damaged",
     "cut in a record": r"record 5, byte {at}: the file ends inside the record, \d+ of its bytes",
     "cut in a header": r"record 5, byte {at}: the file ends inside a header, after 5 of 12 bytes",
     "cut between records": r"5 records can be told apart, the manifest says 12",
-    "4 kB of zeros": r"record 5, byte {at}, .*the payload does not fit its checksum: \d+ zero byte",
+    "4 kB of zeros": r"record 5, byte {at}, .*payload does not match its checksum: \d+ zero byte",
 }
 
 
@@ -145,7 +145,7 @@ CONTENT = [
     ("image/encoded", 0, JPEG[: len(JPEG) // 2], "the image cannot be decoded: .*truncated"),
     ("image/encoded", 0, b"GIF89a", "the image cannot be decoded"),
     ("image/height", 0, 41, "the image is 40 x 60, the record says 41 x 60"),
-    ("image/source_id", 0, b"seven", "the image id 'seven' is no whole number"),
+    ("image/source_id", 0, b"seven", "the image id 'seven' is not a whole number"),
     ("image/object/bbox/ymin", 1, float("nan"), r"object 1 \(id 2\): the box .* is not finite"),
     ("image/object/bbox/ymin", 1, 0.9, r"object 1 \(id 2\): the box .* is empty"),
     ("image/object/bbox/xmax", 0, 1.01, r"object 0 \(id 1\): the box .* leaves the image"),
@@ -186,7 +186,7 @@ def test_malformed_examples(directory):
     rewrite(shard(directory), garble)
     text = "\n".join(map(str, faults(directory)))
     assert re.search("record 0, .* image 1: .*its object features differ in length", text)
-    assert re.search("record 1, .* image unknown: .* is no tf.Example", text)
+    assert re.search("record 1, .* image unknown: .* is not a tf.Example", text)
 
 
 def test_counts_of_the_manifest(directory):

@@ -438,7 +438,7 @@ def test_test_images_are_the_last_ones_outside_of_coco(tmp_path):
 
 def test_without_a_coco_json(tmp_path):
     paths = write(tmp_path, [], [vg_image(1, coco_id=4), vg_image(2)], coco=None)
-    with pytest.raises(UserError, match=r"give --coco_annotations=.* or --keep_coco_val"):
+    with pytest.raises(UserError, match=r"give --coco_annotations=.* --keep_coco_val"):
         convert(paths, tmp_path / "r")
     made = convert(paths, tmp_path / "r", keep_coco_val=True)
     assert list(made.manifests) == ["train"]
@@ -451,7 +451,7 @@ def test_without_a_coco_json(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "content", "message"),
     [
-        ("objects", "{}", "holds no json list at the top"),
+        ("objects", "{}", "holds no json list at its top level"),
         ("objects", "", "holds no json list"),
         ("objects", "[1, 2", "is not json"),
         ("objects", "[1] 2", "is not json: Extra data"),
@@ -476,7 +476,7 @@ def test_unusable_jsons(tmp_path, flag, content, message):
 
 def test_unusable_options(tmp_path):
     paths = write(tmp_path, [], [vg_image(1)])
-    with pytest.raises(UserError, match="--images=.*nowhere is no directory"):
+    with pytest.raises(UserError, match="--images=.*nowhere is not a directory"):
         convert(paths | {"images": str(tmp_path / "nowhere")}, tmp_path / "r")
     with pytest.raises(UserError, match="--splits=minival must be some of train, val, test"):
         convert(paths, tmp_path / "r", splits=("minival",))

@@ -118,7 +118,7 @@ def test_lists_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("categories", "message"),
     [
-        ([{"id": 1, "name": "oak"}], "class 'oak' is no synset like 'bag.n.01'"),
+        ([{"id": 1, "name": "oak"}], "class 'oak' is neither a synset like 'bag.n.01'"),
         ([{"id": 1, "name": "oak", "synset": "x"}], "class 'oak' has synset 'x'"),
         ([{"id": 1, "name": "oak", "synset": 5}], "class 'oak' has synset 5"),
         (

@@ -335,7 +335,7 @@ class TestErrors:
             ({"fc6_w": np.zeros([32, 785])}, "fc6_w (32, 785) does not fit box_head/fc1/kernel"),
             ({"res2_0_branch2b_w": np.zeros([8, 2, 3, 3])}, "does not fit backbone/res2_0/conv2"),
             ({"bbox_pred_w": np.zeros([4, 32])}, "bbox_pred_w (4, 32) does not fit"),
-            ({"conv1_w": np.full([8, 3, 7, 7], np.nan)}, "holds values that are no finite numbers"),
+            ({"conv1_w": np.full([8, 3, 7, 7], np.nan)}, "holds values that are not finite"),
             (
                 {"conv1_w": np.zeros([8, 3, 7, 7], np.int32)},
                 "conv1_w (int32) holds values that are no",

@@ -401,10 +401,10 @@ def state(shape: bytes, data: bytes, dtype: bytes = FLOAT32) -> bytes:
         (RECONSTRUCT + DTYPE + b"K\x00\x85U\x01b\x87R", "a class other than numpy.ndarray"),
         (RECONSTRUCT + b"N\x85R", "a class other than numpy.ndarray"),
         (EMPTY, "an array without contents"),
-        (EMPTY + b"}b", "arguments that are no tuple"),
+        (EMPTY + b"}b", "arguments that are not a tuple"),
         (EMPTY + b"N}\x86b", "damaged"),
         (FLOAT32, "holds a dtype"),
-        (FLOAT32 + b"}b", "arguments that are no tuple"),
+        (FLOAT32 + b"}b", "arguments that are not a tuple"),
         (b"}" + b"}b", "sets the state of a dict"),
         (b"]" + b"N\x85b", "sets the state of a list"),
         (ORDERED + b")R}b", "sets the state of a OrderedDict"),
@@ -419,7 +419,7 @@ def state(shape: bytes, data: bytes, dtype: bytes = FLOAT32) -> bytes:
         (DTYPE + b"]U\x01aU\x02f4\x86a\x85R", "dtype of type list"),
         (DTYPE + b"U\x02f4\x85R(K\x03U\x01|NU\x01a\x85}K\x08K\x01K\x00tb", "structured"),
         (DTYPE + b"U\x02f4\x85R(K\x04U\x01<NNNK\x04K\x01K\x00}tb", "structured or unknown"),
-        (DTYPE + b"U\x02f4\x85R(K\x03U\x08os.system" b"NNNK\x04K\x01K\x00tb", "unknown|no opcode"),
+        (DTYPE + b"U\x02f4\x85R(K\x03U\x08os.system" b"NNNK\x04K\x01K\x00tb", "unknown|an opcode"),
         (state(b"K\x01\x85", b"]" + ORDERED + b"a"), "holds the global|damaged"),
         (state(b"K\x01\x85", b"]Na"), "are damaged"),
         (state(b"K\x01\x85", b"U\x03abc"), "with 3 bytes, not 4"),
@@ -574,8 +574,8 @@ def test_shared_and_cyclic_containers_stay_so(load):
         (b"<!DOCTYPE html><html></html>", "is a web page"),
         (b"\x89HDF\r\n\x1a\n" + bytes(20), "is an HDF5 file"),
         (gzip.compress(pickle.dumps({}), mtime=0), "gunzip"),
-        (b"\xff\xfe" * 20, "is no pickle"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "is no pickle"),
+        (b"\xff\xfe" * 20, "is not a pickle"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is not a pickle"),
         (pickle.dumps([np.zeros(2)]), "holds a list, not a dict of arrays"),
         (pickle.dumps(np.zeros(2)), "holds a ndarray, not a dict of arrays"),
         (pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2), "PyTorch"),
@@ -603,8 +603,8 @@ def test_a_pytorch_file_is_refused_with_a_hint(refused):
 def test_paths_that_are_no_files_are_refused(tmp_path):
     missing = tmp_path / "missing.pkl"
     for path, wanted in [
-        (tmp_path, "is no file"),
-        ("/dev/zero", "is no file"),
+        (tmp_path, "is not a file"),
+        ("/dev/zero", "is not a file"),
         (missing, "cannot be read: No such file"),
     ]:
         with pytest.raises(UserError, match=f"^{path} {wanted}"):

@@ -48,7 +48,7 @@ def convert(
     if mask_size < 0:
         raise UserError(f"--mask_size={mask_size} must not be negative; 0 means full resolution.")
     if not pathlib.Path(images).is_dir():
-        raise UserError(f"--images={images} is no directory.")
+        raise UserError(f"--images={images} is not a directory.")
     content = coco_json.read(annotations)
     source = {
         "annotations": pathlib.Path(annotations).name,

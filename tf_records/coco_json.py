@@ -86,10 +86,10 @@ def _load(path: str) -> tuple[list[Any], Annotations, list[Any], str]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"--annotations={path} cannot be read: {reason}.") from None
     if not is_object:
-        raise UserError(f"{path} is no COCO json: it holds no object at the top.")
+        raise UserError(f"{path} is not a COCO json: its top level is not an object.")
     for key in _LISTS:
         if found.get(key) is None:
-            raise UserError(f"{path} is no COCO json of instances: it has no list {key!r}.")
+            raise UserError(f"{path} is not a COCO json of instances: it has no list {key!r}.")
     return found["images"], found["annotations"], found["categories"], stream.sha256
 
 

@@ -80,7 +80,7 @@ class JsonStream:
         """
         with self._bar:
             if self._next() != "[":
-                raise UserError(f"{self._path} holds no json list at the top.")
+                raise UserError(f"{self._path} holds no json list at its top level.")
             for value, _ in self._items():
                 yield value
             if self._next():

@@ -142,7 +142,7 @@ class Output:
             file = open_locked(directory / _LOCK)
         except BlockingIOError:
             raise UserError(
-                f"Another process is writing to {directory}; wait for its end or name another "
+                f"Another process is writing to {directory}; wait until it ends or name another "
                 "directory."
             ) from None
         except OSError as error:

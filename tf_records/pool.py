@@ -66,7 +66,7 @@ def _map(
             yield result
     except BrokenProcessPool:
         raise UserError(
-            "A worker process died, mostly for want of memory; try fewer with --workers=N."
+            "A worker process died, usually because memory ran out; try fewer with --workers=N."
         ) from None
 
 

@@ -137,7 +137,7 @@ def generate(
 ) -> dict[str, Manifest]:
     """Writes the data set and its records; equal arguments give equal files.
 
-    A run that was interrupted goes on when it is repeated.
+    A run that was interrupted resumes when it is repeated.
 
     Args:
       output_dir: gets train/*.jpg, val/*.jpg, instances_{train,val}.json, set_a.txt, set_b.txt,

@@ -86,7 +86,7 @@ def write_shard(path: pathlib.Path, results: Iterable[Encoded], fingerprint: str
         return part
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written: {error.strerror}. Repeat the command once that is mended: "
+            f"{path} cannot be written: {error.strerror}. Fix that and repeat the command: "
             "finished shards are kept."
         ) from None
     finally:

@@ -57,7 +57,7 @@ def examine(payload: bytes, names: Sequence[str]) -> Contents:
 
 def _image_faults(image: dict[str, Any], image_id: str, size: tuple[int, int]) -> Iterator[str]:
     if image_id == "unknown":
-        yield f"the image id {_text(image['image/source_id'])!r} is no whole number"
+        yield f"the image id {_text(image['image/source_id'])!r} is not a whole number"
     try:
         with PIL.Image.open(io.BytesIO(image["image/encoded"]), formats=("JPEG", "PNG")) as picture:
             width, height = picture.size

@@ -84,7 +84,7 @@ def convert(
 
 def _check(images: str, coco_annotations: str, options: Options) -> None:
     if not pathlib.Path(images).is_dir():
-        raise UserError(f"--images={images} is no directory.")
+        raise UserError(f"--images={images} is not a directory.")
     unknown = [split for split in options.splits if split not in SPLITS]
     if unknown or not options.splits or len(set(options.splits)) < len(options.splits):
         known = ", ".join(SPLITS)
@@ -92,10 +92,10 @@ def _check(images: str, coco_annotations: str, options: Options) -> None:
     if not coco_annotations and not options.keep_coco_val:
         raise UserError(
             "Half of Visual Genome is in COCO: give --coco_annotations=instances_val2017.json, so "
-            "that no image of val2017 gets into train, or --keep_coco_val to go without."
+            "that no image of val2017 gets into train, or accept them with --keep_coco_val."
         )
     if coco_annotations and options.keep_coco_val:
-        raise UserError("--keep_coco_val is for going without --coco_annotations; drop one.")
+        raise UserError("--keep_coco_val and --coco_annotations exclude each other; drop one.")
 
 
 def _check_class_list(path: pathlib.Path, classes: classes_lib.Classes, output: Output) -> None:

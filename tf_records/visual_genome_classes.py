@@ -94,7 +94,7 @@ def load(path: str, counts: Mapping[str, int]) -> Classes:
     A name without a synset beside it is a synset itself, or one of COCO's classes.
 
     Raises:
-      UserError: the file is no class list, a name is neither, or two classes have one synset.
+      UserError: the file is not a class list, a name is neither, or two classes have one synset.
     """
     names = Vocabulary.load(path).names
     given = _given_synsets(path, names)
@@ -103,8 +103,9 @@ def load(path: str, counts: Mapping[str, int]) -> Classes:
     for name in names:
         if name not in given and name not in mapped and not SYNSET.fullmatch(name):
             raise UserError(
-                f"{path}: class {name!r} is no synset like 'bag.n.01' and no class of COCO; name a "
-                'synset, or give it one: {"id": 1, "name": "my class", "synset": "bag.n.01"}.'
+                f"{path}: class {name!r} is neither a synset like 'bag.n.01' nor a class of COCO; "
+                "name a synset, or give the class one: "
+                '{"id": 1, "name": "my class", "synset": "bag.n.01"}.'
             )
         synsets.append(given[name] if name in given else mapped.get(name, name))
     first: dict[str, str] = {}

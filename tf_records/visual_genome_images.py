@@ -45,7 +45,7 @@ def read(path: str) -> Images:
     """Reads the file; versions 1.0 (`id`) and later (`image_id`).
 
     Raises:
-      UserError: it is no json list, or holds no images.
+      UserError: it is not a json list, or holds no images.
     """
     entries = JsonList(path, "image_data")
     images: dict[int, Image] = {}

@@ -77,7 +77,7 @@ def read(path: str, images: Sequence[Image]) -> Objects:
     """Reads the file; versions 1.0 (`id`), 1.2 (`object_id`) and 1.4 (`merged_object_ids`).
 
     Raises:
-      UserError: it is no json list.
+      UserError: it is not a json list.
     """
     entries = JsonList(path, "objects")
     table = _Table(images)

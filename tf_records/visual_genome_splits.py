@@ -49,7 +49,7 @@ def read_coco(path: str) -> CocoImages:
             if flickr_id is not None:
                 flickr_ids.add(flickr_id)
     if not ids:
-        raise UserError(f"{path} is no COCO json: it has no images.")
+        raise UserError(f"{path} is not a COCO json: it has no images.")
     return CocoImages(frozenset(ids), frozenset(flickr_ids), stream.sha256)
 
 

@@ -17,7 +17,7 @@ class JsonList:
       path: of the file.
       flag: the flag that named it, for messages.
 
-    Iterating raises UserError where the file cannot be read or is no json list.
+    Iterating raises UserError where the file cannot be read or is not a json list.
     """
 
     def __init__(self, path: str, flag: str) -> None:

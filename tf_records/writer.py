@@ -1,7 +1,7 @@
 """Writes record shards from any sequence of work items, with several processes or machines.
 
 Shards appear whole, manifest.json comes last, so a directory with a manifest is complete; a killed
-run goes on where it was when it is repeated. The bytes do not depend on who writes them.
+run resumes where it was when it is repeated. The bytes do not depend on who writes them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The client: images in, typed detections out, one request an image."""
+"""The client: images in, typed detections out, one request per image."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Client:
 
     Args:
       url: of the server's REST interface, such as http://localhost:8501.
-      model_name: name it is served under.
+      model_name: name that it is served under.
       grpc: address of the server's gRPC interface, such as localhost:8500; used instead of `url`.
       version: of the model; None: the one the server chooses, normally the latest.
       signature_name: of the signature that takes `image_bytes`.
@@ -38,7 +38,7 @@ class Client:
       max_retries: how often a request is repeated while the server is unavailable.
 
     Raises:
-      ServerError: the URL is none, or gRPC's packages are missing.
+      ServerError: the URL is malformed, or gRPC's packages are missing.
     """
 
     def __init__(

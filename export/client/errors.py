@@ -10,7 +10,7 @@ class ServerError(UserError):
 
 
 class ImageError(UserError):
-    """One image could not be read, was refused or got no answer in time; others may go on."""
+    """One image could not be read, was refused or got no answer in time; others may succeed."""
 
 
 class UnavailableError(Exception):

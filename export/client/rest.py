@@ -83,7 +83,7 @@ class RestTransport:
                 raise self._too_late() from None
             raise UnavailableError(f"{self.name} cannot be reached: {error.reason}") from None
         except (OSError, http.client.HTTPException) as error:
-            raise UnavailableError(f"{self.name} broke off: {error!r}") from None
+            raise UnavailableError(f"{self.name} closed the connection: {error!r}") from None
 
     def _is_loading(self) -> bool:
         """Whether the server has the model, but is not ready to answer with it yet."""

@@ -16,7 +16,7 @@ def single(name: str, base_path: str) -> list[model_server_config_pb2.ModelConfi
     """One model, of which the newest version is served.
 
     Raises:
-      ConfigError: the base path is no directory, or is a version itself.
+      ConfigError: the base path is not a directory, or is a version itself.
     """
     if not base_path:
         raise ConfigError("--model_base_path=DIRECTORY is needed: it holds version directories.")

@@ -74,7 +74,7 @@ class Vocabulary:
         if path.suffix == ".txt":
             names = read_names(path)
             if not names:
-                raise UserError(f"{path} holds no class names; write one a line.")
+                raise UserError(f"{path} holds no class names; write one per line.")
             try:
                 return cls.from_names(names)
             except UserError as error:
@@ -143,7 +143,7 @@ def load_mask_classes(spec: str, vocabulary: Vocabulary) -> tuple[int, ...]:
         names = read_names(path)
         if not names:
             raise UserError(
-                f"--mask_classes={spec} names no class: write one a line into the file, or give "
+                f"--mask_classes={spec} names no class: write one per line into the file, or give "
                 "none to use no masks."
             )
     else:

@@ -74,7 +74,7 @@ def require_writable(directory: str | os.PathLike[str], flag: str) -> None:
 
 
 def require_writable_file(path: str | os.PathLike[str], flag: str) -> None:
-    """`require_writable` of a file: it is no directory, and its directory can be made."""
+    """`require_writable` of a file: it is not a directory, and its directory can be made."""
     if os.path.isdir(path):
         raise UserError(f"{flag} is a directory; a file in it is needed.")
     require_writable(os.path.dirname(path), flag)

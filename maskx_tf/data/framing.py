@@ -84,10 +84,10 @@ def read_payload(file: BinaryIO, frame: Frame) -> tuple[bytes, str | None]:
         return payload, None
     zeros = payload.find(_ZEROS)
     if zeros < 0:
-        return payload, "the payload does not fit its checksum"
+        return payload, "the payload does not match its checksum"
     count = len(payload) - zeros - len(payload[zeros:].lstrip(b"\0"))
     at = frame.offset + HEADER_BYTES + zeros
-    return payload, f"the payload does not fit its checksum: {count} zero bytes from byte {at}"
+    return payload, f"the payload does not match its checksum: {count} zero bytes from byte {at}"
 
 
 def _frame_at(file: BinaryIO, offset: int, size: int) -> Frame | None:
@@ -139,4 +139,4 @@ def _diagnosis(file: BinaryIO, offset: int, size: int, following: int) -> str:
     true_length = following - offset - HEADER_BYTES - FOOTER_BYTES
     if masked_crc(struct.pack("<Q", max(true_length, 0))) == _checksum(header):
         return f"the length is damaged: {length} in place of {true_length}{lost}"
-    return f"the length does not fit its checksum{lost}"
+    return f"the length does not match its checksum{lost}"

@@ -81,9 +81,9 @@ def build(
     rows = np.concatenate([rows for rows, _ in scanned])  # [N, 4]
     if messages:
         whole = len(rows)
-        logging.warning("%d files are damaged; %d whole records are used.", len(messages), whole)
+        logging.warning("%d files are damaged; %d intact records are used.", len(messages), whole)
     if not len(rows):
-        raise UserError(f"There is no whole record in {', '.join(map(str, paths[:5]))}.")
+        raise UserError(f"There is no intact record in {', '.join(map(str, paths[:5]))}.")
     lengths = [len(rows) for rows, _ in scanned]
     return Index(
         paths=tuple(map(str, paths)),
@@ -196,5 +196,5 @@ def _loss(path: pathlib.Path, found: int, expected: int | None, faults: Sequence
         places.append(f"{len(faults) - _MAX_LISTED} more")
     if expected is None or expected == found:
         return f"{path} is damaged at {'; '.join(places)}." if faults else ""
-    lost = f"{path}: {found} of the {expected} records of its manifest are whole"
+    lost = f"{path}: {found} of the {expected} records of its manifest are intact"
     return f"{lost} ({'; '.join(places) or 'the file ends between two records'})."

@@ -153,7 +153,7 @@ def columns_of(serialized: bytes) -> tuple[dict[str, Any], dict[str, list]]:
       N values.
 
     Raises:
-      UserError: it is no tf.Example, or features are missing or differ in length.
+      UserError: it is not a tf.Example, or features are missing or differ in length.
     """
     import tensorflow as tf
     from google.protobuf.message import DecodeError
@@ -161,7 +161,9 @@ def columns_of(serialized: bytes) -> tuple[dict[str, Any], dict[str, list]]:
     try:
         example = tf.train.Example.FromString(serialized)
     except DecodeError as error:
-        raise UserError(f"A record of {len(serialized)} bytes is no tf.Example: {error}.") from None
+        raise UserError(
+            f"A record of {len(serialized)} bytes is not a tf.Example: {error}."
+        ) from None
     features = example.features.feature
     image = {}
     for key, kind in _IMAGE_FEATURES.items():

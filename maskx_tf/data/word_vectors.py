@@ -88,7 +88,7 @@ def _average(spec: str, names: Sequence[str], known: dict[str, np.ndarray]) -> C
     if not known:
         raise UserError(
             f"--transfer_embeddings={spec} has no vector for any word of the {len(names)} classes "
-            f"({', '.join(names[:3])}, …); it must be text with a word and its numbers a line."
+            f"({', '.join(names[:3])}, …); it must be text with a word and its numbers per line."
         )
     size = len(next(iter(known.values())))
     vectors = np.zeros([len(names), size], np.float32)
@@ -106,7 +106,7 @@ def _average(spec: str, names: Sequence[str], known: dict[str, np.ndarray]) -> C
         lines.append(f"  words without a vector, left out of the mean{_listing(missing)}")
     if without:
         lines.append(
-            f"  WARNING: classes without any known word, all with one mask kernel, that of a zero "
+            f"  WARNING: classes without any known word, which share the mask kernel of a zero "
             f"vector{_listing(without)}"
         )
     return ClassVectors(vectors, "\n".join(lines))
@@ -133,7 +133,7 @@ def read_text(path: str, words: Collection[str]) -> dict[str, np.ndarray]:
       float32 [D] for each word that the file has; the first of several.
 
     Raises:
-      UserError: the file cannot be read, or the line of a wanted word is no vector of D numbers.
+      UserError: the file cannot be read, or the line of a wanted word is not a vector of D numbers.
     """
     wanted = {word.encode(): word for word in words}
     found: dict[str, np.ndarray] = {}

@@ -89,7 +89,7 @@ def ground_truth_from_json(path: str, vocabulary: Vocabulary) -> dict:
     `tf_records.coco` does it; a warning counts and names them.
 
     Raises:
-      UserError: the file cannot be read or is no such file, an image has no size, or an annotated
+      UserError: the file is unreadable or malformed, an image has no size, or an annotated
         class is not in the vocabulary.
     """
     source = coco_json.read(path)

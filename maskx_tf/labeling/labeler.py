@@ -31,9 +31,9 @@ PROBLEMS = {
     "crowd_left_out": "the format has no crowds: it is left out",
     "image_corrupt": "the image cannot be decoded",
     "image_missing": "there is no image file",
-    "image_size_differs": "the json has another size: masks are of the file's",
+    "image_size_differs": "the json gives another size: masks have the file's",
     "image_size_unknown": "neither json nor file has its size: it is left out with its objects",
-    "mask_undecodable": "the mask that was there cannot be decoded: it is left out",
+    "mask_undecodable": "the existing mask cannot be decoded: it is left out",
 }
 
 

@@ -92,7 +92,7 @@ def read(path: str, flag: str = "annotations") -> Source:
         raise UserError(f"--{flag}={path} cannot be read: {reason}.") from None
     for key in _LISTS:
         if not isinstance(members.get(key), list):
-            raise UserError(f"{path} is no COCO json of instances: it has no list {key!r}.")
+            raise UserError(f"{path} is not a COCO json of instances: it has no list {key!r}.")
     images = [_image(value, index, path) for index, value in enumerate(values["images"])]
     known = {image.image_id for image in images}
     if len(known) < len(images):

@@ -75,7 +75,7 @@ def sample_anchors(
 
     Args:
       anchors_yxyx: [N, 4].
-      boxes_yxyx: [B, M, 4] objects that are no crowds; zeros as padding.
+      boxes_yxyx: [B, M, 4] objects that are not crowds; zeros as padding.
       image_sizes: [B, 2] (height, width).
       random: float32 [B, N] in [0, 1).
       size, positive_fraction: sample size and largest share of positives.
@@ -129,7 +129,7 @@ def sample_rois(
 
     Args:
       proposals_yxyx: [B, P, 4]; zeros as padding.
-      boxes_yxyx: [B, M, 4] objects that are no crowds; zeros as padding.
+      boxes_yxyx: [B, M, 4] objects that are not crowds; zeros as padding.
       eligible: bool [B, M], objects whose RoIs may be positive; RoIs of the others are left out.
       crowd_boxes_yxyx: [B, C, 4], zeros as padding; a RoI that lies in one by more than
         `crowd_overlap` is no negative.

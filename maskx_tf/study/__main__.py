@@ -1,4 +1,4 @@
-"""Runs a study or goes on with it: `python -m maskx_tf.study --flagfile=FLAGFILE`.
+"""Runs or resumes a study: `python -m maskx_tf.study --flagfile=FLAGFILE`.
 
 See docs/study.md.
 """

@@ -152,7 +152,7 @@ def _check(study: Study) -> None:
             raise UserError(f"row {row.name} needs either flagfile or evaluate.")
         if row.evaluate and row.flags:
             raise UserError(
-                f"row {row.name} trains nothing that `flags` could be of; list those of "
+                f"row {row.name} trains nothing, so it has no `flags`; list those of "
                 "maskx_tf.evaluate in `evaluate`."
             )
     for check in study.checks:

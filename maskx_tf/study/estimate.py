@@ -38,9 +38,9 @@ def describe(plan: Plan, results: Results, groups: list[Group], jobs: int) -> st
     outdated = [r.key for group in groups for r in group.runs if results.is_outdated(r)]
     done = sum(results.has(run) for run in plan.runs)
     lines.append(
-        f"{runs} runs to make, {done} of {len(plan.runs)} done; about "
+        f"{runs} runs to do, {done} of {len(plan.runs)} done; about "
         f"{format_duration(total / jobs)} with --jobs={jobs}"
     )
     if outdated:
-        lines.append(f"of them made again, their options having changed: {', '.join(outdated)}")
+        lines.append(f"some are repeated because their options changed: {', '.join(outdated)}")
     return "\n".join(lines)

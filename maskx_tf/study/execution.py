@@ -139,7 +139,7 @@ class Execution:
             return
         directory = pathlib.Path(run.config.model_dir)
         if not self._is_current(run, directory):
-            print(f"{directory} was trained with other options: starting anew", flush=True)
+            print(f"{directory} was trained with other options: starting over", flush=True)
             shutil.rmtree(directory)
         write_atomically(directory / DIGEST, run.digest + "\n")
 

@@ -1,4 +1,4 @@
-"""The results of a study: one json file, in version control, that a fresh clone goes on from."""
+"""The results of a study: one json file, in version control, that a fresh clone resumes from."""
 
 from __future__ import annotations
 

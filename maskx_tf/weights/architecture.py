@@ -34,7 +34,7 @@ def read(blobs: Blobs, embedding: str = "") -> Architecture:
       embedding: the blob of class embeddings, where the file holds several.
 
     Raises:
-      UserError: this is no ResNet-FPN of a supported kind.
+      UserError: this is not a ResNet-FPN of a supported kind.
     """
     backbone = _backbone(blobs)
     counts = STAGES[backbone]
@@ -146,7 +146,7 @@ def _embedding_blob(blobs: Blobs, wanted: str) -> str:
     fitting = [name for name in names if blobs.shape(name)[-1] == inputs]
     if len(fitting) != 1:
         raise UserError(
-            f"{blobs.source}: T takes {inputs} inputs per class, which are no class weights; name "
+            f"{blobs.source}: T takes {inputs} inputs per class, which are not class weights; name "
             f"the blob of its class embeddings with --embedding. Candidates: "
             f"{', '.join(fitting) or 'none'}."
         )

@@ -77,8 +77,8 @@ class Blobs:
         for name, blob in zip(rule.names, blobs, strict=True):
             if not np.issubdtype(blob.dtype, np.floating) or not np.all(np.isfinite(blob)):
                 raise UserError(
-                    f"{self.source}: {self.label(name)} ({blob.dtype}) holds values that are no "
-                    "finite numbers; the file is damaged or no weight file."
+                    f"{self.source}: {self.label(name)} ({blob.dtype}) holds values that are "
+                    "not finite; the file is damaged or not a weight file."
                 )
         try:
             value = np.asarray(rule.make(*blobs), np.float32)
@@ -131,7 +131,7 @@ def assign(variables: Mapping[str, tf.Variable], rules: Mapping[str, Rule], blob
       blobs: keeps account of what is used.
 
     Raises:
-      UserError: blobs are missing, have values that are no numbers, or shapes that do not fit.
+      UserError: blobs are missing, have values that are not numbers, or shapes that do not fit.
     """
     missing = {name for rule in rules.values() for name in rule.names if name not in blobs}
     if missing:

@@ -47,12 +47,12 @@ def load(
         stage 2 of a model whose detector was cut to COCO's classes.
 
     Raises:
-      UserError: the file is no pickle of arrays, or no model of a supported kind.
+      UserError: the file is not a pickle of arrays, or not a model of a supported kind.
     """
     content = pickles.load(path)
     arrays = content.get("blobs", content)
     if not isinstance(arrays, dict):
-        raise UserError(f"{path}: 'blobs' is no dict of arrays; this is no file of Detectron.")
+        raise UserError(f"{path}: 'blobs' is not a dict of arrays; this is not a Detectron file.")
     blobs = Blobs(arrays, path)
     settings = content.get("cfg", "")
     settings = settings if isinstance(settings, str) else ""

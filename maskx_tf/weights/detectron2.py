@@ -53,7 +53,7 @@ def load(path: str, overrides: Mapping[str, Any] | None = None) -> Imported:
       overrides: options of `Config`, such as vocabulary, stride_on or anchor_size.
 
     Raises:
-      UserError: the file cannot be read, or is no model of a supported kind.
+      UserError: the file cannot be read, or is not a model of a supported kind.
     """
     arrays, options = _read(path)
     settings = {name: arrays[name] for name in ("pixel_mean", "pixel_std") if name in arrays}
@@ -70,7 +70,9 @@ def _read(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
         content = pickles.load(path)
         arrays = content.get("model", content)
         if not isinstance(arrays, dict):
-            raise UserError(f"{path}: 'model' is no dict of arrays; this is no file of detectron2.")
+            raise UserError(
+                f"{path}: 'model' is not a dict of arrays; this is not a detectron2 file."
+            )
         return dict(arrays), {}
     try:
         with np.load(path) as archive:

@@ -74,7 +74,7 @@ def build(
       stale: name -> why a blob that was not used is left out on purpose, or "".
 
     Raises:
-      UserError: the file is no such model, is incomplete, or does not fit the vocabulary.
+      UserError: the file is not such a model, is incomplete, or does not fit the vocabulary.
     """
     found, embedding = architecture.read(blobs, embedding)
     if embedding:

@@ -29,7 +29,7 @@ class Box:
 
     def plain(self) -> Any:
         """The data it stands for."""
-        raise RefusedError(f"holds {self.label}, which is no data")
+        raise RefusedError(f"holds {self.label}, which is not data")
 
 
 class Text(Box):

@@ -106,7 +106,7 @@ class _Machine:
             code = self._file.read(1).decode("latin1")
             info = _OPCODES.get(code)
             if info is None:
-                raise RefusedError(f"is no pickle: the byte {short(code)} is no opcode")
+                raise RefusedError(f"is not a pickle: the byte {short(code)} is not an opcode")
             name = info.name
             if name == "STOP":
                 return plain(self._stack.pop())
@@ -266,7 +266,7 @@ class _Machine:
 def _items_of(value: Any) -> tuple[Any, ...]:
     items = value.items if isinstance(value, Tuple) else value
     if not isinstance(items, tuple) or len(items) > _MAX_ARGUMENTS:
-        raise RefusedError("passes arguments that are no tuple, or too many")
+        raise RefusedError("passes arguments that are not a tuple, or too many")
     return items
 
 
@@ -286,7 +286,7 @@ def load(path: str) -> dict[Any, Any]:
     """
     try:
         if os.path.exists(path) and not os.path.isfile(path):
-            raise UserError(f"{path} is no file; {_WANTED}")
+            raise UserError(f"{path} is not a file; {_WANTED}")
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _load(file, os.fstat(file.fileno()).st_size)
@@ -299,7 +299,7 @@ def load(path: str) -> dict[Any, Any]:
     except MemoryError as error:
         raise UserError(f"{path} does not fit into the memory; use a larger machine") from error
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged or no pickle; download it again") from error
+        raise UserError(f"{path} is damaged or not a pickle; download it again") from error
 
 
 def _load(file: BinaryIO, size: int) -> dict[Any, Any]:
