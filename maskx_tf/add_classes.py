@@ -71,14 +71,14 @@ def add_classes(
       seed: see `examples.collect`.
 
     Raises:
-      UserError: there are no new classes, no examples of one, the model cannot have any, or there
-        is a model in `output_dir`.
+      UserError: there are no new classes, no examples of one, the model cannot have any, or
+        `output_dir` holds a model or cannot be written.
     """
     if not pathlib.Path(images).is_dir():
         raise UserError(f"--images={images} is not a directory.")
     if not prior_strength > 0:
         raise UserError(f"--prior_strength={prior_strength} must be positive.")
-    grow.check_output(output_dir)
+    checkpoints.check_new(output_dir)
     loaded = checkpoints.load_model(model_dir)
     checkpoints.require_masks(loaded, model_dir)
     grow.check(loaded)
@@ -104,7 +104,7 @@ def add_classes(
         expected = prior.mix_of(means, samples.means(len(names)))
     rows = fit.fit(loaded.model.box_head, samples, len(names), expected, prior_strength)
     grown = grow.grow(loaded, names, _category_ids(source, names), rows)
-    grow.save(grown, output_dir)
+    checkpoints.save_new(grown, output_dir)
     listed = ", ".join(f"{name} ({counts[name]} boxes)" for name in names)
     return f"added: {listed}\nwritten: {output_dir}, {grown.vocabulary.num_classes} classes"
 

@@ -16,7 +16,7 @@ from maskx_tf import config as config_lib
 from maskx_tf import moving_average
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, read_names
-from maskx_tf.data.files import write_atomically
+from maskx_tf.data.files import require_writable, write_atomically
 from maskx_tf.errors import UserError
 from maskx_tf.model import MaskXRCNN, build_model, variable_key
 from maskx_tf.modes import MASK_PARTS
@@ -94,6 +94,23 @@ def save_run(config: Config, vocabulary: Vocabulary, mask_class_ids: tuple[int, 
     names = [vocabulary.names[c - 1] for c in mask_class_ids]
     write_atomically(directory / MASK_CLASSES, json.dumps(names, indent=1) + "\n")
     (directory / _OLD_MASK_CLASSES).unlink(missing_ok=True)
+
+
+def check_new(output_dir: str) -> None:
+    """Refuses a directory for a new model before there is one: UserError if it cannot take it."""
+    if tf.train.latest_checkpoint(output_dir):
+        raise UserError(f"--output_dir={output_dir} holds a model already; name another directory.")
+    require_writable(output_dir, f"--output_dir={output_dir}")
+
+
+def save_new(loaded: LoadedModel, output_dir: str) -> None:
+    """Writes a model directory with one checkpoint, of step 0; UserError if there is a model."""
+    check_new(output_dir)
+    config = loaded.config.replace(model_dir=output_dir)
+    save_run(config, loaded.vocabulary, loaded.mask_class_ids)
+    checkpoint = tf.train.Checkpoint(model=loaded.model)
+    manager = tf.train.CheckpointManager(checkpoint, output_dir, max_to_keep=1)
+    manager.save(checkpoint_number=0)
 
 
 def latest_checkpoint(path: str) -> str:

@@ -399,7 +399,7 @@ def test_regions_belong_to_the_box_they_overlap_most():
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory, old):
     directory = tmp_path_factory.mktemp("run")
-    grow.save(old, str(directory))
+    checkpoints.save_new(old, str(directory))
     return str(directory)
 
 
@@ -423,10 +423,12 @@ def test_command_writes_a_model_that_loads(model_dir, old, tmp_path, monkeypatch
         np.testing.assert_array_equal(was, now[:4])
         assert np.isfinite(now[4]).all()
     with pytest.raises(UserError, match="holds a model already"):
-        grow.save(loaded, output)
+        checkpoints.save_new(loaded, output)
     monkeypatch.setattr(add_classes.checkpoints, "load_model", None)  # refused before any work
     with pytest.raises(UserError, match="holds a model already"):
         add_classes.add_classes(model_dir, boxes, images, output)
+    with pytest.raises(UserError, match=r"--output_dir=.*instances\.json.* cannot be written"):
+        add_classes.add_classes(model_dir, boxes, images, f"{boxes}/new")
 
 
 def test_known_records(model_dir, records, tmp_path, capsys):

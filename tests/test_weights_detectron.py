@@ -1,6 +1,7 @@
 """Detectron's pickles, imported, give what its formulas give in plain NumPy; options and errors."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -398,5 +399,6 @@ def test_command(tmp_path):
     assert names[1] == {"id": 2, "name": "bicycle"}
     assert json.loads((tmp_path / "run" / "mask_classes.json").read_text())[0] == "person"
     assert "--conventions=detectron" in (tmp_path / "run" / "train.flags").read_text()
+    pathlib.Path(path).unlink()  # refused before it is read
     again = subprocess.run(run + arguments, capture_output=True, text=True, cwd=harness.REPOSITORY)
     assert again.returncode == 2 and again.stderr.startswith("error: --output_dir=")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import pathlib
-
 import numpy as np
-import tensorflow as tf
 
-from maskx_tf import checkpoints
 from maskx_tf.adding.fit import Rows
-from maskx_tf.checkpoints import CLASS_ROWS, LoadedModel, variable_key
+from maskx_tf.checkpoints import CLASS_ROWS, LoadedModel
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.model import build_model
+from maskx_tf.model import build_model, variable_key
 
 
 def check(loaded: LoadedModel) -> None:
@@ -64,19 +60,3 @@ def _vocabulary(old: Vocabulary, names: list[str], category_ids: list[int]) -> V
     for number in category_ids:
         ids.append(number if number not in ids else max(ids) + 1)
     return Vocabulary((*old.names, *names), tuple(ids))
-
-
-def check_output(output_dir: str) -> None:
-    """UserError if there is a model in the directory."""
-    if tf.train.latest_checkpoint(output_dir):
-        raise UserError(f"--output_dir={output_dir} holds a model already; name another directory.")
-
-
-def save(grown: LoadedModel, output_dir: str) -> None:
-    """Writes a model directory; UserError if there is one."""
-    check_output(output_dir)
-    pathlib.Path(output_dir).mkdir(parents=True, exist_ok=True)
-    config = grown.config.replace(model_dir=output_dir)
-    checkpoints.save_run(config, grown.vocabulary, grown.mask_class_ids)
-    manager = tf.train.CheckpointManager(tf.train.Checkpoint(model=grown.model), output_dir, 1)
-    manager.save(checkpoint_number=0)

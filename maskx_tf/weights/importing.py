@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
 from maskx_tf import checkpoints
@@ -20,7 +19,7 @@ from maskx_tf.config import Config
 from maskx_tf.data import files
 from maskx_tf.data.classes import COCO, Vocabulary, load_mask_classes
 from maskx_tf.errors import UserError
-from maskx_tf.model import build_model
+from maskx_tf.model import build_model, variable_key
 from maskx_tf.weights import architecture, caffe2
 from maskx_tf.weights.blobs import Blobs, assign
 
@@ -90,7 +89,7 @@ def build(
     mask_class_ids = load_mask_classes(config.mask_classes, vocabulary)
     rows = blobs.arrays[embedding][1:] if embedding else None
     model = build_model(config, count, rows)
-    variables = {checkpoints.variable_key(v): v for v in model.weights}
+    variables = {variable_key(v): v for v in model.weights}
     if not config.has_masks:
         rules = caffe2.detector_rules(config)
         variables = {name: variable for name, variable in variables.items() if name in rules}
@@ -125,23 +124,18 @@ def save(imported: Imported, output_dir: str) -> str:
       A report of a few lines.
 
     Raises:
-      UserError: the directory holds a model already.
+      UserError: the directory holds a model already, or cannot be written.
     """
-    directory = pathlib.Path(output_dir)
-    if tf.train.latest_checkpoint(output_dir):
-        raise UserError(f"--output_dir={output_dir} holds a model already; name another directory.")
-    config = imported.loaded.config.replace(model_dir=output_dir)
+    checkpoints.check_new(output_dir)
+    directory, loaded = pathlib.Path(output_dir), imported.loaded
     if imported.embeddings is not None:
         path, content = directory / EMBEDDINGS, io.BytesIO()
         np.save(content, imported.embeddings)
         files.write_atomically(path, content.getvalue())
-        config = config.replace(transfer_embeddings=str(path))
-    checkpoints.save_run(config, imported.loaded.vocabulary, imported.loaded.mask_class_ids)
+        loaded = loaded._replace(config=loaded.config.replace(transfer_embeddings=str(path)))
     files.write_atomically(directory / TABLE, imported.blobs.table())
-    checkpoint = tf.train.Checkpoint(model=imported.loaded.model)
-    manager = tf.train.CheckpointManager(checkpoint, output_dir, max_to_keep=1)
-    manager.save(checkpoint_number=0)
-    seen, classes = imported.loaded.mask_class_ids, imported.loaded.vocabulary.num_classes
+    checkpoints.save_new(loaded, output_dir)
+    seen, classes = loaded.mask_class_ids, loaded.vocabulary.num_classes
     return "\n".join(
         (
             imported.title,
@@ -172,6 +166,7 @@ def run(load: Callable[[str, Mapping[str, Any]], Imported]) -> None:
     for name in ("weights", "output_dir"):
         if not flags.FLAGS[name].value:
             raise UserError(f"--{name} is needed.")
+    checkpoints.check_new(flags.FLAGS.output_dir)  # files of weights take long to read
     imported = load(flags.FLAGS.weights, overrides())
     print(save(imported, flags.FLAGS.output_dir))
     if imported.blobs.unexpected:
