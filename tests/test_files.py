@@ -1,11 +1,25 @@
-"""Whether files can be written is known before the work for them begins."""
+"""Files are written whole; whether they can be is known before the work for them begins."""
 
+import errno
 import os
 
 import pytest
 
 from maskx_tf.data import files
 from maskx_tf.errors import UserError
+
+
+def test_a_full_disk_keeps_no_part_of_a_file(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "results.json"
+    files.write_atomically(path, "before")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_atomically(path, "after")
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+    assert path.read_text() == "before"
 
 
 def test_a_directory_that_can_be_made_is_accepted_and_not_made(tmp_path):

@@ -29,6 +29,8 @@ def is_full_disk(error: Exception) -> bool:
 def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
     """Writes `data` (text as UTF-8) so that `path` holds all of it or what it held before.
 
+    A failure leaves nothing behind; a kill may leave a part of it, in `path` with `.tmp` added.
+
     Raises:
       OSError: it cannot be written, with the name of the file; nothing is left of it.
     """
@@ -41,10 +43,11 @@ def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # what it takes of a full disk
             temporary.unlink()
-        error.filename = error.filename or str(path)  # Python names none where writing fails
+        if isinstance(error, OSError):  # Python names no file where writing fails
+            error.filename = error.filename or str(path)
         raise
     sync_directory(path.parent)
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 from typing import Any
 
+from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
 from tf_records.locks import open_locked
 
@@ -41,9 +42,8 @@ class Journal:
         if lines and json.loads(lines[0]) == task:
             self.results = [json.loads(line) for line in lines[1:]]
         kept = [json.dumps(task), *lines[1:]] if self.results else [json.dumps(task)]
-        temporary = path.with_name(path.name + ".tmp")  # without a line that was cut off
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-        temporary.replace(path)
+        # Without a line that was cut off.
+        write_atomically(path, "".join(f"{line}\n" for line in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._unsynced = 0
 

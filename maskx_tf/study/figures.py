@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
 
 import matplotlib
@@ -11,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from maskx_tf.data.files import write_atomically
 from maskx_tf.study.declaration import Study, Table
 from maskx_tf.study.store import Results
 
@@ -82,7 +84,6 @@ def bars(study: Study, results: Results, table: Table, path: pathlib.Path) -> bo
 
 
 def _save(figure, path: pathlib.Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, dpi=110, format="png", metadata={"Software": None})
-    temporary.replace(path)
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=110, format="png", metadata={"Software": None})
+    write_atomically(path, stream.getvalue())
