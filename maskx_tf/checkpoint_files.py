@@ -26,7 +26,8 @@ DAMAGED = "damaged-"  # put before the name of a checkpoint that cannot be read
 _CHECKPOINT_FILE = re.compile(r"ckpt-(\d+)\.(index|data-\d{5}-of-\d{5})")
 _LEFTOVER = re.compile(
     r"ckpt-\d+_temp.*|ckpt-\d+\..*\.tempstate\d+|checkpoint\.tmp.*"
-    r"|(train\.flags|vocabulary\.json|mask_classes\.(json|txt)|parameters\.txt|bad_batch_\d+\.npz)\.tmp"
+    r"|(train\.flags|(vocabulary|validation)\.json|mask_classes\.(json|txt)|parameters\.txt)\.tmp"
+    r"|bad_batch_\d+\.npz\.tmp"
 )
 
 

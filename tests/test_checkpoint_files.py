@@ -146,7 +146,8 @@ def test_an_earlier_checkpoint_put_beside_stays(run):
 
 
 def test_own_files_half_written_are_removed(run):
-    for name in ("train.flags", "vocabulary.json", "mask_classes.json", "bad_batch_12.npz"):
+    whole = ("train.flags", "vocabulary.json", "mask_classes.json", "mask_classes.txt")
+    for name in (*whole, "parameters.txt", "validation.json", "bad_batch_12.npz"):
         (run / f"{name}.tmp").write_text("half")
     assert resumed(run) == 4 and names(run) == files_of(2, 4)
 
