@@ -36,7 +36,7 @@ HEAD = (
 )
 OPTIMIZER = (
     "optimizer learning_rate momentum weight_decay bias_learning_rate_factor warmup_steps "
-    "warmup_factor lr_steps clip_norm"
+    "warmup_factor lr_steps clip_norm ema_decay"
 )
 FREE = frozenset([*BOOKKEEPING, *f"{SOURCES} {HEAD} {OPTIMIZER}".split()])
 

@@ -218,6 +218,7 @@ class TestKey:
             {"transfer_layers": 3},
             {"learning_rate": 1.0},
             {"train_steps": 99},
+            {"ema_decay": 0.99},
             {"mask_mlp": False},
         ],
     )
