@@ -222,11 +222,13 @@ class TestEvaluation:
                 assert iou(masks.decode_rle(found[0]) > 0, disc()) > 0.95
             assert segment(1, np.zeros([0, 4])) == []
 
-    def test_damaged_records_are_named(self, data, tmp_path):
+    @pytest.mark.parametrize("where", ["in the image", "in the name of the id"])
+    def test_damaged_records_are_named(self, data, tmp_path, where):
         converted(data, tmp_path / "records")
         (path,) = (tmp_path / "records").glob("*.tfrecord")
         content = bytearray(path.read_bytes())
-        content[len(content) // 4] ^= 1
+        in_image = where == "in the image"
+        content[len(content) // 4 if in_image else content.index(b"image/source_id")] ^= 1
         path.write_bytes(content)
         with (
             pytest.raises(UserError, match="does not match its checksum.*tf_records.verify"),

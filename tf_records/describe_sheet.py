@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pathlib
 
 import cv2
 import numpy as np
@@ -12,7 +13,6 @@ from maskx_tf import visualize
 from maskx_tf.data import framing, index, records
 from maskx_tf.data.manifest import Manifest, find_shards
 from maskx_tf.data.records import ImageRecord, ObjectRecord
-from maskx_tf.errors import UserError
 from maskx_tf.ops import masks as mask_ops
 
 _SIDE_PX = 560  # of a sample
@@ -44,12 +44,8 @@ def draw_sheet(directory: str, manifest: Manifest, count: int, columns: int = 4)
 
 def _read(found: index.Index, record: int) -> ImageRecord:
     frame = framing.Frame(int(found.offset[record]), int(found.length[record]))
-    path = found.paths[found.shard[record]]
-    with open(path, "rb") as file:
-        payload, damage = framing.read_payload(file, frame)
-    if damage:
-        raise UserError(f"{path}, record {found.number[record]}: {damage}.")
-    return records.from_example(payload)
+    path = pathlib.Path(found.paths[found.shard[record]])
+    return records.from_example(index.Place(path, frame).read())
 
 
 def _draw(record: ImageRecord, names: tuple[str, ...], green: set[int]) -> np.ndarray:

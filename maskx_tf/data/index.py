@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -26,6 +26,8 @@ REMEDY = "python -m tf_records.verify {} lists all damage; write the records aga
 _MAX_LISTED = 10  # places of damage in a message
 _THREADS = 8  # they wait for the disk
 _SIZE_KEYS = ("image/height", "image/width")
+_ID_KEY = "image/source_id"
+_NO_ID = "unknown"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,11 @@ class Place:
 
 
 def places_by_image_id(paths: Sequence[pathlib.Path]) -> dict[int, Place]:
-    """The records of files by image id, the first of several with one id."""
+    """The records of files by image id, the first of several with one id.
+
+    Raises:
+      UserError: there is damage between records, or in one whose id cannot be found.
+    """
     places: dict[int, Place] = {}
     for path in paths:
         with open(path, "rb", buffering=0) as file:
@@ -121,18 +127,25 @@ def places_by_image_id(paths: Sequence[pathlib.Path]) -> dict[int, Place]:
                 if isinstance(item, Fault):
                     remedy = REMEDY.format(path.parent)
                     raise UserError(f"{path}, byte {item.offset}: {item.message}; {remedy}.")
-                read = functools.partial(_read_inside, file, item)
-                found = peek(read, item.length, ["image/source_id"])
-                places.setdefault(int(found["image/source_id"]), Place(path, item))
+                place = Place(path, item)
+                number = _image_id(functools.partial(_read_inside, file, item), item.length)
+                if number == _NO_ID:
+                    place.read()  # which tells where it is damaged
+                    remedy = REMEDY.format(path.parent)
+                    raise UserError(f"{path}, byte {item.offset}: no image id; {remedy}.")
+                places.setdefault(int(number), place)
     return places
 
 
 def image_id(payload: bytes) -> str:
-    """The image id in a perhaps damaged record, as text."""
-    found = peek(lambda at, count: payload[at : at + count], len(payload), ["image/source_id"])
-    value = found.get("image/source_id", b"")
+    """The image id in a perhaps damaged record, as decimal text; "unknown" if there is none."""
+    return _image_id(lambda at, count: payload[at : at + count], len(payload))
+
+
+def _image_id(read: Callable[[int, int], bytes], length: int) -> str:
+    value = peek(read, length, [_ID_KEY]).get(_ID_KEY, b"")
     text = value.decode(errors="replace") if isinstance(value, bytes) else ""
-    return text if re.fullmatch("-?[0-9]+", text) else "unknown"
+    return text if re.fullmatch("-?[0-9]+", text) else _NO_ID
 
 
 def describe_damage(path: pathlib.Path, number: int, offset: int) -> str:
