@@ -62,6 +62,9 @@ def run(values: flags.FlagValues) -> str:
     ):
         if path:
             files.require_writable_file(path, f"--{flag}={path}")
+    ending = pathlib.Path(values.review_sheet).suffix.lower()
+    if values.review_sheet and ending not in visualize.PICTURES:
+        raise UserError(f"--review_sheet={values.review_sheet} must end in .jpg or .png.")
     source = source_lib.read(values.annotations)
     checkpoint = checkpoints.latest_checkpoint(values.model_dir)
     loaded = checkpoints.load_model(checkpoint)

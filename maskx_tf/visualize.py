@@ -20,6 +20,7 @@ from maskx_tf.visualize_labels import draw_labels, font_of_size
 
 MIN_SIDE_PX = 480  # shorter pictures are enlarged to about this long a side
 MASK_OPACITY = 0.45
+PICTURES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}  # formats that are written
 # (first, last) hue in OpenCV's 0..179 that instances of a set are spread over
 _HUES = {"A": (45, 76), "B": (-9, 9)}
 _GAP_PX = 6
@@ -258,10 +259,7 @@ def _panel_row(
 
 
 def write_picture(picture: np.ndarray, path: pathlib.Path) -> None:
-    """Writes a picture, uint8 [H, W, 3] RGB, atomically: as JPEG if `path` ends in .jpg, or PNG."""
+    """Writes a picture, uint8 [H, W, 3] RGB, atomically; `PICTURES` has the formats."""
     buffer = io.BytesIO()
-    if path.suffix == ".jpg":
-        Image.fromarray(picture).save(buffer, "JPEG", quality=92)
-    else:
-        Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(picture).save(buffer, PICTURES[path.suffix.lower()], quality=92)
     write_atomically(path, buffer.getvalue())

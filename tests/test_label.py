@@ -1,9 +1,11 @@
 """Labelling a COCO json with a tiny model: what is kept, what is made, what is listed; resuming."""
 
 import csv
+import functools
 import json
 import os
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -70,11 +72,11 @@ def data(tmp_path):
 
 def run(annotations, images, model_dir, output, **changes):
     values = flags.FlagValues()
-    original, flags.FLAGS = flags.FLAGS, values
-    try:
-        label_flags(values)
-    finally:
-        flags.FLAGS = original
+    kinds = ("DEFINE_string", "DEFINE_enum", "DEFINE_float", "DEFINE_bool")
+    defining = {kind: functools.partial(getattr(flags, kind), flag_values=values) for kind in kinds}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label, "flags", types.SimpleNamespace(**defining))
+        label.define_flags()
     arguments = {
         "annotations": annotations,
         "images": images,
@@ -84,23 +86,6 @@ def run(annotations, images, model_dir, output, **changes):
     }
     values(["label", *(f"--{key}={value}" for key, value in arguments.items())])
     return label.run(values)
-
-
-def label_flags(values):
-    """The command's flags on values of their own."""
-    for kind in ("string", "enum", "float", "bool"):
-        assert hasattr(flags, f"DEFINE_{kind}")
-    import functools
-
-    class Local:
-        def __getattr__(self, name):
-            return functools.partial(getattr(flags, name), flag_values=values)
-
-    original, label.flags = label.flags, Local()
-    try:
-        label.define_flags()
-    finally:
-        label.flags = original
 
 
 def rows_of(path):
@@ -356,6 +341,8 @@ def test_unusable_inputs(data, model_dir, tmp_path):
         run(data[0], str(tmp_path / "none"), model_dir, tmp_path / "out.json")
     with pytest.raises(UserError, match="has no polygons"):
         run(*data, model_dir, tmp_path / "o", format="fiftyone", segmentation="polygon")
+    with pytest.raises(UserError, match=r"--review_sheet=.*sheet\.gif must end in \.jpg or \.png"):
+        run(*data, model_dir, tmp_path / "o", review_sheet=tmp_path / "sheet.gif")
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(UserError, match="no list 'images'"):
         run(str(tmp_path / "list.json"), data[1], model_dir, tmp_path / "out.json")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskx_tf import visualize, visualize_labels
 from maskx_tf.ops import masks
@@ -105,6 +106,14 @@ def test_labels_contrast_with_their_background():
         label = picture[top - 14 : top, 50:100].reshape(-1, 3)
         assert (label == color).all(axis=1).any()
         assert (label == wanted).all(axis=1).any()
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("jpg", "JPEG"), ("JPEG", "JPEG"), ("png", "PNG")])
+def test_pictures_are_what_their_names_say(tmp_path, ending, kind):
+    path = tmp_path / f"picture.{ending}"
+    visualize.write_picture(grey(10, 20), path)
+    with Image.open(path) as picture:
+        assert (picture.format, picture.size) == (kind, (20, 10))
 
 
 def test_side_by_side_and_grid():
