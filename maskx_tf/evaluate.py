@@ -89,6 +89,9 @@ def main() -> None:
     checkpoint = checkpoints.latest_checkpoint(run)
     default = pathlib.Path(checkpoint).parent / OUTPUTS[flags.FLAGS.masks]
     output = flags.FLAGS.output or str(default)
+    picture = pathlib.Path(output).with_suffix(".png")
+    if picture == pathlib.Path(output):
+        raise UserError(f"--output={output} is the name of the picture beside it; end it in .json.")
     require_writable_file(output, f"--output={output}")
     model, trained, vocabulary, mask_class_ids = checkpoints.load_model(checkpoint)
     config = evaluation_config(trained)
@@ -118,7 +121,6 @@ def main() -> None:
     print(f"{checkpoint}; A: {len(names)} classes with masks, B: {rest} without")
     print(report.format_table(results, names))
     report.write_json({"checkpoint": checkpoint, **results}, output)
-    picture = pathlib.Path(output).with_suffix(".png")
     write_atomically(picture, curves.draw(evaluator.curves))
     print(f"written: {output}, {picture}")
 

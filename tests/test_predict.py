@@ -326,11 +326,15 @@ def test_evaluation_config_takes_data_and_test_options_only(caplog):
 def test_evaluate_checks_its_output_first(run_dir, tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.touch()
-    values = {"checkpoint": "", "model_dir": str(run_dir), "masks": "model", "output": f"{file}/x"}
-    monkeypatch.setattr(flags, "FLAGS", types.SimpleNamespace(**values))
+    values = {"checkpoint": "", "model_dir": str(run_dir), "masks": "model"}
     monkeypatch.setattr(checkpoints, "load_model", None)
-    with pytest.raises(UserError, match="file/x cannot be written: "):
-        evaluate.main()
+    for output, message in (
+        (f"{file}/x", "file/x cannot be written: "),
+        ("scores.png", r"--output=scores\.png is the name of the picture"),
+    ):
+        monkeypatch.setattr(flags, "FLAGS", types.SimpleNamespace(**values, output=output))
+        with pytest.raises(UserError, match=message):
+            evaluate.main()
 
 
 def test_evaluate_command(run_dir, tmp_path):
