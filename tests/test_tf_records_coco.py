@@ -61,6 +61,18 @@ def test_clean_annotation(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("said", "source"),
+    [("maskx_tf", "maskx_tf"), ("human", "human"), (None, "human"), ("", "human"), (3, "human"),
+     ("\ud800", "human")],
+)  # fmt: skip
+def test_a_mask_has_the_source_that_its_annotation_names(tmp_path, said, source):
+    items = [annotation(1, BOX, mask_source=said), annotation(1, BOX, segmentation=[])]
+    manifest, (record,) = converted(tmp_path, items)
+    assert [item.mask_source for item in record.objects] == [source, ""]
+    assert manifest.mask_sources == {source: 1}
+
+
+@pytest.mark.parametrize(
     ("bbox", "reason"),
     [
         ([math.nan, 0, 5, 5], "box_not_finite"),

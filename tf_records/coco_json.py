@@ -115,7 +115,7 @@ def _vocabulary(categories: list[Any], path: str) -> Vocabulary:
     except RecursionError:
         raise UserError(f"{path}: a category is nested too deep to be one.") from None
     for number, name in zip(vocabulary.external_ids, vocabulary.names, strict=True):
-        if not is_id(number) or not _is_text(name):
+        if not is_id(number) or not is_text(name):
             raise UserError(
                 f"{path}: category {short({'id': number, 'name': name})} needs an id of at most 64 "
                 "bits and a name of valid characters."
@@ -132,7 +132,7 @@ def _images(entries: list[Any], path: str, issues: list[Issue]) -> list[ImageIte
         image_id, file_name = entry["id"], entry.get("file_name")
         if not isinstance(file_name, str) or not file_name:
             raise UserError(f"{path}: image {image_id} has no file_name.")
-        if not _is_text(file_name) or "\0" in file_name:
+        if not is_text(file_name) or "\0" in file_name:
             raise UserError(
                 f"{path}: the file_name {short(file_name)} of image {image_id} has characters that "
                 "no file can have."
@@ -158,7 +158,7 @@ def _unknown_category(annotation: dict[str, Any], index: int, path: str) -> User
     )
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether UTF-8 can hold it: half a surrogate pair, which json allows, cannot be."""
     try:
         value.encode()

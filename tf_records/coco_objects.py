@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskx_tf.data.manifest import HUMAN
 from maskx_tf.data.records import ImageRecord, ObjectRecord
 from maskx_tf.errors import UserError
 from tf_records import grabcut_masks
-from tf_records.coco_json import ImageItem
+from tf_records.coco_json import ImageItem, is_text
 from tf_records.coco_masks import MaskError, crop_mask
 from tf_records.images import BadImageError, EncodedImage, read_image
 from tf_records.issues import Issue
@@ -116,7 +117,9 @@ def make_object(
         area = share * float((box[2] - box[0]) * (box[3] - box[1]))
     class_id, class_name = settings.classes[annotation["category_id"]]
     is_crowd = annotation.get("iscrowd") in (1, True)
-    made = ObjectRecord(box, class_id, class_name, area, is_crowd, annotation["id"], mask)
+    said = annotation.get("mask_source")  # as maskx_tf.label writes it
+    source = said if isinstance(said, str) and said and is_text(said) else HUMAN
+    made = ObjectRecord(box, class_id, class_name, area, is_crowd, annotation["id"], mask, source)
     return made, reasons
 
 

@@ -40,7 +40,7 @@ class Encoded:
       example: the serialised record; None if the item was dropped.
       classes: (class name, has mask) of each object.
       issues: what was dropped or repaired.
-      mask_sources: of each mask, see `data.records.MASK_SOURCES`.
+      mask_sources: of each mask, see `data.records.ObjectRecord`.
     """
 
     example: bytes | None

@@ -15,7 +15,7 @@ from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
 
 FILE_NAME = "manifest.json"
-HUMAN = "human"  # source of a mask that the annotations hold
+HUMAN = "human"  # source of a mask of which the annotations name none
 _FORMAT = "maskx_tf records, version 1"
 
 
@@ -42,7 +42,7 @@ class Manifest:
       set_a: names of the classes meant to be trained with masks, where the source says so.
       issues: reason -> {"effect": str, "count": int, "ids": [[annotation id or None, image id]]}.
       source: what the records were made of: settings and fingerprints.
-      mask_sources: where masks are from (`records.MASK_SOURCES`) -> how many.
+      mask_sources: where masks are from (`records.ObjectRecord.mask_source`) -> how many.
     """
 
     name: str

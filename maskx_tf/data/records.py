@@ -22,8 +22,7 @@ from maskx_tf.errors import UserError
 if TYPE_CHECKING:
     import tensorflow as tf
 
-GRABCUT = "grabcut"
-MASK_SOURCES = (HUMAN, GRABCUT)  # what the annotations say; GrabCut in the box
+GRABCUT = "grabcut"  # source of a mask that GrabCut found in the box
 _OBJECT = "image/object/"
 _OBJECT_FEATURES = {
     "bbox/ymin": float,  # divided by the image height
@@ -37,7 +36,7 @@ _OBJECT_FEATURES = {
     "id": int,  # annotation id
     "has_mask": int,
     "mask": bytes,  # 1-bit PNG covering exactly the box; empty without mask
-    "mask_source": bytes,  # who drew the mask, see MASK_SOURCES; empty without mask
+    "mask_source": bytes,  # who drew the mask, see `ObjectRecord`; empty without mask
 }
 _IMAGE_FEATURES = {
     "image/source_id": bytes,  # image id as decimal text, as Model Garden has it
@@ -60,7 +59,7 @@ class ObjectRecord:
       is_crowd: the box stands for a group.
       annotation_id: id in the source.
       mask: uint8 {0, 1} [h, w] covering exactly the box, of any size; None: no mask.
-      mask_source: where the mask is from, one of `MASK_SOURCES` or another word; "" without mask.
+      mask_source: where the mask is from: `HUMAN`, `GRABCUT` or another word; "" without mask.
     """
 
     box_yxyx: np.ndarray

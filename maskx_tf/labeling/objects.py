@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from maskx_tf.data.manifest import HUMAN
 from maskx_tf.labeling.labeler import Labels, Problem
 from maskx_tf.labeling.source import Annotation, ImageEntry, Source, exact_bbox, members_of
 from maskx_tf.ops import masks as mask_ops
 from tf_records.coco_masks import decode_rle
 
-OURS, HUMAN = "maskx_tf", "human"  # values of mask_source
+OURS = "maskx_tf"  # mask_source of the masks made here
 
 
 class LabelledObject(NamedTuple):
