@@ -17,6 +17,7 @@ from maskx_tf.data.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco, curves, report, runner
 from maskx_tf.evaluation.grabcut import GrabCutMasks
+from maskx_tf.evaluation.ground_truth import ground_truth_from_json
 from maskx_tf.model import rebuilt
 
 # What may differ from the training run; every other option stays as it was trained.
@@ -100,7 +101,7 @@ def main() -> None:
     if config.mask_classes != trained.mask_classes:
         mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
     annotations = flags.FLAGS.annotations
-    ground_truth = coco.ground_truth_from_json(annotations, vocabulary) if annotations else None
+    ground_truth = ground_truth_from_json(annotations, vocabulary) if annotations else None
     by_grabcut = flags.FLAGS.masks == "grabcut"
     with (
         reading_errors(),

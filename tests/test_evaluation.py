@@ -272,7 +272,7 @@ def test_ground_truth_from_records(tmp_path):
     path = write_records(tmp_path / "x.tfrecord", images)
     # By name, in the ids of another vocabulary.
     other = Vocabulary.from_names(["bee", "cat"])
-    truth = coco.ground_truth_from_records((path,), other)
+    truth = ground_truth.ground_truth_from_records((path,), other)
     assert [image["id"] for image in truth["images"]] == [4, 2, 9]
     first, second = truth["annotations"]
     assert (first["id"], first["image_id"], first["category_id"]) == (1, 4, 2)
@@ -283,10 +283,10 @@ def test_ground_truth_from_records(tmp_path):
     assert (second["category_id"], second["iscrowd"], second["area"]) == (1, 1, 300)
     assert "segmentation" not in second
     with pytest.raises(UserError, match="Unknown class 'cat'"):
-        coco.ground_truth_from_records((path,), Vocabulary.from_names(["bee", "car"]))
+        ground_truth.ground_truth_from_records((path,), Vocabulary.from_names(["bee", "car"]))
     twice = write_records(tmp_path / "y.tfrecord", images[:1])
     with pytest.raises(UserError, match="Image id 4 .* occurs twice"):
-        coco.ground_truth_from_records((path, twice), other)
+        ground_truth.ground_truth_from_records((path, twice), other)
 
 
 def coco_file(tmp_path, **changes):
@@ -310,7 +310,7 @@ def coco_file(tmp_path, **changes):
 
 
 def test_ground_truth_from_json(tmp_path):
-    truth = coco.ground_truth_from_json(coco_file(tmp_path), VOCABULARY)
+    truth = ground_truth.ground_truth_from_json(coco_file(tmp_path), VOCABULARY)
     (annotation,) = truth["annotations"]
     assert (annotation["id"], annotation["category_id"], annotation["area"]) == (1, 3, 12)
     assert masks.decode_rle(annotation["segmentation"])[2:5, 1:5].all()
@@ -346,7 +346,7 @@ def test_ground_truth_of_a_json_with_defects(tmp_path, caplog, changes, reason, 
     annotation |= {"segmentation": [SQUARE]} | changes
     categories = [{"id": 70, "name": " cat "}]
     path = coco_file(tmp_path, annotations=[annotation], categories=categories)
-    truth = coco.ground_truth_from_json(path, VOCABULARY)
+    truth = ground_truth.ground_truth_from_json(path, VOCABULARY)
     found = [(a["area"], "segmentation" in a) for a in truth["annotations"]]
     assert found == ([expected] if expected else [])
     assert (f"({reason}: " in caplog.text) if reason else not caplog.text
@@ -356,28 +356,28 @@ def test_ground_truth_of_a_json_with_defects(tmp_path, caplog, changes, reason, 
 def test_ground_truth_from_json_errors(tmp_path):
     zebra = {"id": 1, "image_id": 5, "category_id": 71, "bbox": [1, 2, 4, 3]}
     with pytest.raises(UserError, match="1 classes that the model does not know.*zebra"):
-        coco.ground_truth_from_json(coco_file(tmp_path, annotations=[zebra]), VOCABULARY)
+        ground_truth.ground_truth_from_json(coco_file(tmp_path, annotations=[zebra]), VOCABULARY)
     with pytest.raises(UserError, match="cannot be read: No such file"):
-        coco.ground_truth_from_json(str(tmp_path / "absent.json"), VOCABULARY)
+        ground_truth.ground_truth_from_json(str(tmp_path / "absent.json"), VOCABULARY)
     unknown = coco_file(tmp_path, annotations=[zebra | {"category_id": 9}])
     with pytest.raises(UserError, match="annotation 1 has category_id 9, which is not in"):
-        coco.ground_truth_from_json(unknown, VOCABULARY)
+        ground_truth.ground_truth_from_json(unknown, VOCABULARY)
     image = {"id": 5, "file_name": "a.jpg", "width": 12}
     with pytest.raises(UserError, match=r"image 5 \(a.jpg\) has no height"):
-        coco.ground_truth_from_json(coco_file(tmp_path, images=[image]), VOCABULARY)
+        ground_truth.ground_truth_from_json(coco_file(tmp_path, images=[image]), VOCABULARY)
     (tmp_path / "list.json").write_text("{}")
     with pytest.raises(UserError, match="it has no list 'images'"):
-        coco.ground_truth_from_json(str(tmp_path / "list.json"), VOCABULARY)
+        ground_truth.ground_truth_from_json(str(tmp_path / "list.json"), VOCABULARY)
     (tmp_path / "text.json").write_text("{")
     with pytest.raises(UserError, match="is not json"):
-        coco.ground_truth_from_json(str(tmp_path / "text.json"), VOCABULARY)
+        ground_truth.ground_truth_from_json(str(tmp_path / "text.json"), VOCABULARY)
 
 
 @pytest.mark.parametrize("engine", list(coco.ENGINES))
 def test_coco_ground_truth_as_predictions_is_perfect(engine):
     path = shared_data() / "coco_mini" / "annotations" / "instances_val2017.json"
     vocabulary = Vocabulary.load(path)
-    truth = coco.ground_truth_from_json(str(path), vocabulary)
+    truth = ground_truth.ground_truth_from_json(str(path), vocabulary)
     evaluator = coco.CocoEvaluator(truth, vocabulary, range(1, 21), engine)
     add_truth_as_predictions(evaluator, truth)
     results = evaluator.evaluate()
@@ -429,9 +429,9 @@ def runner_setup(tmp_path):
     )
 
 
-def test_evaluate_model_scores_in_original_pixels(tmp_path):
+def test_scores_in_original_pixels(tmp_path):
     config = runner_setup(tmp_path)
-    results = runner.evaluate_model(FakeModel(), config, VOCABULARY, SET_A)
+    results = runner.ModelEvaluator(FakeModel(), config, VOCABULARY, SET_A).evaluate()
     assert results["box"]["A"]["AP"] == pytest.approx(1)
     assert results["mask"]["A"]["AP"] == pytest.approx(1)
     assert results["mask_given_boxes"]["A"]["AP"] == pytest.approx(1)
@@ -452,9 +452,10 @@ def test_model_evaluator_repeats_and_takes_other_ground_truth(tmp_path):
     config = runner_setup(tmp_path)
     evaluator = runner.ModelEvaluator(FakeModel(), config, VOCABULARY, SET_A)
     assert evaluator.evaluate() == evaluator.evaluate()
-    truth = coco.ground_truth_from_records(config.eval_records, VOCABULARY)
+    truth = ground_truth.ground_truth_from_records(config.eval_records, VOCABULARY)
     truth["images"].append({"id": 50, "height": 10, "width": 10})
-    results = runner.evaluate_model(FakeModel(), config, VOCABULARY, SET_A, ground_truth=truth)
+    other = runner.ModelEvaluator(FakeModel(), config, VOCABULARY, SET_A, ground_truth=truth)
+    results = other.evaluate()
     assert results["box"]["A"]["AP"] == pytest.approx(1)
 
 
@@ -467,12 +468,11 @@ def test_masks_are_pasted_as_the_conventions_have_it(tmp_path, monkeypatch, conv
         return masks.paste_to_rle(*arguments, whole_pixels=whole_pixels)
 
     config = runner_setup(tmp_path).replace(conventions=conventions)
-    truth = coco.ground_truth_from_records(config.eval_records, VOCABULARY)
     monkeypatch.setattr(runner, "mask_ops", types.SimpleNamespace(paste_to_rle=paste))
-    runner.evaluate_model(FakeModel(), config, VOCABULARY, SET_A, ground_truth=truth)
+    runner.ModelEvaluator(FakeModel(), config, VOCABULARY, SET_A).evaluate()
     assert set(pasted) == {conventions == "detectron"} and len(pasted) == 6
 
 
 def test_evaluation_needs_records():
     with pytest.raises(UserError, match="--eval_records"):
-        runner.evaluate_model(FakeModel(), Config(), VOCABULARY, SET_A)
+        runner.ModelEvaluator(FakeModel(), Config(), VOCABULARY, SET_A)

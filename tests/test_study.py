@@ -621,11 +621,11 @@ def test_a_training_is_evaluated_with_the_set_a_of_the_split(
     monkeypatch.setattr(worker.checkpoints, "load_model", lambda path: (None, None, None, None))
     monkeypatch.setattr(worker, "load_mask_classes", lambda spec, vocabulary: spec)
 
-    def evaluate(model, config, vocabulary, class_ids):
+    def evaluator(model, config, vocabulary, class_ids):
         seen.append(class_ids)
-        return {"of": class_ids}
+        return types.SimpleNamespace(evaluate=lambda: {"of": class_ids})
 
-    monkeypatch.setattr(worker.runner, "evaluate_model", evaluate)
+    monkeypatch.setattr(worker.runner, "ModelEvaluator", evaluator)
     cache = {"cache": "", "evaluation_cache": ""}
     entry = {"flagfile": str(tmp_path / "x.flags"), "splits": splits, **cache}
     assert worker._train(entry) == {name: {"of": spec} for name, spec in splits.items()}

@@ -15,10 +15,7 @@ import numpy.typing as npt
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation.ground_truth import ground_truth_from_json, ground_truth_from_records
 from maskx_tf.ops import masks as mask_ops
-
-__all__ = ["ENGINES", "CocoEvaluator", "ground_truth_from_json", "ground_truth_from_records"]
 
 # Metric: (IoU threshold or None for the mean over 0.50:0.95, index of COCO's area range)
 METRICS = {

@@ -13,6 +13,7 @@ from maskx_tf.data import pipeline
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco, frozen
+from maskx_tf.evaluation.ground_truth import ground_truth_from_records
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.ops.conventions import CONVENTIONS
 
@@ -20,54 +21,26 @@ from maskx_tf.ops.conventions import CONVENTIONS
 Segment = Callable[[int, np.ndarray], list[mask_ops.Rle]]
 
 
-def evaluate_model(
-    model,
-    config: Config,
-    vocabulary: Vocabulary,
-    mask_class_ids: Sequence[int],
-    *,
-    ground_truth: dict | None = None,
-    engine: str = "faster_coco_eval",
-    per_class: bool = False,
-    progress: bool = False,
-    segment: Segment | None = None,
-) -> dict:
-    """Scores a model on `config.eval_records`; see `ModelEvaluator` to do so repeatedly.
+class ModelEvaluator:
+    """Scores a model on `config.eval_records`, again and again.
+
+    Ground truth is read and graphs are traced once.
 
     Args:
       model: a `MaskXRCNN`.
       config: options; the data part is read here.
       vocabulary: names of the model's classes.
       mask_class_ids: set A.
-      ground_truth: COCO layout, see `coco`; default: that of the records.
+      ground_truth: COCO layout, see `ground_truth`; default: that of the records.
       engine: one of `coco.ENGINES`.
-      per_class: also list the AP of every class.
-      progress: show a progress bar.
       segment: makes the masks, in place of the model.
 
-    Returns:
-      What `CocoEvaluator.evaluate` returns, with "mask_given_boxes": the masks predicted for the
-      ground-truth boxes and classes, each with score 1. Of an image with more than
-      `config.max_objects` objects, only that many are given. Boxes alone of a model of stage 1,
-      whose mask head nothing trained, unless `segment` makes the masks.
+    Attributes:
+      results, curves: of the last evaluation, as of `CocoEvaluator`; empty before.
 
     Raises:
-      UserError: there are no evaluation records, or they do not fit the ground truth.
+      UserError: there are no evaluation records, or they cannot be read.
     """
-    evaluator = ModelEvaluator(
-        model,
-        config,
-        vocabulary,
-        mask_class_ids,
-        ground_truth=ground_truth,
-        engine=engine,
-        segment=segment,
-    )
-    return evaluator.evaluate(per_class=per_class, progress=progress)
-
-
-class ModelEvaluator:
-    """Evaluates a model again and again: ground truth is read and graphs are traced once."""
 
     def __init__(
         self,
@@ -80,13 +53,12 @@ class ModelEvaluator:
         engine: str = "faster_coco_eval",
         segment: Segment | None = None,
     ):
-        """Arguments as of `evaluate_model`."""
         self._segment = segment
         if not config.eval_records:
             raise UserError("There is nothing to evaluate on: set --eval_records=DIRECTORY.")
         self._config, self._vocabulary = config, vocabulary
         self._mask_class_ids, self._engine = tuple(mask_class_ids), engine
-        self._ground_truth = ground_truth or coco.ground_truth_from_records(
+        self._ground_truth = ground_truth or ground_truth_from_records(
             config.eval_records, vocabulary
         )
 
@@ -102,12 +74,25 @@ class ModelEvaluator:
             return {**model.detect(pyramid, sizes, scales), "given_masks": given}
 
         self._model, self._predict = model, predict
-        # Of the last evaluation.
         self.results: dict = {}
         self.curves: dict[str, dict[str, np.ndarray]] = {}
 
     def evaluate(self, per_class: bool = False, progress: bool = False) -> dict:
-        """Scores the model as it is now; returns what `evaluate_model` returns."""
+        """Scores the model as it is now.
+
+        Args:
+          per_class: also list the AP of every class.
+          progress: show a progress bar.
+
+        Returns:
+          What `CocoEvaluator.evaluate` returns, with "mask_given_boxes": the masks predicted for
+          the ground-truth boxes and classes, each with score 1. Of an image with more than
+          `config.max_objects` objects, only that many are given. Boxes alone of a model of stage 1,
+          whose mask head nothing trained, unless `segment` makes the masks.
+
+        Raises:
+          UserError: the records do not fit the ground truth or the vocabulary.
+        """
         evaluator = coco.CocoEvaluator(
             self._ground_truth, self._vocabulary, self._mask_class_ids, self._engine
         )

@@ -72,7 +72,8 @@ def _train(entry: dict) -> dict[str, dict]:
     for name, mask_classes in splits.items():
         class_ids = load_mask_classes(mask_classes, vocabulary)
         with reading_errors():
-            evaluations[name] = runner.evaluate_model(model, options, vocabulary, class_ids)
+            evaluator = runner.ModelEvaluator(model, options, vocabulary, class_ids)
+            evaluations[name] = evaluator.evaluate()
     return evaluations
 
 
