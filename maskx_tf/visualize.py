@@ -23,6 +23,7 @@ MASK_OPACITY = 0.45
 PICTURES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}  # formats that are written
 # (first, last) hue in OpenCV's 0..179 that instances of a set are spread over
 _HUES = {"A": (45, 76), "B": (-9, 9)}
+_SCORE_THRESHOLD = 0.5  # from which detections are drawn
 _GAP_PX = 6
 _CAPTION_COLOR = (32, 32, 32)
 
@@ -105,7 +106,7 @@ def draw_detections(
     names: Sequence[str],
     mask_class_ids: Collection[int],
     scores: npt.ArrayLike | None = None,
-    score_threshold: float = 0.5,
+    score_threshold: float = _SCORE_THRESHOLD,
 ) -> np.ndarray:
     """Draws classified objects: green where the class is of set A, red where it is of set B.
 
@@ -138,7 +139,7 @@ def draw_detections(
 
 
 def draw_results(
-    image: np.ndarray, results: Sequence[dict], score_threshold: float = 0.5
+    image: np.ndarray, results: Sequence[dict], score_threshold: float = _SCORE_THRESHOLD
 ) -> np.ndarray:
     """Picture, uint8 RGB as of `draw`, of COCO results with names over their image.
 
@@ -159,13 +160,9 @@ def draw_results(
     )
 
 
-def side_by_side(
-    ground_truth: np.ndarray,
-    prediction: np.ndarray,
-    captions: tuple[str, str] = ("ground truth", "prediction"),
-) -> np.ndarray:
+def side_by_side(ground_truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Two pictures, uint8 RGB, beside each other under their captions."""
-    return grid([_captioned(ground_truth, captions[0]), _captioned(prediction, captions[1])], 2)
+    return grid([_captioned(ground_truth, "ground truth"), _captioned(prediction, "prediction")], 2)
 
 
 def _captioned(picture: np.ndarray, caption: str) -> np.ndarray:
@@ -194,42 +191,28 @@ def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def panel(
-    features: dict[str, np.ndarray],
-    labels: dict[str, np.ndarray],
-    detections: dict[str, np.ndarray],
+    examples: Sequence[dict[str, np.ndarray]],
     names: Sequence[str],
     mask_class_ids: Collection[int],
-    max_images: int = 6,
-    score_threshold: float = 0.5,
 ) -> np.ndarray:
-    """Ground truth beside predictions for the images of a batch, for TensorBoard.
+    """Ground truth beside predictions, for TensorBoard.
 
     Args:
-      features: "image" uint8 [B, H, W, 3] and "image_size" [B, 2], as of the pipeline.
-      labels: "boxes_yxyx", "classes", "has_mask", "masks", as of the pipeline.
-      detections: as of the model.
+      examples: of each image "image" uint8 [H, W, 3], "image_size" [2], "boxes_yxyx", "classes",
+        "has_mask" and "masks" as of the pipeline, and detections as of the model, without their
+        batch dimension. Detections that score below 0.5 are left out.
       names: names of the classes 1..K.
       mask_class_ids: set A.
-      max_images: the first images of the batch that are drawn.
-      score_threshold: detections below this score are left out.
 
     Returns:
       uint8 RGB [H, W, 3], one image a row.
     """
-    batch = {k: np.asarray(v) for k, v in {**features, **labels, **detections}.items()}
-    count = min(max_images, len(batch["image"]))
-    rows = [
-        _panel_row({k: v[i] for k, v in batch.items()}, names, mask_class_ids, score_threshold)
-        for i in range(count)
-    ]
+    rows = [_panel_row(example, names, mask_class_ids) for example in examples]
     return grid(rows, columns=1)
 
 
 def _panel_row(
-    example: dict[str, np.ndarray],
-    names: Sequence[str],
-    mask_class_ids: Collection[int],
-    score_threshold: float,
+    example: dict[str, np.ndarray], names: Sequence[str], mask_class_ids: Collection[int]
 ) -> np.ndarray:
     height, width = (round(float(side)) for side in example["image_size"])
     image = example["image"][:height, :width]
@@ -244,17 +227,9 @@ def _panel_row(
     masks = pasted(example["masks"], boxes, example["has_mask"])
     truth = draw_detections(image, boxes, classes, masks, names, mask_class_ids)
     boxes, scores = example["detection_boxes"], example["detection_scores"]
-    masks = pasted(example["detection_masks"], boxes, scores >= score_threshold)
-    found = draw_detections(
-        image,
-        boxes,
-        example["detection_classes"],
-        masks,
-        names,
-        mask_class_ids,
-        scores,
-        score_threshold,
-    )
+    masks = pasted(example["detection_masks"], boxes, scores >= _SCORE_THRESHOLD)
+    classes = example["detection_classes"]
+    found = draw_detections(image, boxes, classes, masks, names, mask_class_ids, scores)
     return side_by_side(truth, found)
 
 

@@ -127,25 +127,23 @@ def test_side_by_side_and_grid():
 
 
 def test_panel():
-    boxes = np.array([[[8, 8, 40, 40], [0, 0, 0, 0]]] * 3, np.float32)
-    features: dict[str, np.ndarray] = {
-        "image": np.full((3, 64, 96, 3), 90, np.uint8),
-        "image_size": np.array([[48.0, 96.0], [64, 64], [64, 96]], np.float32),
-    }
-    labels: dict[str, np.ndarray] = {
+    boxes = np.array([[8, 8, 40, 40], [0, 0, 0, 0]], np.float32)
+    same = {
+        "image": np.full((64, 96, 3), 90, np.uint8),
         "boxes_yxyx": boxes,
-        "classes": np.array([[1, 0]] * 3, np.int32),
-        "has_mask": np.array([[True, False]] * 3),
-        "masks": np.ones((3, 2, 16, 16), np.uint8),
-    }
-    detections: dict[str, np.ndarray] = {
-        "num_detections": np.array([1, 1, 0], np.int32),
+        "classes": np.array([1, 0], np.int32),
+        "has_mask": np.array([True, False]),
+        "masks": np.ones((2, 16, 16), np.uint8),
+        "num_detections": np.array(1, np.int32),
         "detection_boxes": boxes,
-        "detection_scores": np.array([[0.9, 0], [0.4, 0], [0, 0]], np.float32),
-        "detection_classes": np.array([[2, 0], [2, 0], [0, 0]], np.int32),
-        "detection_masks": np.ones((3, 2, 28, 28), np.float32),
+        "detection_classes": np.array([2, 0], np.int32),
+        "detection_masks": np.ones((2, 28, 28), np.float32),
     }
-    picture = visualize.panel(features, labels, detections, NAMES, SET_A, max_images=2)
+    examples = [
+        {**same, "image_size": np.array(size), "detection_scores": np.array([score, 0])}
+        for size, score in (((48.0, 96.0), 0.9), ((64.0, 64.0), 0.4))
+    ]
+    picture = visualize.panel(examples, NAMES, SET_A)
     assert picture.dtype == np.uint8
     # 96 x 48 becomes 480 x 240, 64 x 64 becomes 512 x 512; two of each and their captions.
     assert picture.shape == (240 + 24 + 6 + 512 + 24, 2 * 512 + 6, 3)

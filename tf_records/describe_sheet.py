@@ -18,7 +18,7 @@ from maskx_tf.ops import masks as mask_ops
 _SIDE_PX = 560  # of a sample
 
 
-def draw_sheet(directory: str, manifest: Manifest, count: int, columns: int = 4) -> np.ndarray:
+def draw_sheet(directory: str, manifest: Manifest, count: int) -> np.ndarray:
     """Images taken evenly from all records: uint8 [H, W, 3] RGB.
 
     Green: classes that have masks (or are in the manifest's set A); red: the others.
@@ -27,7 +27,6 @@ def draw_sheet(directory: str, manifest: Manifest, count: int, columns: int = 4)
       directory: of the records.
       manifest: its manifest.
       count: images to draw.
-      columns: images in a row.
     """
     found = index.build(find_shards([directory]), {}, skip_corrupt=False)
     chosen = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).astype(int))
@@ -39,7 +38,7 @@ def draw_sheet(directory: str, manifest: Manifest, count: int, columns: int = 4)
     }
     samples = [_read(found, record) for record in chosen.tolist()]
     pictures = [_draw(sample, manifest.vocabulary.names, green) for sample in samples]
-    return visualize.grid(pictures, columns)
+    return visualize.grid(pictures, columns=4)
 
 
 def _read(found: index.Index, record: int) -> ImageRecord:

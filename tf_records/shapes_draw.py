@@ -12,9 +12,9 @@ Contour = np.ndarray  # float64 [n, 2] (x, y), any scale
 _SUBPIXEL_BITS = 4
 
 
-def _circle(radius: float = 1.0, x: float = 0.0, y: float = 0.0, count: int = 40) -> Contour:
-    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=-1)
+def _circle(radius: float = 1.0) -> Contour:
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
 
 
 def _points(*coordinates: float) -> Contour:

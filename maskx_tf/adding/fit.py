@@ -21,6 +21,7 @@ from maskx_tf.layers.box_head import BoxHead
 PRIOR_STRENGTH = 3.0  # it matters little on Shapes, see docs/adding_classes.md
 _STEPS = 600
 _LEARNING_RATE = 0.05
+_RESIDUAL = 0.1  # variance of the free part of w_cls, as a share of the old rows' variance
 _BIAS_DEVIATION = 1.0  # of the part of a bias that does not follow from the old rows
 
 
@@ -52,7 +53,6 @@ def fit(
     num_new: int,
     expected: np.ndarray | None = None,
     prior_strength: float = PRIOR_STRENGTH,
-    residual: float = 0.1,
 ) -> Rows:
     """The rows of new classes.
 
@@ -68,11 +68,10 @@ def fit(
       num_new: M.
       expected: [M, K], means of the coefficients, see `prior.mix_of`; None: 0.
       prior_strength: factor on the prior against the examples.
-      residual: variance of the free part of w_cls, as a share of the old rows' variance.
     """
     old = old_rows(head)
     count, width = len(old.cls_kernel), old.cls_kernel.shape[1]
-    free_scale = float(np.sqrt(residual * old.cls_kernel.var(axis=0).mean()))
+    free_scale = float(np.sqrt(_RESIDUAL * old.cls_kernel.var(axis=0).mean()))
     problem = _Problem(head, old, samples, free_scale)
     centre = np.zeros([num_new, count]) if expected is None else expected
     centre = tf.constant(centre, tf.float32)

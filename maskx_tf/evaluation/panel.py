@@ -24,8 +24,9 @@ def validation_panel(
     dataset = make_dataset(
         config.eval_records, one_by_one, vocabulary, everything, training=False, seed=0
     )
-    rows = []
+    examples = []
     for features, labels in dataset.take(config.panel_images):
         detections = model(features["image"], features["image_size"], features["image_scale"])
-        rows.append(visualize.panel(features, labels, detections, vocabulary.names, mask_class_ids))
-    return visualize.grid(rows, columns=1)
+        batch = {**features, **labels, **detections}
+        examples.append({key: value[0].numpy() for key, value in batch.items()})
+    return visualize.panel(examples, vocabulary.names, mask_class_ids)

@@ -75,7 +75,6 @@ def multilevel_roi_align(
     image_indices: tf.Tensor,
     output_size: int,
     canonical_size: float = 224.0,
-    samples: int = 2,
     half_pixel: bool = True,
 ) -> tf.Tensor:
     """RoIAlign of each RoI on its own level of the pyramid, once.
@@ -86,7 +85,6 @@ def multilevel_roi_align(
       image_indices: int32 [N] into B.
       output_size: side S of the output.
       canonical_size: see `assign_levels`.
-      samples: see `roi_align`.
       half_pixel: see `roi_align`.
 
     Returns:
@@ -103,8 +101,7 @@ def multilevel_roi_align(
                 tf.gather(image_indices, members),
                 output_size,
                 2**level,
-                samples,
-                half_pixel,
+                half_pixel=half_pixel,
             )
         )
         order.append(tf.cast(members, tf.int32))
