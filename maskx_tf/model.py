@@ -214,7 +214,17 @@ class MaskXRCNN(tf_keras.Model):
         classes: tf.Tensor,
         image_scales: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """`segment` on a given pyramid; zeros where the class is 0."""
+        """Masks of given boxes.
+
+        Args:
+          pyramid: of `pyramid`.
+          boxes_yxyx: float32 [B, N, 4], network-input pixels.
+          classes: int32 [B, N]; of class 0, as in the padding, no mask is made.
+          image_scales: as of `call`.
+
+        Returns:
+          float32 [B, N, m, m], probabilities over each box; zeros where the class is 0.
+        """
         features = self.mask_features(pyramid, boxes_yxyx, classes, image_scales)
         return self.masks_of_features(features, classes)
 

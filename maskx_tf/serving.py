@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from maskx_tf.batching import Batching, on_rows
 from maskx_tf.config import Config
-from maskx_tf.data import image_bytes as image_files
 from maskx_tf.data import preprocessing
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.image_bytes import MAX_PIXELS, decode, require
 from maskx_tf.ops import graph_rle
 
 
@@ -50,7 +50,7 @@ class DetectionModule(tf.Module):
         vocabulary: Vocabulary,
         mask_class_ids: Sequence[int],
         batching: Batching | None = None,
-        max_pixels: int = image_files.MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS,
         rle: bool = False,
     ):
         """Takes a `MaskXRCNN`, its options, its class names, and the classes of set A.
@@ -92,23 +92,21 @@ class DetectionModule(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def detect_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detections of JPEG, PNG, BMP or GIF files (of a GIF its first frame), string [B]."""
-        return self._detect(
-            lambda encoded: image_files.decode(encoded, self._max_pixels), image_bytes
-        )
+        return self._detect(lambda encoded: decode(encoded, self._max_pixels), image_bytes)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
     def detect_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detections of RGB images of one size, uint8 [B, H, W, 3]."""
         return self._detect(tf.identity, images)
 
-    def _detect(self, decode, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Detections of B images, each of which `decode` turns into uint8 [H, W, 3]."""
+    def _detect(self, to_pixels, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Detections of B images, each of which `to_pixels` turns into uint8 [H, W, 3]."""
         if self._most_images:
             count = tf.shape(images)[0]
             text = f"The request has {{}} images; at most {self._most_images} are accepted."
-            images = image_files.require(images, count <= self._most_images, text, count)
+            images = require(images, count <= self._most_images, text, count)
         canvases, sizes, scales, is_portrait, image_sizes = tf.map_fn(
-            lambda image: self._to_canvas(decode(image)),
+            lambda image: self._to_canvas(to_pixels(image)),
             images,
             fn_output_signature=(
                 tf.TensorSpec([*self._canvas, 3], tf.uint8),

@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from maskx_tf.checkpoints import variable_key
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.layers.backbone import STAGES
-from maskx_tf.model import MaskXRCNN
+from maskx_tf.model import MaskXRCNN, variable_key
 from maskx_tf.weights import blobs
 from maskx_tf.weights.imagenet_files import (
     ImageNetResNet,
