@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import summary_v2 as hparams_v2
 from tensorboard.plugins.scalar import summary_v2 as scalar_v2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from maskx_tf.config import BOOKKEEPING, Config
+from maskx_tf.config import BOOKKEEPING, Config, text_of
 
 Value = bool | int | float | str
 SUFFIX = ".hparams"
@@ -29,7 +29,7 @@ def of_config(config: Config) -> dict[str, Value]:
         for field in dataclasses.fields(config)
         if field.name not in BOOKKEEPING
     }
-    return {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in values.items()}
+    return {name: text_of(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
 def write_run(config: Config) -> None:

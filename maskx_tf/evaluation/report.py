@@ -28,7 +28,7 @@ def format_table(results: dict, mask_classes: Collection[str] | None = None) -> 
     rows = [["", "", *metrics]]
     for section in sections:
         for subset in SUBSETS:
-            values = [_percent(results[section][subset][metric]) for metric in metrics]
+            values = [percent(results[section][subset][metric]) for metric in metrics]
             rows.append([SECTIONS[section] if subset == SUBSETS[0] else "", subset, *values])
     text = _align(rows, left_columns=2)
     if "per_class" in results[sections[0]]:
@@ -40,12 +40,13 @@ def _class_table(results: dict, sections: list[str], mask_classes: Collection[st
     rows = [["AP per class", "set", *(SECTIONS[section] for section in sections)]]
     for name in results[sections[0]]["per_class"]:
         subset = "" if mask_classes is None else "A" if name in mask_classes else "B"
-        values = [_percent(results[section]["per_class"][name]) for section in sections]
+        values = [percent(results[section]["per_class"][name]) for section in sections]
         rows.append([name, subset, *values])
     return _align(rows, left_columns=2)
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A score in [0, 1] as tables have it."""
     return EMPTY if value is None else f"{100 * value:.1f}"
 
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from maskx_tf.evaluation.report import EMPTY
 from maskx_tf.study.declaration import Check
 from maskx_tf.study.plan import Plan
 from maskx_tf.study.store import Results
@@ -89,7 +90,7 @@ def table(plan: Plan, results: Results) -> str:
         for found in compare(plan, results, check):
             titles = f"{study.rows[found.higher].title} − {study.rows[found.lower].title}"
             wins = sum(d > 0 for d in found.differences)
-            pairs = f"{wins} of {len(found.differences)} above 0" if found.differences else "–"
+            pairs = f"{wins} of {len(found.differences)} above 0" if found.differences else EMPTY
             if found.unpaired:
                 pairs += f"; {found.unpaired} on different detectors left out"
             verdict = {True: "holds", False: "**does not hold**", None: "not run"}[found.holds]

@@ -9,8 +9,7 @@ from typing import Any
 
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation.coco import METRICS
-
-SUBSETS = ("A", "B", "all")
+from maskx_tf.evaluation.report import SUBSETS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.files import write_atomically
 from maskx_tf.data.manifest import vocabulary_of
 from maskx_tf.errors import UserError
+from maskx_tf.evaluation.report import percent
 from maskx_tf.interruption import Interruption
 from maskx_tf.progress import format_duration
 from maskx_tf.study import plan as plan_lib
@@ -299,9 +300,5 @@ def _threads(jobs: int) -> dict[str, str]:
 
 
 def _scores(split: str, mask: dict) -> str:
-    a, b = (_percent(mask[subset]["AP"]) for subset in ("A", "B"))
+    a, b = (percent(mask[subset]["AP"]) for subset in ("A", "B"))
     return f"{split}: mask AP on A {a}, on B {b}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from maskx_tf.evaluation.report import EMPTY
 from maskx_tf.study.declaration import Study, Table
 from maskx_tf.study.store import Results
-
-NONE = "–"
 
 
 def table(study: Study, results: Results, declared: Table, section: str = "mask") -> str:
@@ -34,7 +33,7 @@ def table(study: Study, results: Results, declared: Table, section: str = "mask"
 def spread(values: list[float]) -> str:
     """`17.8 ± 3.8`: mean and sample standard deviation; the latter of several values only."""
     if not values:
-        return NONE
+        return EMPTY
     mean = f"{np.mean(values):.1f}"
     return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
@@ -59,6 +58,6 @@ def detector_table(study: Study, results: Results) -> str:
             for split in splits
             for subset in ("A", "B")
         ]
-        if any(cell != NONE for cell in cells):
+        if any(cell != EMPTY for cell in cells):
             lines.append(_line([row.title, *cells]))
     return "\n".join(lines)
