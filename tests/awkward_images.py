@@ -1,19 +1,12 @@
 """Image files that services meet: odd but valid ones, damaged ones, and no images at all."""
 
-import io
 import struct
 import zlib
 
 import numpy as np
 from PIL import Image
 
-
-def encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> bytes:
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+from tests.harness import image_file
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -42,19 +35,19 @@ def valid() -> dict[str, bytes]:
     exif[0x0112] = 6  # to be turned by a quarter
     sixteen = np.random.default_rng(0).integers(0, 65536, (40, 56)).astype(np.uint16)
     return {
-        "jpeg": encode(rgb, "JPEG"),
-        "png": encode(rgb),
-        "bmp": encode(rgb, "BMP"),
-        "1x1": encode(noise(1, 1)),
-        "1x4000": encode(noise(4000, 1)),
-        "7000x7000": encode(np.zeros([7000, 7000, 3], np.uint8)),
-        "cmyk": encode(Image.fromarray(noise(40, 56, 4), "CMYK"), "JPEG"),
-        "16 bit": encode(Image.fromarray(sixteen)),
-        "palette": encode(Image.fromarray(rgb).quantize(16)),
-        "grey": encode(Image.fromarray(rgb).convert("L"), "JPEG"),
-        "transparent": encode(noise(40, 56, 4)),
-        "animated": encode(frames[0], "GIF", save_all=True, append_images=frames[1:]),
-        "exif": encode(rgb, "JPEG", exif=exif),
+        "jpeg": image_file(rgb, "JPEG"),
+        "png": image_file(rgb),
+        "bmp": image_file(rgb, "BMP"),
+        "1x1": image_file(noise(1, 1)),
+        "1x4000": image_file(noise(4000, 1)),
+        "7000x7000": image_file(np.zeros([7000, 7000, 3], np.uint8)),
+        "cmyk": image_file(Image.fromarray(noise(40, 56, 4), "CMYK"), "JPEG"),
+        "16 bit": image_file(Image.fromarray(sixteen)),
+        "palette": image_file(Image.fromarray(rgb).quantize(16)),
+        "grey": image_file(Image.fromarray(rgb).convert("L"), "JPEG"),
+        "transparent": image_file(noise(40, 56, 4)),
+        "animated": image_file(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "exif": image_file(rgb, "JPEG", exif=exif),
     }
 
 
@@ -64,8 +57,8 @@ def invalid() -> dict[str, bytes]:
         "empty": b"",
         "html": b"<!DOCTYPE html><html><body>404</body></html>",
         "signature only": b"\xff\xd8\xff",
-        "truncated png": encode(noise(40, 56))[:300],
-        "tiff": encode(noise(40, 56), "TIFF"),
+        "truncated png": image_file(noise(40, 56))[:300],
+        "tiff": image_file(noise(40, 56), "TIFF"),
         "8000x8000": flat_png(8_000, 8_000),  # an export takes 50 megapixels
         "bomb": flat_png(30_000, 30_000),
     }

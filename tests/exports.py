@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
 import subprocess
 import sys
 import textwrap
 
-import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 import maskx_tf
 from export import saved_model
@@ -48,11 +45,3 @@ def run_without_the_project(script: str, arguments: list[str], directory: pathli
     result = subprocess.run(command, cwd=directory, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout
-
-
-def encode(image: np.ndarray | Image.Image, kind: str = "PNG", **options) -> bytes:
-    """An image file."""
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 COCO_JSONS = {
@@ -53,6 +55,14 @@ def encode_image(image: np.ndarray, extension: str = ".jpg") -> bytes:
     ok, encoded = cv2.imencode(extension, image)
     assert ok
     return encoded.tobytes()
+
+
+def image_file(image: np.ndarray | Image.Image, kind: str = "PNG", **options) -> bytes:
+    """An image as the bytes of a file that Pillow writes with these options."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def polygon_of(x: float, y: float, width: float, height: float) -> list[list[float]]:

@@ -44,7 +44,6 @@ PUBLISHED = {
     "e2e_grabcut_trained": (E2E, "class_specific", None, None, None, None, None, False),
 }
 VG_STAGE2 = (SW, TRANSFER, "cls+box", 5120, 2, LEAKY, True, True)
-R101_ROWS = ("e2e_class_agnostic", "e2e_maskx", "e2e_oracle", "e2e_grabcut_trained", "stage1_boxes")
 # Mask AP: (voc -> non-voc on B, on A; non-voc -> voc on B, on A); None where it is not published.
 SCORES = {
     "randn": (15.4, 35.2, 19.9, 31.1),

@@ -19,7 +19,7 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.model import rebuilt
 from maskx_tf.ops import masks as mask_ops
-from tests import exports, tiny
+from tests import exports, harness, tiny
 
 CLIENT = """
     import numpy as np, tensorflow as tf
@@ -348,7 +348,7 @@ def test_images_that_cannot_be_compared_on(tmp_path):
     path.write_text("<html>")
     with pytest.raises(UserError, match="cannot be read: The bytes are not a JPEG, PNG"):
         saved_model._read_image(str(path), 100)
-    path.write_bytes(exports.encode(np.zeros([10, 11, 3], np.uint8)))
+    path.write_bytes(harness.image_file(np.zeros([10, 11, 3], np.uint8)))
     with pytest.raises(UserError, match="a.png cannot be read: .* 11 x 10 pixels; at most 100 p"):
         saved_model._read_image(str(path), 100)
     assert saved_model._read_image(str(path), 110).shape == (10, 11, 3)

@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from export import comparison
 from maskx_tf.data import image_bytes
 from maskx_tf.ops import masks as mask_ops
-from tests import exports, tiny
+from tests import exports, harness, tiny
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +113,7 @@ def assert_answers_right(found, wanted):
 
 def test_rle_is_what_pasting_gives(detect):
     image = tiny.images()[1]
-    found = detect(exports.encode(image))
+    found = detect(harness.image_file(image))
     count = found["num_detections"][0]
     wanted = mask_ops.paste_to_rle(
         found["detection_masks"][0, :count] / 255.0, found["detection_boxes"][0, :count], 60, 44
@@ -125,8 +125,8 @@ def test_rle_is_what_pasting_gives(detect):
 def test_saved_model_cli(exported, detect, tmp_path):
     image = tiny.images()[0]
     np.save(tmp_path / "array.npy", image[None])
-    np.save(tmp_path / "bytes.npy", np.array([exports.encode(image)]))
-    wanted = detect(exports.encode(image))
+    np.save(tmp_path / "bytes.npy", np.array([harness.image_file(image)]))
+    wanted = detect(harness.image_file(image))
     for signature, inputs in (
         ("image_tensor", "images=array.npy"),
         ("serving_default", "image_bytes=bytes.npy"),
@@ -157,7 +157,7 @@ def test_c_api(exported, detect, tmp_path):
         key: value.name for key, value in (*signature.inputs.items(), *signature.outputs.items())
     }
     picture = tmp_path / "picture.png"
-    picture.write_bytes(exports.encode(tiny.images()[1]))
+    picture.write_bytes(harness.image_file(tiny.images()[1]))
     arguments = [exported, json.dumps(names), str(picture)]
     output = exports.run_without_the_project(C_API_CLIENT, arguments, tmp_path)
     first, (code, message), second = json.loads(output.splitlines()[-1])
@@ -172,7 +172,7 @@ def test_c_api(exported, detect, tmp_path):
 
 def test_concurrent_requests_one_of_them_junk(detect):
     """Seven right answers and one error, ten times; landscape and portrait images."""
-    images = [exports.encode(image) for image in tiny.images(7)]
+    images = [harness.image_file(image) for image in tiny.images(7)]
     alone = [detect(image) for image in images]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for turn in range(10):
@@ -186,7 +186,7 @@ def test_concurrent_requests_one_of_them_junk(detect):
 
 
 def test_a_batch_answers_as_its_images_alone(detect):
-    images = [exports.encode(image) for image in tiny.images(9)]
+    images = [harness.image_file(image) for image in tiny.images(9)]
     together = detect(*images)
     for i, image in enumerate(images):
         assert_answers_right({k: v[i : i + 1] for k, v in together.items()}, detect(image))
@@ -201,20 +201,20 @@ def usual_list():
     frames = {"save_all": True, "append_images": [image.convert("L")] * 2}
     size = (40, 56)
     return [
-        ("1x1", exports.encode(image.crop((0, 0, 1, 1))), (1, 1)),
-        ("1x4000", exports.encode(Image.new("RGB", (4000, 1))), (1, 4000)),
-        ("4000x1", exports.encode(Image.new("RGB", (1, 4000))), (4000, 1)),
-        ("8000x8000", exports.encode(Image.new("L", (8000, 8000))), None),
-        ("CMYK", exports.encode(image.convert("CMYK"), "JPEG"), size),
-        ("16-bit", exports.encode(values), size),
-        ("palette", exports.encode(image.convert("P")), size),
-        ("grey", exports.encode(image.convert("L"), "JPEG"), size),
-        ("animated", exports.encode(image.convert("P"), "GIF", **frames), size),
-        ("EXIF-rotated", exports.encode(image, "JPEG", exif=exif), (56, 40)),
-        ("truncated", exports.encode(image, "JPEG")[:-200], None),
+        ("1x1", harness.image_file(image.crop((0, 0, 1, 1))), (1, 1)),
+        ("1x4000", harness.image_file(Image.new("RGB", (4000, 1))), (1, 4000)),
+        ("4000x1", harness.image_file(Image.new("RGB", (1, 4000))), (4000, 1)),
+        ("8000x8000", harness.image_file(Image.new("L", (8000, 8000))), None),
+        ("CMYK", harness.image_file(image.convert("CMYK"), "JPEG"), size),
+        ("16-bit", harness.image_file(values), size),
+        ("palette", harness.image_file(image.convert("P")), size),
+        ("grey", harness.image_file(image.convert("L"), "JPEG"), size),
+        ("animated", harness.image_file(image.convert("P"), "GIF", **frames), size),
+        ("EXIF-rotated", harness.image_file(image, "JPEG", exif=exif), (56, 40)),
+        ("truncated", harness.image_file(image, "JPEG")[:-200], None),
         ("empty", b"", None),
         ("HTML", b"<!DOCTYPE html><html><body>404</body></html>", None),
-        ("bomb", exports.encode(Image.new("1", (40_000, 40_000))), None),
+        ("bomb", harness.image_file(Image.new("1", (40_000, 40_000))), None),
     ]
 
 
@@ -247,11 +247,11 @@ def mutated(count):
     exif = Image.Exif()
     exif[0x0112] = 8
     originals = [
-        exports.encode(image, "JPEG", exif=exif),
-        exports.encode(image, "JPEG", progressive=True),
-        exports.encode(image, "PNG"),
-        exports.encode(image.convert("P"), "GIF"),
-        exports.encode(image, "BMP"),
+        harness.image_file(image, "JPEG", exif=exif),
+        harness.image_file(image, "JPEG", progressive=True),
+        harness.image_file(image, "PNG"),
+        harness.image_file(image.convert("P"), "GIF"),
+        harness.image_file(image, "BMP"),
     ]
     rng = np.random.default_rng(0)
     for i in range(count):
@@ -273,7 +273,7 @@ def mutated(count):
 
 def test_500_mutated_images(detect):
     """Each is answered or refused, and what comes after it is right."""
-    good = exports.encode(tiny.images()[0])
+    good = harness.image_file(tiny.images()[0])
     wanted = detect(good)
     answered = 0
     for i, encoded in enumerate(mutated(500)):

@@ -12,15 +12,9 @@ from PIL import Image, ImageOps
 
 from maskx_tf.data import image_bytes, image_header, preprocessing
 from tests import tiny
+from tests.harness import image_file
 
 IMAGE = tiny.images()[0]  # uint8 [40, 56, 3]
-
-
-def encode(image, kind, **options):
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def pillow(encoded):
@@ -38,7 +32,7 @@ def refusal(encoded, max_pixels=image_bytes.MAX_PIXELS):
 def test_decodes(kind):
     image = np.kron(IMAGE[::8, ::8], np.ones((8, 8, 1), np.uint8))
     image = image // 128 * 255  # few colours, for the palette of a GIF
-    decoded = image_bytes.decode(encode(image, kind)).numpy()
+    decoded = image_bytes.decode(image_file(image, kind)).numpy()
     assert decoded.shape == image.shape and decoded.dtype == np.uint8
     if kind != "JPEG":
         np.testing.assert_array_equal(decoded, image)
@@ -51,7 +45,7 @@ def test_decodes(kind):
     + [("L", "JPEG"), ("RGBA", "BMP")],
 )
 def test_grey_and_palette_images_become_rgb(mode, kind):
-    encoded = encode(Image.fromarray(IMAGE).convert(mode), kind)
+    encoded = image_file(Image.fromarray(IMAGE).convert(mode), kind)
     np.testing.assert_array_equal(image_bytes.decode(encoded), pillow(encoded))
 
 
@@ -59,39 +53,39 @@ def test_grey_and_palette_images_become_rgb(mode, kind):
 def test_transparency_is_dropped(mode):
     picture = Image.fromarray(IMAGE).convert(mode)
     picture.putalpha(99)
-    decoded = image_bytes.decode(encode(picture, "PNG"))
-    np.testing.assert_array_equal(decoded, pillow(encode(picture, "PNG")))
+    decoded = image_bytes.decode(image_file(picture, "PNG"))
+    np.testing.assert_array_equal(decoded, pillow(image_file(picture, "PNG")))
 
 
 def test_16_bit_png_keeps_the_upper_byte():
     values = np.random.default_rng(0).integers(0, 2**16, (30, 20)).astype(np.uint16)
-    decoded = image_bytes.decode(encode(values, "PNG")).numpy()
+    decoded = image_bytes.decode(image_file(values, "PNG")).numpy()
     np.testing.assert_allclose(decoded[..., 0], values / 257, atol=1)
 
 
 def test_cmyk_jpeg():
-    encoded = encode(Image.fromarray(np.kron(IMAGE[::8, ::8], np.ones((8, 8, 1), np.uint8)))
+    encoded = image_file(Image.fromarray(np.kron(IMAGE[::8, ::8], np.ones((8, 8, 1), np.uint8)))
                      .convert("CMYK"), "JPEG", quality=95)  # fmt: skip
     gap = np.abs(image_bytes.decode(encoded).numpy().astype(int) - pillow(encoded))
     assert gap.mean() < 3
 
 
 def test_jpeg_is_decoded_as_in_training():
-    encoded = encode(IMAGE, "JPEG")
+    encoded = image_file(IMAGE, "JPEG")
     np.testing.assert_array_equal(image_bytes.decode(encoded), preprocessing.decode_image(encoded))
 
 
 @pytest.mark.parametrize("frames", [1, 3])
 def test_first_frame_of_an_animation(frames):
     pictures = [Image.fromarray(IMAGE[..., i]) for i in range(frames)]
-    encoded = encode(pictures[0], "GIF", save_all=True, append_images=pictures[1:])
+    encoded = image_file(pictures[0], "GIF", save_all=True, append_images=pictures[1:])
     np.testing.assert_array_equal(image_bytes.decode(encoded).numpy()[..., 0], IMAGE[..., 0])
 
 
 def test_gif_is_cut_before_later_frames_are_decoded():
     """What follows the first frame is not even looked at: here it is no GIF any more."""
     pictures = [Image.fromarray(IMAGE[..., i]) for i in range(2)]
-    encoded = encode(pictures[0], "GIF", save_all=True, append_images=pictures[1:])
+    encoded = image_file(pictures[0], "GIF", save_all=True, append_images=pictures[1:])
     frame, place = image_header.gif_first_frame(encoded)
     assert encoded.startswith(frame.numpy()[:-1]) and len(frame.numpy()) < len(encoded) * 2 / 3
     assert place.numpy().tolist() == [0, 0, 56, 40]
@@ -101,7 +95,7 @@ def test_gif_is_cut_before_later_frames_are_decoded():
 
 def test_large_gif_is_walked_through_quickly():
     noise = np.random.default_rng(0).integers(0, 256, (1000, 1000)).astype(np.uint8)
-    encoded = encode(noise, "GIF")
+    encoded = image_file(noise, "GIF")
     assert len(encoded) > 1e6
     start = time.monotonic()
     np.testing.assert_array_equal(image_bytes.decode(encoded).numpy()[..., 0], noise)
@@ -117,7 +111,7 @@ def test_exif_orientation(orientation, endian):
     exif[0x010F] = "a maker"  # sorted before the orientation
     exif[0x0112] = orientation
     exif[0x0131] = "a program"
-    encoded = encode(IMAGE, "JPEG", exif=exif.tobytes())
+    encoded = image_file(IMAGE, "JPEG", exif=exif.tobytes())
     decoded = image_bytes.decode(encoded).numpy()
     np.testing.assert_array_equal(decoded, pillow(encoded))
     assert decoded.shape == ((40, 56, 3) if orientation < 5 else (56, 40, 3))
@@ -126,7 +120,7 @@ def test_exif_orientation(orientation, endian):
 
 def exif_jpeg(tiff):
     """A JPEG whose EXIF segment, after another one, holds these bytes."""
-    encoded = encode(IMAGE, "JPEG")
+    encoded = image_file(IMAGE, "JPEG")
     body = b"Exif\0\0" + tiff
     return b"".join(
         [
@@ -182,7 +176,7 @@ def gif_header(width, height):
 
 
 def jpeg_header(width, height):
-    encoded = encode(IMAGE, "JPEG")
+    encoded = image_file(IMAGE, "JPEG")
     place = encoded.index(b"\xff\xc0") + 5
     return encoded[:place] + struct.pack(">HH", height, width) + encoded[place + 4 :]
 
@@ -208,13 +202,13 @@ def test_bmp_with_rows_from_the_top():
 
 
 def test_max_pixels_is_the_largest_accepted():
-    encoded = encode(IMAGE, "PNG")
+    encoded = image_file(IMAGE, "PNG")
     assert image_bytes.decode(encoded, 40 * 56).shape == (40, 56, 3)
     assert "is 56 x 40 pixels; at most 2239" in refusal(encoded, 40 * 56 - 1)
 
 
 def test_a_true_bomb_of_a_few_hundred_kilobytes():
-    bomb = encode(Image.new("1", (40_000, 40_000)), "PNG")  # 4.8 GB as RGB
+    bomb = image_file(Image.new("1", (40_000, 40_000)), "PNG")  # 4.8 GB as RGB
     assert 1e5 < len(bomb) < 5e5
     start = time.monotonic()
     assert "The image is 40000 x 40000 pixels" in refusal(bomb)
@@ -222,7 +216,7 @@ def test_a_true_bomb_of_a_few_hundred_kilobytes():
 
 
 def test_jpeg_of_thousands_of_scans_is_refused():
-    encoded = encode(IMAGE, "JPEG", progressive=True)
+    encoded = image_file(IMAGE, "JPEG", progressive=True)
     assert image_bytes.decode(encoded).shape == (40, 56, 3)
     place = encoded.rindex(b"\xff\xda")
     repeated = encoded[:place] + encoded[place:-2] * 3000 + encoded[-2:]
@@ -241,11 +235,11 @@ def test_jpeg_of_thousands_of_scans_is_refused():
         (b"GIF8", "pixels in all are accepted"),  # its size is read from its last bytes
         (b"GIF89a\1\0\1\0\0\0\0;", "The GIF image has no whole first frame."),
         (b"BM", "The BMP image has "),
-        (encode(IMAGE, "JPEG")[:1500], "JPEG"),
-        (encode(IMAGE, "PNG")[:1500], "PNG"),
-        (encode(IMAGE, "BMP")[:1500], ""),
-        (encode(Image.fromarray(IMAGE[..., 0]), "GIF")[:1500], "no whole first frame"),
-        (encode(Image.fromarray(IMAGE).convert("P"), "BMP"), "8 bits per pixel; 24 and 32 are"),
+        (image_file(IMAGE, "JPEG")[:1500], "JPEG"),
+        (image_file(IMAGE, "PNG")[:1500], "PNG"),
+        (image_file(IMAGE, "BMP")[:1500], ""),
+        (image_file(Image.fromarray(IMAGE[..., 0]), "GIF")[:1500], "no whole first frame"),
+        (image_file(Image.fromarray(IMAGE).convert("P"), "BMP"), "8 bits per pixel; 24 and 32 are"),
     ],
 )
 def test_refused_with_a_sentence(encoded, text):
@@ -255,6 +249,6 @@ def test_refused_with_a_sentence(encoded, text):
 
 
 def test_a_gif_frame_beside_its_screen_is_refused():
-    encoded = bytearray(encode(Image.fromarray(IMAGE[..., 0]), "GIF"))
+    encoded = bytearray(image_file(Image.fromarray(IMAGE[..., 0]), "GIF"))
     encoded[6:8] = struct.pack("<H", 57)
     assert refusal(bytes(encoded)) == "The first frame of the GIF image does not cover its screen."

@@ -21,7 +21,7 @@ ON_GPU = bool(tf.config.list_physical_devices("GPU"))
 
 @pytest.fixture(scope="module", autouse=True)
 def exact_gradients():
-    """As training does, see `training.make_strategy`."""
+    """As training does, see `devices.make_strategy`."""
     if not ON_GPU:
         tf.config.experimental.enable_op_determinism()
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from export import saved_model
-from tests import awkward_images, serving_toy, tiny
+from tests import awkward_images, harness, serving_toy, tiny
 from tests.serving_toy import predict_request
 
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def assert_equal(found, wanted):
 
 def test_rest_equals_grpc_equals_python(client, python):
     for image in tiny.images(10):
-        encoded = awkward_images.encode(image)
+        encoded = harness.image_file(image)
         wanted = python([encoded])
         assert wanted["num_detections"][0] > 0
         assert_equal(by_grpc(client, encoded), wanted)
@@ -83,7 +83,7 @@ def test_rest_equals_grpc_equals_python(client, python):
 
 
 def test_several_images_in_one_request(client, python):
-    encoded = [awkward_images.encode(image) for image in tiny.images(3)]
+    encoded = [harness.image_file(image) for image in tiny.images(3)]
     instances = [{"image_bytes": {"b64": base64.b64encode(data).decode()}} for data in encoded]
     status, reply = client.predict({"instances": instances}, PATH)
     assert status == 200
@@ -94,7 +94,7 @@ def test_several_images_in_one_request(client, python):
 
 @pytest.mark.parametrize("protocol", ["rest", "grpc"])
 def test_one_junk_image_of_eight_fails_alone(client, python, protocol):
-    images = [awkward_images.encode(image) for image in tiny.images(8)]
+    images = [harness.image_file(image) for image in tiny.images(8)]
     images[5] = b"junk"
 
     def call(image):
@@ -116,7 +116,7 @@ def test_one_junk_image_of_eight_fails_alone(client, python, protocol):
 
 
 def check_alive(client, python):
-    image = awkward_images.encode(tiny.images(1)[0])
+    image = harness.image_file(tiny.images(1)[0])
     assert_equal(by_grpc(client, image), python([image]))
 
 

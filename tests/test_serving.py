@@ -1,16 +1,14 @@
 """The served function: inputs, outputs in original pixels, independence of the neighbours."""
 
-import io
-
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 from maskx_tf.batching import Batching
 from maskx_tf.data import preprocessing
 from maskx_tf.serving import DetectionModule
 from tests import tiny
+from tests.harness import image_file
 
 KEYS = {
     "num_detections": ((), tf.int32),
@@ -28,12 +26,6 @@ KEYS = {
 def module():
     config = tiny.config()
     return DetectionModule(tiny.model(config), config, tiny.VOCABULARY, tiny.SET_A)
-
-
-def encode(image, kind):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind)
-    return buffer.getvalue()
 
 
 def assert_equal(found, wanted):
@@ -101,7 +93,7 @@ def test_class_names_and_mask_seen(module):
 
 def test_an_image_does_not_depend_on_its_neighbours(module):
     """Landscape, portrait and square images, whose canvases differ, in one batch."""
-    encoded = [encode(image, "PNG") for image in tiny.images()]
+    encoded = [image_file(image, "PNG") for image in tiny.images()]
     together = module.detect_bytes(encoded)
     for i, one in enumerate(encoded):
         alone = module.detect_bytes([one])
@@ -110,7 +102,7 @@ def test_an_image_does_not_depend_on_its_neighbours(module):
 
 def test_bytes_equal_decoded_images(module):
     image = tiny.images()[0]
-    from_bytes = module.detect_bytes([encode(image, "PNG")])
+    from_bytes = module.detect_bytes([image_file(image, "PNG")])
     assert_equal(from_bytes, module.detect_images(image[None]))
 
 
