@@ -31,7 +31,7 @@ def write(plan: Plan, results: Results, command: str) -> None:
     parts.append(f"## The paper's orderings\n\n{_ABOUT_CHECKS}\n\n{checks.table(plan, results)}")
     notes = directory / NOTES
     if notes.is_file():
-        parts.append(notes.read_text().strip())
+        parts.append(f"## Notes\n\n{notes.read_text().strip()}")
     parts.append(f"## Masks in the ground-truth boxes\n\n{_given(study, results)}")
     parts.append(f"## Boxes\n\nBox AP.\n\n{tables.detector_table(study, results)}")
     parts.append("The exact command of every run: [commands.md](commands.md).")
@@ -41,8 +41,8 @@ def write(plan: Plan, results: Results, command: str) -> None:
 
 _ABOUT_CHECKS = (
     "Differences in mask AP between rows, paired within each seed and split: mean ± standard "
-    "deviation, and how many of the pairs are above 0. A claim holds if the mean has its sign. At "
-    "last the difference of the masks in ground-truth boxes, whatever a detector finds."
+    "deviation, and how many of the pairs are above 0. A claim holds if the mean has its sign. The "
+    "last column is the same difference in the ground-truth boxes, whatever a detector finds."
 )
 
 
@@ -51,8 +51,8 @@ def _head(plan: Plan, results: Results, command: str) -> str:
     done = sum(results.has(run) for run in plan.runs)
     seeds = ", ".join(map(str, study.seeds))
     text = (
-        "Mask AP in percent on A, the classes with masks, and B, those without; mean ± standard "
-        "deviation over the seeds. In brackets: what the paper has on COCO for the same row. Seeds"
+        "Mask AP in percent on A (classes with masks) and on B (classes without): mean ± standard "
+        "deviation over the seeds. The paper's score of the same row on COCO is in brackets. Seeds"
         f" {seeds}; {done} of {len(plan.runs)} runs are done. "
         f"Command:\n\n    {command}"
     )
@@ -73,7 +73,7 @@ def _sizes(study: Study, results: Results) -> str:
 
 
 def _given(study: Study, results: Results) -> str:
-    parts = ["AP of masks only: boxes and classes are given."]
+    parts = ["AP of the masks alone: the boxes and classes are given."]
     for table in study.tables:
         text = tables.table(study, results, table, section="mask_given_boxes")
         parts.append(f"**{table.title}**\n\n{text}")
@@ -82,7 +82,7 @@ def _given(study: Study, results: Results) -> str:
 
 def _commands(plan: Plan) -> str:
     lines = [f"# The commands of {plan.study.title}", ""]
-    lines += ["From the root of the repository; what a run needs stands before it.", ""]
+    lines += ["Run them in the root of the repository; a run comes after those it needs.", ""]
     for seed in plan.study.seeds:
         lines += [f"    {plan.fill(command, seed)}" for command, _ in plan.study.prepare]
         detector = plan.detector(seed)
