@@ -17,6 +17,7 @@ from pycocotools import mask as mask_lib
 from maskx_tf.data import manifest as manifest_lib
 from maskx_tf.data import records as records_lib
 from maskx_tf.errors import UserError
+from maskx_tf.ops import masks
 from tests import harness
 from tests.harness import annotation, polygon_of
 from tf_records import coco, coco_json, coco_masks, coco_objects, writer
@@ -56,7 +57,7 @@ def test_clean_annotation(tmp_path):
     np.testing.assert_allclose(found.box_yxyx, [5, 10, 17, 30], atol=1e-5)
     assert (found.class_id, found.class_name, found.annotation_id) == (3, "bird", 7)
     assert (found.area, found.is_crowd) == (99.5, False)
-    assert found.mask.shape == (12, 20)
+    assert found.mask.shape == (112, 112)
     assert found.mask.all()
 
 
@@ -100,7 +101,7 @@ def test_unusable_boxes_are_dropped_and_listed(tmp_path, bbox, reason):
 def test_box_beyond_the_image_is_clipped(tmp_path):
     found, issues = only_object(tmp_path, annotation(1, [-5, 30, 15, 20]))
     np.testing.assert_allclose(found.box_yxyx, [30, 0, 40, 10], atol=1e-5)
-    assert found.mask.shape == (10, 10)
+    assert found.mask.shape == (112, 112)
     assert issues == {"box_clipped": [[1, 1]]}
 
 
@@ -149,8 +150,8 @@ def test_boxes_without_segmentation_are_nothing_special(tmp_path, segmentation):
 def test_valid_polygons_are_kept_beside_invalid_ones(tmp_path):
     polygons = [*polygon_of(10, 5, 10, 12), [1, 2]]
     found, issues = only_object(tmp_path, annotation(1, BOX, segmentation=polygons))
-    assert found.mask[:, :10].all()
-    assert not found.mask[:, 10:].any()
+    assert found.mask[:, :56].all()
+    assert not found.mask[:, 56:].any()
     assert issues == {"mask_part_invalid": [[1, 1]]}
     flat = polygon_of(*BOX)[0]
     found, issues = only_object(tmp_path / "flat", annotation(1, BOX, segmentation=flat))
@@ -350,20 +351,50 @@ def test_exif_rotation_is_applied_only_where_the_json_wants_it(tmp_path):
     assert issues == {"image_rotated": [[None, 1]]}
 
 
-@pytest.mark.parametrize(("mask_size", "shape"), [(112, (12, 20)), (8, (8, 8)), (0, (12, 20))])
-def test_mask_size(tmp_path, mask_size, shape):
-    found, _ = only_object(tmp_path, annotation(1, BOX), mask_size=mask_size)
+RUNS = {"size": [40, 60], "counts": [0, 40 * 60]}  # all of the image
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "mask_size", "shape"),
+    [
+        (polygon_of(*BOX), 112, (112, 112)),
+        (polygon_of(*BOX), 8, (8, 8)),
+        (polygon_of(*BOX), 0, (112, 112)),
+        (RUNS, 112, (12, 20)),
+        (RUNS, 8, (8, 8)),
+        (RUNS, 0, (12, 20)),
+    ],
+)
+def test_mask_size(tmp_path, segmentation, mask_size, shape):
+    item = annotation(1, BOX, segmentation=segmentation)
+    found, _ = only_object(tmp_path, item, mask_size=mask_size)
     assert found.mask.shape == shape
 
 
+def test_the_mask_of_a_small_polygon_pastes_to_the_pixels_that_coco_draws():
+    """Drawn at a cell a pixel, beside the grid of the image, the mean IoU is 0.92."""
+    rng = np.random.default_rng(0)
+    ious = []
+    for _ in range(20):
+        angles = np.arange(14) / 14 * 2 * np.pi
+        radii = rng.uniform(3, 7, 14)[:, None]
+        points = rng.uniform(15, 25, 2) + radii * np.stack([np.cos(angles), np.sin(angles)], -1)
+        polygon = points.ravel().tolist()
+        box = np.concatenate([points.min(0)[::-1], points.max(0)[::-1]])
+        mask, _ = coco_masks.crop_mask([polygon], box, (40, 60), 112)
+        found = masks.paste_mask(mask, box, 40, 60)
+        wanted = masks.decode_rle(masks.segmentation_to_rle([polygon], 40, 60))
+        ious.append((found & wanted).sum() / (found | wanted).sum())
+    assert np.mean(ious) > 0.96
+
+
 def test_polygon_crop_equals_full_rasterisation():
-    """At one mask pixel per image pixel and whole-pixel boxes, the crop is a cut-out."""
     star = [30, 5, 34, 16, 46, 17, 36, 24, 40, 36, 30, 28, 20, 36, 24, 24, 14, 17, 26, 16]
     full = mask_lib.decode(mask_lib.merge(mask_lib.frPyObjects([star], 40, 60)))
     box = np.array([5, 14, 36, 46], np.float64)
     found, incomplete = coco_masks.crop_mask([star], box, (40, 60), 0)
     assert not incomplete
-    assert np.mean(found != full[5:36, 14:46]) < 0.01
+    assert np.mean(masks.paste_mask(found, box, 40, 60) != full) < 0.01
 
 
 def test_sampling_of_a_full_mask():

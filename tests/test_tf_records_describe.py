@@ -55,7 +55,7 @@ dog         1      11      10       1       4.0       4.0     100.0
 cat         2       4       2       0      11.0       1.0      36.0
 
 Warnings:
-  masks that are just their box: 1 (cat 1)
+  masks that are just their box: 11 (cat 1, dog 10)
   classes with fewer than 10 boxes: 1 (cat 4)
   classes without boxes: 1 (bird)
   images without objects: 1

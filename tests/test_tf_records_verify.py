@@ -139,7 +139,7 @@ def drop_area(payloads):
 
 
 JPEG = harness.encode_image(harness.random_image(40, 60))
-FULL = records.encode_mask(np.ones([30, 30], np.uint8))
+FULL = records.encode_mask(np.ones([130, 130], np.uint8))
 EMPTY = records.encode_mask(np.zeros([3, 3], np.uint8))
 CONTENT = [
     ("image/encoded", 0, JPEG[: len(JPEG) // 2], "the image cannot be decoded: .*truncated"),
@@ -156,7 +156,7 @@ CONTENT = [
     ("image/object/mask", 1, b"", "has_mask is 1 with a mask of 0 bytes"),
     ("image/object/mask", 1, b"PNG", "a mask of 3 bytes is not a PNG"),
     ("image/object/mask", 1, EMPTY, "the mask has no pixel"),
-    ("image/object/mask", 1, FULL, "the mask of 30 x 30 pixels is larger than its box of 10.0 x"),
+    ("image/object/mask", 1, FULL, "the mask of 130 x 130 pixels is larger than its box of 10.0"),
     ("image/object/mask_source", 1, b"", "has_mask is 1 with a mask of the source ''"),
     ("image/object/area", 0, -1.0, r"the area is -1\.0"),
     ("image/object/is_crowd", 0, 3, "is_crowd is 3"),

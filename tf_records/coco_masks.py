@@ -11,15 +11,25 @@ from pycocotools import mask as mask_lib
 _FAR = 10  # image sides beyond which a polygon's coordinate cannot be meant
 _LONGEST_OUTLINE = 1e6  # mask pixels; rasterising takes memory in proportion to it
 _MAX_PIXELS = 1 << 28  # of an RLE; more than any image that can be opened has
+# Least side of a mask drawn from polygons, which are finer than pixels: at a pixel a cell, the mask
+# of an object of some ten pixels would lose a tenth of them.
+POLYGON_CELLS = 112
 
 
 class MaskError(ValueError):
     """A segmentation that cannot be decoded."""
 
 
-def crop_size(box_yxyx: np.ndarray, mask_size: int) -> tuple[int, int]:
-    """(height, width) of the mask of a box: a pixel each, at most `mask_size` (0: no limit)."""
-    sides = [max(1, math.ceil(side - 1e-6)) for side in (box_yxyx[2:] - box_yxyx[:2]).tolist()]
+def crop_size(box_yxyx: np.ndarray, mask_size: int, least: int = 1) -> tuple[int, int]:
+    """(height, width) of the mask of a box: a pixel a cell, or finer, see below.
+
+    Args:
+      box_yxyx: [4] float, pixels of the image.
+      mask_size: largest side, 0: no limit.
+      least: side that is not gone below, unless `mask_size` is smaller.
+    """
+    pixels = [math.ceil(side - 1e-6) for side in (box_yxyx[2:] - box_yxyx[:2]).tolist()]
+    sides = [max(least, side) for side in pixels]
     height, width = (min(side, mask_size) if mask_size else side for side in sides)
     return height, width
 
@@ -42,10 +52,11 @@ def crop_mask(
     Raises:
       MaskError: nothing can be decoded.
     """
-    size = crop_size(box_yxyx, mask_size)
     if isinstance(segmentation, dict):
+        size = crop_size(box_yxyx, mask_size)
         return sample(decode_rle(segmentation, image_size), box_yxyx, size), False
     polygons, parts = _polygons(segmentation, image_size)
+    size = crop_size(box_yxyx, mask_size, least=POLYGON_CELLS)
     scale = np.array(size) / (box_yxyx[2:] - box_yxyx[:2])  # (y, x)
     moved = [(points - box_yxyx[1::-1]) * scale[::-1] for points in polygons]
     drawable = [points.ravel().tolist() for points in moved if _outline(points) <= _LONGEST_OUTLINE]

@@ -14,6 +14,7 @@ import PIL.Image
 from maskx_tf.data import records
 from maskx_tf.data.index import image_id as peek_image_id
 from maskx_tf.errors import UserError
+from tf_records.coco_masks import POLYGON_CELLS
 
 _SLACK = 1e-5  # of a box coordinate divided by the image side: float32 rounds it
 
@@ -109,7 +110,8 @@ def _mask_faults(row: dict[str, Any], height: float, width: float) -> Iterator[s
         return
     if not mask.any():
         yield "the mask has no pixel"
-    if mask.shape[0] > math.ceil(height) + 1 or mask.shape[1] > math.ceil(width) + 1:
+    most = [max(math.ceil(side) + 1, POLYGON_CELLS) for side in (height, width)]
+    if mask.shape[0] > most[0] or mask.shape[1] > most[1]:
         yield (
             f"the mask of {mask.shape[0]} x {mask.shape[1]} pixels is larger than its box of "
             f"{height:.1f} x {width:.1f}"
