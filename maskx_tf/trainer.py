@@ -110,7 +110,12 @@ class Trainer(orbit.StandardTrainer):
             shares = replicas.shares(losses)
             total = tf.add_n(list(shares.values()))
             scaled = self.optimizer.get_scaled_loss(total) if self._scales_loss else total
-        gradients = tape.gradient(scaled, self.trained)
+        # A gathered row has a part from each RoI: of parts not added up, the norm to clip at would
+        # be another one.
+        gradients = [
+            None if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient in tape.gradient(scaled, self.trained)
+        ]
         if self._scales_loss:
             gradients = self.optimizer.get_unscaled_gradients(gradients)
         gradients = self.guard.check(fault, shares, gradients, scaled=self._scales_loss)

@@ -56,6 +56,24 @@ def test_the_loss_falls(optimizer):
     assert last["learning_rate"] == pytest.approx(rate)
 
 
+def test_rois_that_share_a_row_are_added_up_before_clipping():
+    """As those of a class-agnostic mask do: the norm of a part from each is not that of the sum."""
+    config = batches.tiny_config(
+        mode="stage2_masks",
+        mask_output="class_agnostic",
+        clip_norm=1e-3,
+        learning_rate=1.0,
+        bias_learning_rate_factor=1.0,
+        weight_decay=0.0,
+        warmup_steps=0,
+    )
+    trainer = in_memory(config)
+    before = [v.numpy() for v in trainer.trained]
+    trainer.train(tf.constant(1))
+    steps = [v.numpy() - old for v, old in zip(trainer.trained, before, strict=True)]
+    assert float(tf.linalg.global_norm(steps)) == pytest.approx(config.clip_norm, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("mode", "parts"),
     [
