@@ -117,11 +117,16 @@ def main() -> None:
             segment=segment,
         )
         results = evaluator.evaluate(flags.FLAGS.per_class, progress=True)
-    names = {vocabulary.names[class_id - 1] for class_id in mask_class_ids}
+    names = [vocabulary.names[class_id - 1] for class_id in mask_class_ids]
     rest = vocabulary.num_classes - len(names)
     print(f"{checkpoint}; A: {len(names)} classes with masks, B: {rest} without")
-    print(report.format_table(results, names))
-    report.write_json({"checkpoint": checkpoint, **results}, output)
+    print(report.format_table(results, set(names)))
+    of_what = {
+        "checkpoint": checkpoint,
+        "mask_classes": names,
+        "ground_truth": annotations or list(config.eval_records),
+    }
+    report.write_json({**of_what, **results}, output)
     write_atomically(picture, curves.draw(evaluator.curves))
     print(f"written: {output}, {picture}")
 

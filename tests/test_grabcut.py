@@ -257,6 +257,8 @@ class TestEvaluation:
             evaluate.main()
             given[who] = json.loads((run / evaluate.OUTPUTS[who]).read_text())
         assert given["model"]["box"] == given["grabcut"]["box"]
-        assert given["model"].keys() == {"checkpoint", "box"}
+        assert "mask" not in given["model"] and "mask_given_boxes" not in given["model"]
+        assert given["model"]["mask_classes"] == []
+        assert given["model"]["ground_truth"] == [str(tmp_path / "full")]
         assert given["grabcut"]["mask_given_boxes"]["all"]["AP"] == pytest.approx(1)
         assert capsys.readouterr().out.count("mask, boxes given") == 1

@@ -361,6 +361,8 @@ def test_evaluate_command(run_dir, tmp_path):
     assert "A: 2 classes with masks, B: 2 without" in result.stdout
     assert "mask, boxes given" in result.stdout and "\nant" in result.stdout
     written = json.loads((run_dir / "evaluation.json").read_text())
-    assert set(written) == {"checkpoint", "box", "mask", "mask_given_boxes"}
+    sections = {"box", "mask", "mask_given_boxes"}
+    assert set(written) == sections | {"checkpoint", "mask_classes", "ground_truth"}
+    assert (written["mask_classes"], written["ground_truth"]) == (["ant", "cat"], json_path)
     assert written["box"]["B"]["AP"] is None and written["box"]["A"]["AP"] >= 0
     assert written["mask"]["per_class"].keys() == set(tiny.VOCABULARY.names)
