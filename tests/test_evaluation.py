@@ -448,15 +448,17 @@ def test_of_a_model_without_a_trained_mask_head_only_boxes_are_scored(tmp_path):
     assert "mask" not in report.format_table(results, {"cat"})
 
 
-def test_model_evaluator_repeats_and_takes_other_ground_truth(tmp_path):
+def test_model_evaluator_repeats_and_takes_other_ground_truth(tmp_path, caplog):
     config = runner_setup(tmp_path)
     evaluator = runner.ModelEvaluator(FakeModel(), config, VOCABULARY, SET_A)
     assert evaluator.evaluate() == evaluator.evaluate()
+    assert "ground truth" not in caplog.text
     truth = ground_truth.ground_truth_from_records(config.eval_records, VOCABULARY)
     truth["images"].append({"id": 50, "height": 10, "width": 10})
     other = runner.ModelEvaluator(FakeModel(), config, VOCABULARY, SET_A, ground_truth=truth)
     results = other.evaluate()
     assert results["box"]["A"]["AP"] == pytest.approx(1)
+    assert "1 of the 4 images of the ground truth are not in --eval_records;" in caplog.text
 
 
 @pytest.mark.parametrize("conventions", ["aligned", "detectron"])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 import tqdm
+from absl import logging
 
 from maskx_tf.config import Config
 from maskx_tf.data import pipeline
@@ -104,14 +105,22 @@ class ModelEvaluator:
             training=False,
             seed=self._config.seed,
         )
-        total = len(self._ground_truth["images"])
+        total, seen = len(self._ground_truth["images"]), 0
         whole_pixels = CONVENTIONS[self._config.conventions].paste_whole_pixels
         with tqdm.tqdm(total=total, unit="image", disable=not progress) as bar:
             for batch in self._predictions(dataset, total):
                 for i in range(len(batch["image_id"])):
                     image = {key: value[i] for key, value in batch.items()}
                     add_image(evaluator, image, whole_pixels, self._segment)
+                seen += len(batch["image_id"])
                 bar.update(len(batch["image_id"]))
+        if seen < total:
+            logging.warning(
+                "%d of the %d images of the ground truth are not in --eval_records; their objects "
+                "count as missed.",
+                total - seen,
+                total,
+            )
         self.results, self.curves = evaluator.evaluate(per_class), evaluator.curves
         return self.results
 
