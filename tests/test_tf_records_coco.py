@@ -299,8 +299,9 @@ def test_bad_image_files(tmp_path, damage, reason, message):
     assert reasons(manifest) == lost
 
 
-def converted_file(tmp_path, data, sizes=((40, 60),)):
-    paths = harness.write_coco(tmp_path / "coco", [annotation(1, BOX)], sizes=sizes)
+def converted_file(tmp_path, data, size=(40, 60)):
+    image = {"id": 1, "file_name": "1.jpg", "height": size[0], "width": size[1]}
+    paths = harness.write_coco(tmp_path / "coco", [annotation(1, BOX)], images=[image])
     (pathlib.Path(paths[1]) / "1.jpg").write_bytes(data)
     manifest = convert(paths, tmp_path / "records")
     shards = manifest_lib.find_shards([str(tmp_path / "records")])
@@ -338,17 +339,35 @@ def test_size_of_the_file_counts(tmp_path):
     assert set(issues) == {"image_size_differs", "box_clipped"}
 
 
+def photo(orientation, height=40):
+    """A JPEG of 60 pixels width with an EXIF orientation."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    return harness.image_file(harness.random_image(height, 60), "JPEG", exif=exif)
+
+
 def test_exif_rotation_is_applied_only_where_the_json_wants_it(tmp_path):
-    image = PIL.Image.fromarray(harness.random_image(40, 60))
-    exif = image.getexif()
-    exif[0x0112] = 6  # to be turned clockwise
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", exif=exif)
-    record, issues = converted_file(tmp_path / "a", buffer.getvalue())
+    record, issues = converted_file(tmp_path / "a", photo(6))  # to be turned clockwise
     assert (record.height, record.width, issues) == (40, 60, {})
-    record, issues = converted_file(tmp_path / "b", buffer.getvalue(), sizes=[(60, 40)])
-    assert (record.height, record.width) == (60, 40)
-    assert issues == {"image_rotated": [[None, 1]]}
+    for size in ((60, 40), (60.0, 40.0)):
+        record, issues = converted_file(tmp_path / f"b{size}", photo(6), size)
+        assert (record.height, record.width) == (60, 40)
+        assert issues == {"image_rotated": [[None, 1]]}
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        (photo(3), (40, 60)),
+        (photo(2), (40, 60)),
+        (photo(6, 60), (60, 60)),
+        (photo(6), (None, None)),
+    ],
+)
+def test_exif_rotations_that_the_size_does_not_tell_are_listed(tmp_path, data, size):
+    record, issues = converted_file(tmp_path, data, size)
+    assert record.encoded == data
+    assert issues == {"image_rotation_unknown": [[None, 1]]}
 
 
 RUNS = {"size": [40, 60], "counts": [0, 40 * 60]}  # all of the image

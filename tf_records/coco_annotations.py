@@ -106,3 +106,10 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def is_id(value: Any) -> TypeGuard[int]:
     """Whether a value of the json is an int64."""
     return isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64
+
+
+def side_px(value: Any) -> int | None:
+    """Height or width of an image, a positive whole number, also as 5.0; None if it is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if is_id(value) and value > 0 else None

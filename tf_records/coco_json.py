@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from tf_records.coco_annotations import AnnotationIds, Annotations, is_id
+from tf_records.coco_annotations import AnnotationIds, Annotations, is_id, side_px
 from tf_records.issues import Issue
 from tf_records.json_stream import Entry, JsonStream
 
@@ -141,7 +141,7 @@ def _images(entries: list[Any], path: str, issues: list[Issue]) -> list[ImageIte
             raise UserError(f"{path}: two images have the id {image_id}; make ids unique.")
         seen.add(image_id)
         sides = [entry.get("height"), entry.get("width")]
-        height, width = (side if is_id(side) and side > 0 else None for side in sides)
+        height, width = map(side_px, sides)
         if [height, width] != sides:
             issues.append(Issue("image_size_invalid", image_id))
         items.append(ImageItem(image_id, file_name, height, width, []))

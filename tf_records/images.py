@@ -14,6 +14,7 @@ import PIL.ImageOps
 _KEPT_FORMATS = {"JPEG", "MPO", "PNG"}  # MPO: a JPEG followed by further pictures
 _KEPT_MODES = {"L", "RGB", "1", "I;16"}
 _EXIF_ORIENTATION = 0x0112
+_EXIF_TURNED = {2, 3, 4, 5, 6, 7, 8}
 _EXIF_TRANSPOSED = {5, 6, 7, 8}  # orientations that exchange height and width
 
 
@@ -26,7 +27,7 @@ class BadImageError(Exception):
 
 
 class EncodedImage(NamedTuple):
-    """JPEG or PNG bytes, size in pixels, and the reason (of `issues`) why it was changed, if so."""
+    """JPEG or PNG bytes, size in pixels, and what was done or is odd (a reason of `issues`)."""
 
     encoded: bytes
     height: int
@@ -68,15 +69,18 @@ def printable(path: str) -> str:
 def _decode(data: bytes, expected: tuple[int | None, int | None]) -> EncodedImage:
     with PIL.Image.open(io.BytesIO(data)) as image:
         width, height = image.size
-        turned = image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TRANSPOSED
-        if turned and height != width and expected == (width, height):
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+        size_tells = orientation in _EXIF_TRANSPOSED and height != width
+        if size_tells and expected == (width, height):
             upright = PIL.ImageOps.exif_transpose(image).convert("RGB")
             return EncodedImage(_png(upright), width, height, "image_rotated")
+        is_known = orientation not in _EXIF_TURNED or (size_tells and expected == (height, width))
         if image.format in _KEPT_FORMATS and image.mode in _KEPT_MODES:
             # Reads all of the entropy-coded data, so finds truncation, at an eighth of the size.
             image.draft(image.mode, (-(-width // 8), -(-height // 8)))
             image.load()
-            return EncodedImage(data, height, width, None)
+            change = None if is_known else "image_rotation_unknown"
+            return EncodedImage(data, height, width, change)
         return EncodedImage(_png(image.convert("RGB")), height, width, "image_reencoded")
 
 

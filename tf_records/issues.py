@@ -36,6 +36,10 @@ REASONS = {
     "image_rotated": (REPAIRED, "rotated as its EXIF says: the json's size is the rotated one"),
     "image_size_differs": (REPAIRED, "the json gives another size: the file's is used"),
     "image_size_invalid": (REPAIRED, "the json's size is not a whole number: the file's is used"),
+    "image_rotation_unknown": (
+        KEPT,
+        "its EXIF rotates it, and its size does not tell if the boxes are rotated: stored as it is",
+    ),
     "mask_empty": (MASK_DROPPED, "the mask has no pixel in its box"),
     "mask_invalid": (MASK_DROPPED, "the segmentation cannot be decoded"),
     "mask_is_box": (KEPT, "GrabCut could not segment it: the mask is the whole box"),

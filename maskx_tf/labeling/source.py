@@ -9,7 +9,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from maskx_tf.errors import UserError
-from tf_records.coco_annotations import is_id
+from tf_records.coco_annotations import is_id, side_px
 from tf_records.json_stream import Entry, JsonStream
 
 _LISTS = ("images", "annotations", "categories")
@@ -174,9 +174,7 @@ def _image(value: Any, index: int, path: str) -> ImageEntry:
     image_id, name = fields.get("id"), fields.get("file_name")
     if not is_id(image_id) or not isinstance(name, str) or not name or "\0" in name:
         raise UserError(f"{path}: images[{index}] needs an integer id and a file_name.")
-    sides = [fields.get("height"), fields.get("width")]
-    height, width = (side if is_id(side) and side > 0 else None for side in sides)
-    return ImageEntry(image_id, name, height, width)
+    return ImageEntry(image_id, name, side_px(fields.get("height")), side_px(fields.get("width")))
 
 
 def _names(values: list[Any], path: str) -> dict[Any, str]:
