@@ -111,7 +111,7 @@ class Config:
     mask_classes: str = _option(
         "all",
         "Set A, the classes whose masks may be used: all, none, coco, voc, nonvoc, a random split "
-        "of the paper (E1_A20B60 to E5_A60B20), or a .txt file.",
+        "of the paper (E1_A20B60 to E5_A60B20), or a .txt file with one name per line.",
     )
     mask_sources: tuple[str, ...] = _option(
         (),

@@ -25,8 +25,9 @@ from maskx_tf import (
 from maskx_tf import config as config_lib
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.config import Config
+from maskx_tf.data import supervision
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
-from maskx_tf.data.manifest import vocabulary_of
+from maskx_tf.data.manifest import find_records, vocabulary_of
 from maskx_tf.data.pipeline import make_dataset
 from maskx_tf.data.reader import reading_errors
 from maskx_tf.data.word_vectors import class_vectors
@@ -122,6 +123,8 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
     if start >= config.train_steps:
         print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
         return evaluator.results if evaluator else {}
+    files = find_records(config.train_records, check_sizes=not config.skip_corrupt_records)
+    warning = supervision.check(files, vocabulary, mask_class_ids) if config.has_masks else ""
     if devices.is_chief(strategy):
         saved = config.replace(feature_cache="")  # it is no part of what makes the result
         checkpoints.save_run(saved, vocabulary, mask_class_ids)  # not if the checkpoint misfits
@@ -132,6 +135,8 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
         if devices.is_chief(strategy):
             table = parameter_table.write(model, trainer.trained, config.model_dir)
             print(table if not start else table.splitlines()[-1], file=sys.stderr)
+            if warning:
+                print(warning, file=sys.stderr)
         _run(config, trainer, evaluator, manager, interruption)
     print(f"Checkpoints and TensorBoard logs are in {config.model_dir}", file=sys.stderr)
     return evaluator.results if evaluator else {}

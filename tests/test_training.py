@@ -1,16 +1,20 @@
 """Training runs: what is trained in each mode, resuming, logs, failures."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from maskx_tf import checkpoints, devices, moving_average, scaling, training
+from maskx_tf.data.classes import read_names
+from maskx_tf.data.manifest import Manifest
 from maskx_tf.errors import UserError
 from maskx_tf.layers import roi_align
 from maskx_tf.model import build_model
@@ -327,6 +331,20 @@ class TestRun:
         assert "resumes with --lr_steps=3, was 60000,80000." in output
         assert "resumes with --batch_size=4, was 2." in output and "vocabulary=" not in output
         assert checkpoints.load_model(changed.model_dir).config == changed
+
+    def test_masks_that_the_records_lack_are_named(self, data, tmp_path):
+        config = make_config(data, tmp_path / "run", train_steps=1)
+        with pytest.raises(UserError, match="leaves the mask head untrained"):
+            train_captured(config.replace(mask_classes="none"))
+        assert not pathlib.Path(config.model_dir).exists()
+        shutil.copytree(data / "records" / "train", tmp_path / "records")
+        manifest = Manifest.load(tmp_path / "records")
+        bare = next(n for n in read_names(data / "set_a.txt") if n in manifest.class_counts)
+        counts = {**manifest.class_counts, bare: (1, 0)}
+        dataclasses.replace(manifest, class_counts=counts).save(tmp_path / "records")
+        output = train_captured(config.replace(train_records=(str(tmp_path / "records"),)))
+        table, warning = output.index("parameters, "), output.index(f"but no mask: {bare}.")
+        assert table < warning < output.index("step 1/1")
 
     def test_another_vocabulary_is_an_error(self, stage_1, tmp_path):
         names = reversed(checkpoints.load_model(stage_1[0].model_dir).vocabulary.names)

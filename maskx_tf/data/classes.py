@@ -149,7 +149,8 @@ def load_mask_classes(spec: str, vocabulary: Vocabulary) -> tuple[int, ...]:
     else:
         raise UserError(
             f"--mask_classes={spec} is none of all, none, coco, voc, nonvoc, E1_A20B60 to "
-            "E5_A60B20 (A20B60, A30B50, A40B40, A50B30, A60B20 each), nor the path of a .txt file."
+            "E5_A60B20 (A20B60, A30B50, A40B40, A50B30, A60B20 each), nor the path of a .txt file "
+            "with one class name per line."
         )
     if twice := _duplicates(names):
         raise UserError(f"{path} names a class twice: {_listed(twice)}.")

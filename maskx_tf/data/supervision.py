@@ -1,0 +1,58 @@
+"""Whether the records hold the masks that a run means to train with: `check`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.manifest import Found
+from maskx_tf.errors import UserError
+
+_LISTED = 8  # names in a message
+
+
+def check(files: Found, vocabulary: Vocabulary, mask_class_ids: Sequence[int]) -> str:
+    """A warning of the classes of set A that have boxes but no mask; empty if there are none.
+
+    What files without a manifest hold is not known. The masks of crowds, which nothing is trained
+    on, count here: manifests do not tell them apart.
+
+    Args:
+      files: the training records.
+      vocabulary: classes of the model.
+      mask_class_ids: set A.
+
+    Raises:
+      UserError: no class of set A has a mask, so that the mask head would stay as it was drawn.
+    """
+    if not mask_class_ids:
+        raise UserError(
+            "--mask_classes=none leaves the mask head untrained; train boxes alone with "
+            "--mode=stage1_boxes."
+        )
+    shards = files.shards
+    if any(path not in shards for path in files.paths):
+        return ""
+    boxes, masks = Counter[str](), Counter[str]()
+    for manifest in files.manifests.values():
+        for name, (objects, with_mask) in manifest.class_counts.items():
+            boxes[name] += objects
+            masks[name] += with_mask
+    set_a = [vocabulary.names[class_id - 1] for class_id in mask_class_ids]
+    if not any(masks[name] for name in set_a):
+        raise UserError(
+            f"No object of the {len(set_a)} classes of --mask_classes has a mask in "
+            "--train_records, so that the mask head would stay untrained; train boxes alone with "
+            "--mode=stage1_boxes."
+        )
+    bare = [name for name in set_a if boxes[name] and not masks[name]]
+    if not bare:
+        return ""
+    shown = ", ".join(bare[:_LISTED]) + (", …" if len(bare) > _LISTED else "")
+    return (
+        f"warning: {len(bare)} of the {len(set_a)} classes of set A have boxes in --train_records "
+        f"but no mask: {shown}. Evaluation and pictures would count them among the classes that "
+        "masks were seen of; list only those with masks, one per line, in a .txt file for "
+        "--mask_classes."
+    )
