@@ -138,7 +138,7 @@ def test_records_of_before_the_source_have_masks_of_people():
 
 
 def test_malformed_examples_name_the_image():
-    with pytest.raises(UserError, match="no tf.Example"):
+    with pytest.raises(UserError, match="not a tf.Example"):
         records.from_example(b"\xff\xff")
     with pytest.raises(UserError, match="0 values of image/source_id instead of one"):
         records.from_example(b"")
