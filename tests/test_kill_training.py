@@ -87,7 +87,9 @@ def test_signals(undisturbed, tmp_path, number, status):
     assert process.wait(timeout=120) == status, log_of(config)
     seconds = time.monotonic() - start
     text = log_of(config)
-    step = int(re.search(rf"^{number.name}: saved .*/ckpt-(\d+); repeat the", text, re.MULTILINE)[1])
+    step = int(
+        re.search(rf"^{number.name}: saved .*/ckpt-(\d+); repeat the", text, re.MULTILINE)[1]
+    )
     assert 17 <= step < STEPS and seconds < 30 and "Traceback" not in text
     process, _ = begin(config)
     assert process.wait(timeout=600) == 0, log_of(config)
