@@ -17,7 +17,7 @@ from maskx_tf import moving_average
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, read_names
 from maskx_tf.data.files import require_writable, write_atomically
-from maskx_tf.errors import UserError
+from maskx_tf.errors import UserError, first_of
 from maskx_tf.model import MaskXRCNN, build_model, variable_key
 from maskx_tf.modes import MASK_PARTS
 
@@ -257,8 +257,5 @@ def _same_class_rows(variable: tf.Variable, other: tf.Variable, class_specific: 
     return variable_key(variable) in rows and other.shape[1:] == variable.shape[1:]
 
 
-def _listing(title: str, items: list[str], most: int = 8) -> str:
-    if not items:
-        return ""
-    shown = ", ".join(items[:most]) + (", …" if len(items) > most else "")
-    return f"{title} ({len(items)}): {shown}"
+def _listing(title: str, items: list[str]) -> str:
+    return f"{title} ({len(items)}): {first_of(items)}" if items else ""

@@ -1,4 +1,6 @@
-"""The one error type that users see."""
+"""The one error type that users see, and what its messages are made of."""
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -6,3 +8,8 @@ class UserError(Exception):
 
     Entry points print it as a single line without a traceback, see `maskx_tf.cli.run`.
     """
+
+
+def first_of(names: Sequence[str], most: int = 8) -> str:
+    """The first `most` names, for a message; an ellipsis stands for the others."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

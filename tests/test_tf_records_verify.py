@@ -58,7 +58,8 @@ EXPECTED = {
     "cut in a record": r"record 5, byte {at}: the file ends inside the record, \d+ of its bytes",
     "cut in a header": r"record 5, byte {at}: the file ends inside a header, after 5 of 12 bytes",
     "cut between records": r"5 records can be told apart, the manifest says 12",
-    "4 kB of zeros": r"record 5, byte {at}, .*payload does not match its checksum: \d+ zero byte",
+    "4 kB of zeros": r"record 5, byte {at}, .*the payload does not match its checksum: \d+ zero"
+    " byte",
 }
 
 

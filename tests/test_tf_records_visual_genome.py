@@ -438,7 +438,9 @@ def test_test_images_are_the_last_ones_outside_of_coco(tmp_path):
 
 def test_without_a_coco_json(tmp_path):
     paths = write(tmp_path, [], [vg_image(1, coco_id=4), vg_image(2)], coco=None)
-    with pytest.raises(UserError, match=r"give --coco_annotations=.* --keep_coco_val"):
+    with pytest.raises(
+        UserError, match=r"give --coco_annotations=.*, or accept them with --keep_coco_val"
+    ):
         convert(paths, tmp_path / "r")
     made = convert(paths, tmp_path / "r", keep_coco_val=True)
     assert list(made.manifests) == ["train"]

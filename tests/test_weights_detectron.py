@@ -339,7 +339,7 @@ class TestErrors:
             ({"conv1_w": np.full([8, 3, 7, 7], np.nan)}, "holds values that are not finite"),
             (
                 {"conv1_w": np.zeros([8, 3, 7, 7], np.int32)},
-                "conv1_w (int32) holds values that are no",
+                "conv1_w (int32) holds values that are not finite",
             ),
             ({"fc_mask_head_mlp_l1_w": np.zeros([2, 2])}, "an MLP branch of several layers"),
         ],

@@ -419,7 +419,10 @@ def state(shape: bytes, data: bytes, dtype: bytes = FLOAT32) -> bytes:
         (DTYPE + b"]U\x01aU\x02f4\x86a\x85R", "dtype of type list"),
         (DTYPE + b"U\x02f4\x85R(K\x03U\x01|NU\x01a\x85}K\x08K\x01K\x00tb", "structured"),
         (DTYPE + b"U\x02f4\x85R(K\x04U\x01<NNNK\x04K\x01K\x00}tb", "structured or unknown"),
-        (DTYPE + b"U\x02f4\x85R(K\x03U\x08os.system" b"NNNK\x04K\x01K\x00tb", "unknown|an opcode"),
+        (
+            DTYPE + b"U\x02f4\x85R(K\x03U\x08os.system" b"NNNK\x04K\x01K\x00tb",
+            "unknown|is not an opcode",
+        ),
         (state(b"K\x01\x85", b"]" + ORDERED + b"a"), "holds the global|damaged"),
         (state(b"K\x01\x85", b"]Na"), "are damaged"),
         (state(b"K\x01\x85", b"U\x03abc"), "with 3 bytes, not 4"),

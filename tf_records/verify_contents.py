@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from maskx_tf.data import records
-from maskx_tf.data.index import image_id as peek_image_id
+from maskx_tf.data import index, records
 from maskx_tf.errors import UserError
 from tf_records.coco_masks import POLYGON_CELLS
 
@@ -24,7 +23,7 @@ class Contents:
     """A record as far as it can be read.
 
     Attributes:
-      image_id: decimal text, or "unknown".
+      image_id: as of `index.image_id`.
       objects: (class name, source of the mask; "" without mask) of each object.
       faults: what is wrong, in words.
     """
@@ -41,7 +40,7 @@ def examine(payload: bytes, names: Sequence[str]) -> Contents:
       payload: the serialised tf.Example.
       names: of the classes 1..K.
     """
-    image_id = peek_image_id(payload)
+    image_id = index.image_id(payload)
     try:
         image, columns = records.columns_of(payload)
     except UserError as error:
@@ -57,7 +56,7 @@ def examine(payload: bytes, names: Sequence[str]) -> Contents:
 
 
 def _image_faults(image: dict[str, Any], image_id: str, size: tuple[int, int]) -> Iterator[str]:
-    if image_id == "unknown":
+    if image_id == index.NO_ID:
         yield f"the image id {_text(image['image/source_id'])!r} is not a whole number"
     try:
         with PIL.Image.open(io.BytesIO(image["image/encoded"]), formats=("JPEG", "PNG")) as picture:

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from maskx_tf.data.index import NO_ID
 from maskx_tf.data.manifest import Manifest, Shard
 
 
@@ -86,7 +87,7 @@ def record_faults(records: Sequence[Record]) -> Iterator[Fault]:
         for message in record.faults:
             yield Fault(record.path, message, *place)
         earlier = first.setdefault(record.image_id, record)
-        if earlier is record or record.image_id == "unknown":
+        if earlier is record or record.image_id == NO_ID:
             continue
         what = "the record is the same as" if earlier.crc == record.crc else "the image id is also"
         where = f"that of record {earlier.number} of {pathlib.Path(earlier.path).name}"

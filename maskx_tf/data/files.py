@@ -29,10 +29,10 @@ def is_full_disk(error: Exception) -> bool:
 def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
     """Writes `data` (text as UTF-8) so that `path` holds all of it or what it held before.
 
-    A failure leaves nothing behind; a kill may leave a part of it, in `path` with `.tmp` added.
+    A kill may leave a part of it, in `path` with `.tmp` added; a failure leaves nothing.
 
     Raises:
-      OSError: it cannot be written, with the name of the file; nothing is left of it.
+      OSError: it cannot be written; the error names the file.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ _MAX_LISTED = 10  # places of damage in a message
 _THREADS = 8  # they wait for the disk
 _SIZE_KEYS = ("image/height", "image/width")
 _ID_KEY = "image/source_id"
-_NO_ID = "unknown"
+NO_ID = "unknown"  # what `image_id` gives where there is none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ def places_by_image_id(paths: Sequence[pathlib.Path]) -> dict[int, Place]:
                     raise UserError(f"{path}, byte {item.offset}: {item.message}; {remedy}.")
                 place = Place(path, item)
                 number = _image_id(functools.partial(_read_inside, file, item), item.length)
-                if number == _NO_ID:
+                if number == NO_ID:
                     place.read()  # which tells where it is damaged
                     remedy = REMEDY.format(path.parent)
                     raise UserError(f"{path}, byte {item.offset}: no image id; {remedy}.")
@@ -138,14 +138,14 @@ def places_by_image_id(paths: Sequence[pathlib.Path]) -> dict[int, Place]:
 
 
 def image_id(payload: bytes) -> str:
-    """The image id in a perhaps damaged record, as decimal text; "unknown" if there is none."""
+    """The image id in a perhaps damaged record, as decimal text; `NO_ID` if there is none."""
     return _image_id(lambda at, count: payload[at : at + count], len(payload))
 
 
 def _image_id(read: Callable[[int, int], bytes], length: int) -> str:
     value = peek(read, length, [_ID_KEY]).get(_ID_KEY, b"")
     text = value.decode(errors="replace") if isinstance(value, bytes) else ""
-    return text if re.fullmatch("-?[0-9]+", text) else _NO_ID
+    return text if re.fullmatch("-?[0-9]+", text) else NO_ID
 
 
 def describe_damage(path: pathlib.Path, number: int, offset: int) -> str:

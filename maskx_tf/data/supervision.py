@@ -7,9 +7,7 @@ from collections.abc import Sequence
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.manifest import Found
-from maskx_tf.errors import UserError
-
-_LISTED = 8  # names in a message
+from maskx_tf.errors import UserError, first_of
 
 
 def check(files: Found, vocabulary: Vocabulary, mask_class_ids: Sequence[int]) -> str:
@@ -49,10 +47,9 @@ def check(files: Found, vocabulary: Vocabulary, mask_class_ids: Sequence[int]) -
     bare = [name for name in set_a if boxes[name] and not masks[name]]
     if not bare:
         return ""
-    shown = ", ".join(bare[:_LISTED]) + (", …" if len(bare) > _LISTED else "")
     return (
         f"warning: {len(bare)} of the {len(set_a)} classes of set A have boxes in --train_records "
-        f"but no mask: {shown}. Evaluation and pictures would count them among the classes that "
-        "masks were seen of; list only those with masks, one per line, in a .txt file for "
-        "--mask_classes."
+        f"but no mask: {first_of(bare)}. Evaluation and pictures would count them among the "
+        "classes that masks were seen of; list only those with masks, one per line, in a .txt file "
+        "for --mask_classes."
     )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maskx_tf.errors import UserError
+from maskx_tf.errors import UserError, first_of
 
 RANDN = "randn"  # one random vector for each word
 RANDN_CLASS = "randn_class"  # one random vector for each class name
@@ -114,8 +114,7 @@ def _average(spec: str, names: Sequence[str], known: dict[str, np.ndarray]) -> C
 
 def _listing(items: Sequence[str]) -> str:
     unique = list(dict.fromkeys(items))
-    shown = ", ".join(unique[:_LISTED]) + (", …" if len(unique) > _LISTED else "")
-    return f" ({len(unique)}): {shown}"
+    return f" ({len(unique)}): {first_of(unique, _LISTED)}"
 
 
 def read_text(path: str, words: Collection[str]) -> dict[str, np.ndarray]:

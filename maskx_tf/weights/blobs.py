@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from maskx_tf.errors import UserError
+from maskx_tf.errors import UserError, first_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +117,7 @@ class Blobs:
             lines.append(f"  ignored: {count} {reason}")
         if self.unexpected:
             names = sorted(map(self.label, self.unexpected))
-            shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
-            lines.append(f"  unexpected, not used: {shown}")
+            lines.append(f"  unexpected, not used: {first_of(names)}")
         return "\n".join(lines)
 
 
@@ -136,10 +135,9 @@ def assign(variables: Mapping[str, tf.Variable], rules: Mapping[str, Rule], blob
     missing = {name for rule in rules.values() for name in rule.names if name not in blobs}
     if missing:
         names = sorted(map(blobs.label, missing))
-        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         raise UserError(
-            f"{blobs.source} lacks {len(names)} blobs of this architecture: {shown}. The file is "
-            "incomplete or of a kind of model that is not supported."
+            f"{blobs.source} lacks {len(names)} blobs of this architecture: {first_of(names)}. "
+            "The file is incomplete or of a kind of model that is not supported."
         )
     values = {
         name: blobs.apply(rules[name], name, tuple(variable.shape))
