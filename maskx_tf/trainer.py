@@ -110,12 +110,7 @@ class Trainer(orbit.StandardTrainer):
             shares = replicas.shares(losses)
             total = tf.add_n(list(shares.values()))
             scaled = self.optimizer.get_scaled_loss(total) if self._scales_loss else total
-        # A gathered row has a part from each RoI: of parts not added up, the norm to clip at would
-        # be another one.
-        gradients = [
-            None if gradient is None else tf.convert_to_tensor(gradient)
-            for gradient in tape.gradient(scaled, self.trained)
-        ]
+        gradients = [self._added_up(value) for value in tape.gradient(scaled, self.trained)]
         if self._scales_loss:
             gradients = self.optimizer.get_unscaled_gradients(gradients)
         gradients = self.guard.check(fault, shares, gradients, scaled=self._scales_loss)
@@ -123,6 +118,18 @@ class Trainer(orbit.StandardTrainer):
         for name, share in {"loss": total, **shares}.items():
             # A metric is a mean over steps and replicas.
             self.metrics[name].update_state(share * self.strategy.num_replicas_in_sync)
+
+    def _added_up(
+        self, gradient: tf.Tensor | tf.IndexedSlices | None
+    ) -> tf.Tensor | tf.IndexedSlices | None:
+        """A gradient whose norm is its own: a gathered row has a part of it from each RoI."""
+        if not isinstance(gradient, tf.IndexedSlices):
+            return gradient
+        if self.model.config.clip_norm:  # the replicas' parts of a row are to be added up too
+            return tf.convert_to_tensor(gradient)
+        rows, places = tf.unique(gradient.indices)
+        values = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
+        return tf.IndexedSlices(values, rows, gradient.dense_shape)
 
     def train_loop_end(self) -> dict[str, float]:
         """Mean losses and learning rate."""
