@@ -20,11 +20,12 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from maskx_tf import checkpoints, cli, config
+from maskx_tf import checkpoints, config
 from maskx_tf.data import preprocessing
-from maskx_tf.data.files import write_atomically
 from maskx_tf.demo import CONFIGS, Step, execute
 from maskx_tf.errors import UserError
+from maskx_tf.system import cli
+from maskx_tf.system.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import cases, inference, timing, training
-from maskx_tf import cli
 from maskx_tf.layers.mask_head import MaskHead
+from maskx_tf.system import cli
 
 FEW = 80
 DETECTIONS, SIDE, FILTERS = 100, 14, 256

@@ -13,10 +13,10 @@ import numpy as np
 from absl import flags
 
 from benchmarks import timing
-from maskx_tf import cli
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.evaluation.coco import ENGINES, CocoEvaluator
 from maskx_tf.ops import masks as mask_ops
+from maskx_tf.system import cli
 
 SIDE, OBJECTS, DETECTIONS = 200, 20, 100
 

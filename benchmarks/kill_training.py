@@ -23,12 +23,13 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from maskx_tf import cli, training
+from maskx_tf import training
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
-from maskx_tf.progress import format_duration
-from tf_records import shapes
-from tf_records.shapes_scene import SceneOptions
+from maskx_tf.system import cli
+from maskx_tf.system.progress import format_duration
+from tf_records.shapes import __main__ as shapes
+from tf_records.shapes.objects import SceneOptions
 
 # What a run may leave in its directory.
 _KEPT = re.compile(

@@ -16,9 +16,9 @@ import sys
 
 from absl import flags
 
-from maskx_tf import cli
-from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
+from maskx_tf.system import cli
+from maskx_tf.system.files import write_atomically
 
 FLAGFILE = "configs/coco/overfit.flags"
 

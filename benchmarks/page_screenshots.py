@@ -19,9 +19,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from benchmarks import browser
-from maskx_tf import cli
-from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
+from maskx_tf.system import cli
+from maskx_tf.system.files import write_atomically
 
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
 QUALITY = 88

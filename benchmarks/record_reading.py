@@ -26,10 +26,11 @@ from collections.abc import Iterator
 import tensorflow as tf
 from absl import flags
 
-from maskx_tf import cli
 from maskx_tf.config import Config
-from maskx_tf.data import manifest, pipeline
+from maskx_tf.data import pipeline
+from maskx_tf.data.records import manifest
 from maskx_tf.errors import UserError
+from maskx_tf.system import cli
 from tf_records import coco
 from tf_records.output import Output
 

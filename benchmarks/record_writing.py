@@ -22,8 +22,8 @@ from collections.abc import Callable
 
 from absl import flags
 
-from maskx_tf import cli
 from maskx_tf.errors import UserError
+from maskx_tf.system import cli
 
 OURS, PEER = "maskx_tf", "Model Garden"
 SHARDS = 4

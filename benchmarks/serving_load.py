@@ -38,10 +38,11 @@ from PIL import Image
 
 from benchmarks.serving_clients import Grpc, LocalServer, Rest
 from export import saved_model
-from maskx_tf import cli, config
+from maskx_tf import config
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.model import build_model
+from maskx_tf.system import cli
 
 RETRY_AFTER_S = 1.0  # as the server asks of those it refuses
 MIXED_SIDES = (16, 40, 96, 160, 300, 640, 1000)

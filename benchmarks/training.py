@@ -14,10 +14,10 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import cases, models, peers, timing
-from maskx_tf import cli
-from maskx_tf.devices import make_strategy
-from maskx_tf.optimizer import build_optimizer
-from maskx_tf.trainer import Trainer
+from maskx_tf.system import cli
+from maskx_tf.training.devices import make_strategy
+from maskx_tf.training.optimizer import build_optimizer
+from maskx_tf.training.steps import Trainer
 
 OBJECTS, MASK_SIDE = 128, 112
 PEER = "Model Garden"

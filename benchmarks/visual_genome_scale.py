@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 from absl import flags
 
-from maskx_tf import cli
 from maskx_tf.data.classes import named_classes
 from maskx_tf.errors import UserError
-from tf_records.visual_genome_classes import COCO_SYNSETS
+from maskx_tf.system import cli
+from tf_records.visual_genome.classes import COCO_SYNSETS
 
 HEIGHT, WIDTH = 48, 64
 COCO_VAL = 5_000

@@ -18,15 +18,16 @@ import tensorflow as tf
 from absl import flags
 
 from export import comparison, serving_files, warmup
-from maskx_tf import checkpoints, cli
-from maskx_tf.batching import Batching
+from maskx_tf import checkpoints
 from maskx_tf.config import Config
-from maskx_tf.data import files, image_bytes
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.interruption import Interruption
+from maskx_tf.inference import folding, image_bytes
+from maskx_tf.inference.batching import Batching
+from maskx_tf.inference.module import DetectionModule
 from maskx_tf.model import rebuilt
-from maskx_tf.serving import DetectionModule
+from maskx_tf.system import cli, files
+from maskx_tf.system.interruption import Interruption
 
 CLASSES_FILE = "classes.json"
 
@@ -167,7 +168,7 @@ def write(
     Returns:
       The outputs' types and shapes by name.
     """
-    model.fold()
+    folding.fold(model)
     module = DetectionModule(
         model,
         config,

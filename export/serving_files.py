@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import string
 
-from maskx_tf.batching import Batching
+from maskx_tf.inference.batching import Batching
 
 DIRECTORY = "assets.extra"
 

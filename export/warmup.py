@@ -11,8 +11,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from maskx_tf.batching import Batching
-from maskx_tf.data.example_proto import field
+from maskx_tf.data.records.example_proto import field
+from maskx_tf.inference.batching import Batching
 
 FILE = "assets.extra/tf_serving_warmup_requests"
 # Field numbers of tensorflow_serving/apis/{prediction_log,predict,model}.proto.

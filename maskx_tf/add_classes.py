@@ -8,14 +8,15 @@ import sys
 
 from absl import flags
 
-from maskx_tf import checkpoints, cli
+from maskx_tf import checkpoints
 from maskx_tf.adding import examples, fit, grow, known, prior
-from maskx_tf.adding.detector import FrozenDetector
+from maskx_tf.adding.frozen_detector import FrozenDetector
 from maskx_tf.checkpoints import LoadedModel
-from maskx_tf.data.manifest import find_records
+from maskx_tf.data.records.manifest import find_records
 from maskx_tf.errors import UserError
 from maskx_tf.labeling import source as source_lib
 from maskx_tf.labeling.source import Source
+from maskx_tf.system import cli
 
 KNOWN_IMAGES = 500
 _FEW = 5  # examples of a class, below which its rows are little more than a guess

@@ -15,8 +15,8 @@ from typing import Any
 
 from absl import flags
 
-from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
+from maskx_tf.system.files import write_atomically
 
 FLAGFILE = "train.flags"
 # Options that do not change what a run learns.

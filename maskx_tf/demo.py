@@ -20,13 +20,14 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from maskx_tf import cli, config
+from maskx_tf import config
 from maskx_tf.checkpoints import VOCABULARY
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation.factors import explained_share
-from maskx_tf.progress import format_duration
+from maskx_tf.system import cli
+from maskx_tf.system.files import write_atomically
+from maskx_tf.system.progress import format_duration
 
 CONFIGS = "configs/shapes"
 # Rows of the comparison: flagfile of stage 2, and what it is called in the table.

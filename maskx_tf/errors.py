@@ -6,7 +6,7 @@ from collections.abc import Sequence
 class UserError(Exception):
     """Something the user gave is wrong; the message names the thing and the remedy.
 
-    Entry points print it as a single line without a traceback, see `maskx_tf.cli.run`.
+    Entry points print it as a single line without a traceback, see `maskx_tf.system.cli.run`.
     """
 
 

@@ -8,17 +8,18 @@ import pathlib
 
 from absl import flags, logging
 
-from maskx_tf import checkpoints, cli
+from maskx_tf import checkpoints
 from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 from maskx_tf.data import classes
-from maskx_tf.data.files import require_writable_file, write_atomically
-from maskx_tf.data.reader import reading_errors
+from maskx_tf.data.records.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco, curves, report, runner
 from maskx_tf.evaluation.grabcut import GrabCutMasks
 from maskx_tf.evaluation.ground_truth import ground_truth_from_json
 from maskx_tf.model import rebuilt
+from maskx_tf.system import cli
+from maskx_tf.system.files import require_writable_file, write_atomically
 
 # What may differ from the training run; every other option stays as it was trained.
 DATA_OPTIONS = (

@@ -25,6 +25,14 @@ from maskx_tf.ops.conventions import CONVENTIONS
 
 # What Keras calls each `config.precision`.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+# Parts of the model that a mode trains, by the first part of a variable's name.
+BOX_PARTS = ("backbone", "fpn", "rpn", "box_head")
+MASK_PARTS = ("mask_head", "weight_transfer", "mask_weights")
+TRAINED_PARTS = {
+    "end_to_end": BOX_PARTS + MASK_PARTS,
+    "stage1_boxes": BOX_PARTS,
+    "stage2_masks": MASK_PARTS,
+}
 
 
 class MaskXRCNN(tf_keras.Model):
@@ -95,7 +103,7 @@ class MaskXRCNN(tf_keras.Model):
             )
         if config.transfer_input == "embedding":
             self.embeddings = self._embedding_rows(embeddings)
-        self._folded_w_seg: tf.Variable | None = None
+        self.folded_w_seg: tf.Variable | None = None
 
     def _embedding_rows(self, embeddings: np.ndarray | None) -> tf.Variable:
         """The fixed class embeddings with a zero row for the background, [K + 1, D]."""
@@ -182,26 +190,10 @@ class MaskXRCNN(tf_keras.Model):
         """
         if self.config.mask_output != "transfer":
             return self.mask_weights(classes)
-        if self._folded_w_seg is not None:
-            return tf.gather(self._folded_w_seg, classes), None
+        if self.folded_w_seg is not None:
+            return tf.gather(self.folded_w_seg, classes), None
         present, place = tf.unique(classes)
         return tf.gather(self.w_seg(present), place), None
-
-    def fold_transfer(self) -> None:
-        """Evaluates T once for all classes; from then on masks use that table."""
-        if self.config.mask_output == "transfer":
-            # Group by group: a group's rows do not depend, in any bit, on what was added after it.
-            first, *added = self.box_head.groups
-            ranges = [tf.range(first.stop), *(tf.range(g.start, g.stop) for g in added)]
-            table = tf.concat([self.w_seg(classes) for classes in ranges], axis=0)
-            self._folded_w_seg = tf.Variable(table, trainable=False, name="w_seg")
-
-    def fold(self) -> None:
-        """Keeps what follows from the weights (T, batch norm, kernels): faster, for inference."""
-        self.fold_transfer()
-        for layer in self.submodules:
-            if isinstance(layer, backbone.ConvNorm | convolution.Conv2D):
-                layer.fold()
 
     def mask_logits(self, roi_features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """Mask logits [N, m, m] of RoI features [N, S, S, C], for classes int32 [N]."""
@@ -317,67 +309,28 @@ class MaskXRCNN(tf_keras.Model):
         return self._boxes(pyramid, proposals, valid, image_sizes, image_scales)
 
     def _boxes(self, pyramid, proposals, valid, image_sizes, image_scales):
-        """Box head and NMS over proposals [B, P, 4], by class group.
-
-        A class is scored by the softmax over its own group and those before it, and only classes
-        of one group compete for places: adding a group changes nothing for the others.
-        """
-        config = self.config
-        count = proposals.shape[1]
-        features = self.box_head(self.roi_features(pyramid, proposals, config.box_roi_size))
-        logits = self.box_head.class_logits(features)
+        """Box head and NMS over proposals [B, P, 4], by class group."""
+        config, head = self.config, self.box_head
+        batch, count = tf.shape(proposals)[0], proposals.shape[1]
+        features = head(self.roi_features(pyramid, proposals, config.box_roi_size))
+        logits = head.class_logits(features)
         in_original = self.conventions.decode_in_original and image_scales is not None
         if in_original:
             proposals = boxes.to_original(proposals, image_scales)
             image_sizes = tf.round(image_sizes / image_scales)
-
-        def detect_image(inputs):
-            image_features, image_logits, image_proposals, image_valid, image_size = inputs
-
-            def decode(proposal_indices, classes):
-                deltas = self.box_head.class_deltas(
-                    tf.gather(image_features, proposal_indices), classes
-                )
-                anchors = tf.gather(image_proposals, proposal_indices)
-                return boxes.decode(deltas, anchors, box_head.DELTA_WEIGHTS)
-
-            return [
-                detections.select_detections(
-                    image_logits[:, : group.stop],
-                    image_proposals,
-                    image_valid,
-                    image_size,
-                    decode,
-                    score_threshold=config.score_threshold,
-                    nms_iou=config.nms_iou,
-                    candidates=max(config.nms_candidates // len(groups), 1),
-                    max_detections=most,
-                    first_class=group.start,
-                    conventions=self.conventions,
-                )
-                for group in groups
-            ]
-
-        groups = self.box_head.groups
-        most = config.max_detections // len(groups)
-        detected = tf.map_fn(
-            detect_image,
-            (
-                tf.reshape(features, [-1, count, config.box_fc_units]),
-                tf.reshape(logits, [-1, count, self.num_classes + 1]),
-                proposals,
-                valid,
-                image_sizes,
-            ),
-            fn_output_signature=[
-                {
-                    "num_detections": tf.TensorSpec([], tf.int32),
-                    "detection_boxes": tf.TensorSpec([most, 4], tf.float32),
-                    "detection_scores": tf.TensorSpec([most], tf.float32),
-                    "detection_classes": tf.TensorSpec([most], tf.int32),
-                }
-                for _ in groups
-            ],
+        detected = detections.select_by_group(
+            tf.reshape(features, [batch, count, config.box_fc_units]),
+            tf.reshape(logits, [batch, count, self.num_classes + 1]),
+            proposals,
+            valid,
+            image_sizes,
+            head.class_deltas,
+            head.groups,
+            score_threshold=config.score_threshold,
+            nms_iou=config.nms_iou,
+            candidates=config.nms_candidates,
+            max_detections=config.max_detections,
+            conventions=self.conventions,
         )
         if in_original:
             for group in detected:
@@ -436,3 +389,10 @@ def rebuilt(model: MaskXRCNN, config: Config) -> MaskXRCNN:
 def variable_key(variable: tf.Variable) -> str:
     """The variable's name without the model's, such as `fpn/lateral2/kernel`."""
     return variable.name.split(":")[0].removeprefix("maskx_rcnn/")
+
+
+def trained_variables(model: MaskXRCNN) -> list[tf.Variable]:
+    """The variables that the model's mode trains."""
+    parts = TRAINED_PARTS[model.config.mode]
+    # The variables of a layer that is not part of the mode get no gradient.
+    return [v for v in model.trainable_variables if variable_key(v).split("/")[0] in parts]

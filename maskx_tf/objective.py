@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maskx_tf import losses, replicas
+from maskx_tf import losses
 from maskx_tf.layers import box_head, rpn
 from maskx_tf.model import MaskXRCNN
-from maskx_tf.ops import boxes, sampling
+from maskx_tf.ops import boxes, replicas, sampling
 from maskx_tf.ops.mask_targets import mask_targets
 
 Losses = dict[str, losses.Loss]
@@ -209,3 +209,28 @@ def _mask_examples(model, pyramid, sample: RoiSample, labels) -> MaskExamples:
     classes = tf.gather_nd(labels["classes"], tf.stack([image_indices, object_indices], axis=1))
     features = model.flat_roi_features(pyramid, rois, image_indices, model.config.mask_roi_size)
     return MaskExamples(features, classes, targets, valid)
+
+
+# The count that a loss is a mean over; the others are means over images, of which all have B.
+_MEAN_OVER = {"class": "class", "box": "class", "mask": "mask"}
+
+
+def shares(values: Losses) -> dict[str, tf.Tensor]:
+    """This replica's part of each loss of the whole batch: its sum over replicas is that loss.
+
+    A mean over RoIs is one over the RoIs of all replicas: it weighs a replica by its count.
+
+    Args:
+      values: {name: (value, count)} of this replica's images.
+    """
+    count = tf.distribute.get_replica_context().num_replicas_in_sync
+    names = sorted(set(_MEAN_OVER.values()) & values.keys())
+    totals = tf.unstack(replicas.total(tf.stack([values[n][1] for n in names]))) if names else []
+    weights = {
+        name: values[name][1] / tf.maximum(total, 1.0)
+        for name, total in zip(names, totals, strict=True)
+    }
+    return {
+        name: value * weights[_MEAN_OVER[name]] if name in _MEAN_OVER else value / count
+        for name, (value, _) in values.items()
+    }

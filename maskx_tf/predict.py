@@ -12,14 +12,15 @@ import tensorflow as tf
 import tqdm
 from absl import flags
 
-from maskx_tf import cli, visualize
-from maskx_tf.data import files, image_bytes
+from maskx_tf import visualize
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.detector import Detector, load_checkpoint, load_saved_model
 from maskx_tf.errors import UserError
-from maskx_tf.image_files import find_images, image_ids, overlay_paths
-from maskx_tf.interruption import Interruption
+from maskx_tf.inference import image_bytes
+from maskx_tf.inference.detector import Detector, load_checkpoint, load_saved_model
+from maskx_tf.inference.image_files import find_images, image_ids, overlay_paths
 from maskx_tf.ops import masks as mask_ops
+from maskx_tf.system import cli, files
+from maskx_tf.system.interruption import Interruption
 
 
 def define_flags() -> None:

@@ -7,10 +7,11 @@ import sys
 
 from absl import flags
 
-from maskx_tf import cli, config, scaling
-from maskx_tf.devices import Cluster
+from maskx_tf import config
 from maskx_tf.evaluation import report
-from maskx_tf.training import train
+from maskx_tf.system import cli
+from maskx_tf.training import scaling, train
+from maskx_tf.training.devices import Cluster
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:

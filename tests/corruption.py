@@ -2,7 +2,7 @@
 
 import pathlib
 
-from maskx_tf.data import framing
+from maskx_tf.data.records import framing
 
 KINDS = (
     "payload bit",

@@ -12,7 +12,7 @@ import tensorflow as tf
 import maskx_tf
 from export import saved_model
 from maskx_tf import checkpoints
-from maskx_tf.batching import Batching
+from maskx_tf.inference.batching import Batching
 from tests import tiny
 
 BATCHING = Batching((1, 2, 4), timeout_us=20_000)

@@ -29,7 +29,7 @@ NAMES = ("background", "cat", "dog", "bird", "kite", "traffic light")
 def outputs(
     count: int = 5, height: int = 120, width: int = 160, seed: int = 0, padding: int = 3
 ) -> dict[str, np.ndarray]:
-    """Outputs for one image, as of `serving.DetectionModule`, with smooth random masks."""
+    """Outputs for one image, as of `module.DetectionModule`, with smooth random masks."""
     generator = np.random.default_rng(seed)
     total = count + padding
     corners = generator.uniform(0, 1, [total, 2, 2]) * [height, width]

@@ -13,14 +13,15 @@ import tf_keras
 from export import saved_model
 from maskx_tf import add_classes, checkpoints
 from maskx_tf.adding import examples, fit, grow, known, prior, regions
-from maskx_tf.adding.detector import FrozenDetector
+from maskx_tf.adding.frozen_detector import FrozenDetector
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import pipeline
 from maskx_tf.errors import UserError
+from maskx_tf.inference import folding
+from maskx_tf.inference.module import DetectionModule
 from maskx_tf.layers.box_head import BoxHead
 from maskx_tf.layers.detections import by_falling_score
 from maskx_tf.model import build_model
-from maskx_tf.serving import DetectionModule
 from tests import harness, tiny
 from tf_records import coco
 from tf_records.output import Output
@@ -97,8 +98,8 @@ def test_folded_transfer_keeps_old_rows(old, grown):
         np.testing.assert_array_equal(table, loaded.model.w_seg(tf.range(5)))
     grown_table = build_model(grown.config, 6)
     grown_table.set_weights(grown.model.get_weights())
-    grown_table.fold_transfer()
-    np.testing.assert_array_equal(grown_table._folded_w_seg[:5], old.model.w_seg(tf.range(5)))
+    folding.fold_transfer(grown_table)
+    np.testing.assert_array_equal(grown_table.folded_w_seg[:5], old.model.w_seg(tf.range(5)))
 
 
 def test_new_scores_are_the_softmax_over_all_classes():

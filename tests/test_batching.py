@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf.batching import Batching, on_rows
+from maskx_tf.inference.batching import Batching, on_rows
 
 SIGNATURE = [tf.TensorSpec([None], tf.float32)]
 

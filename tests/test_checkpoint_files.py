@@ -11,9 +11,10 @@ import sys
 import pytest
 import tensorflow as tf
 
-from maskx_tf import checkpoint_files, checkpoints
+from maskx_tf import checkpoints
+from maskx_tf.checkpoints import leftovers
+from maskx_tf.checkpoints.saving import RunCheckpoints
 from maskx_tf.errors import UserError
-from maskx_tf.run_checkpoints import RunCheckpoints
 from tests import harness
 
 SIZE = 50_000  # floats
@@ -35,8 +36,8 @@ def save(manager, step):
 
 def resumed(directory):
     """The value that a restarted run goes on with; None if there is none."""
-    checkpoint_files.recover(str(directory))
-    checkpoint_files.set_damaged_aside(str(directory))
+    leftovers.recover(str(directory))
+    leftovers.set_damaged_aside(str(directory))
     path = tf.train.latest_checkpoint(str(directory))
     if path is None:
         return None
@@ -253,17 +254,17 @@ class TestLock:
     def test_a_second_training_is_refused(self, tmp_path):
         directory = str(tmp_path / "run")
         with (
-            checkpoint_files.locked(directory),
+            leftovers.locked(directory),
             pytest.raises(UserError, match="another process is training in .*run"),
-            checkpoint_files.locked(directory),
+            leftovers.locked(directory),
         ):
             pass
 
     def test_it_leaves_nothing(self, tmp_path):
-        with checkpoint_files.locked(str(tmp_path / "run")):
+        with leftovers.locked(str(tmp_path / "run")):
             pass
         assert names(tmp_path) == []
-        with checkpoint_files.locked(str(tmp_path / "run")):
+        with leftovers.locked(str(tmp_path / "run")):
             (tmp_path / "run" / "file").write_text("")
         assert names(tmp_path / "run") == ["file"]
 
@@ -288,7 +289,7 @@ KILLED_SAVES = """
 import os, pathlib, random, signal, sys, time
 import tensorflow as tf
 from maskx_tf import checkpoint_files, checkpoints
-from maskx_tf.run_checkpoints import RunCheckpoints
+from maskx_tf.checkpoints.saving import RunCheckpoints
 from tests.test_checkpoint_files import files_of, names, resumed, saved, save
 
 directory, kills = sys.argv[1], int(sys.argv[2])

@@ -10,8 +10,7 @@ import tensorflow as tf
 from maskx_tf import checkpoints
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.model import build_model
-from maskx_tf.modes import MASK_PARTS
+from maskx_tf.model import MASK_PARTS, build_model
 from tests import batches
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")

@@ -11,7 +11,7 @@ import time
 import pytest
 from absl import app, flags
 
-from maskx_tf import cli, stderr_filter
+from maskx_tf.system import cli, stderr_filter
 from tests import documentation
 from tests.harness import REPOSITORY
 
@@ -23,7 +23,7 @@ PACKAGES = ("maskx_tf", "tf_records", "export", "benchmarks")
 def start(body, *arguments):
     """A process whose `main` has the given body."""
     script = "import contextlib, os, subprocess, sys, time\nfrom absl import flags\n"
-    script += "from maskx_tf import cli\nfrom maskx_tf.errors import UserError\n"
+    script += "from maskx_tf.system import cli\nfrom maskx_tf.errors import UserError\n"
     script += "flags.DEFINE_integer('image_min_side', 800, 'Side.')\n"
     script += f"def main():\n{textwrap.indent(textwrap.dedent(body), '    ')}\ncli.run(main)\n"
     return subprocess.Popen(
@@ -82,7 +82,7 @@ def test_a_file_that_cannot_be_written_is_one_line(body, message):
     ("body", "message"),
     [
         (
-            "import resource; from maskx_tf.data import files\n"
+            "import resource; from maskx_tf.system import files\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
             "files.write_atomically('{}/found.json', 'x' * 2000)",
             "{}/found.json: File too large.",

@@ -23,14 +23,14 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.client import Client, ImageError, ServerError, detections, messages, results, retries
+from export.client import Client, ImageError, ServerError, messages, results, retries
 from export.client import __main__ as client_command
 from export.client.errors import UnavailableError
 from export.serving import server as local_server
 from maskx_tf import predict
-from maskx_tf.data import image_bytes
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
+from maskx_tf.inference import detections, image_bytes
 from maskx_tf.ops import masks
 from tests import harness, serving_toy, stub_server
 from tests.stub_server import outputs, serve

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from export.client import polygons
-from maskx_tf.ops import masks
+from maskx_tf.ops import masks, polygons
 
 SHAPES = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)
 

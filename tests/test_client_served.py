@@ -11,7 +11,8 @@ from selenium.webdriver.common.by import By
 
 from benchmarks import browser, page_screenshots
 from export import saved_model
-from export.client import Client, ImageError, detections, results
+from export.client import Client, ImageError, results
+from maskx_tf.inference import detections
 from tests import harness, serving_toy, tiny
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ import re
 import pytest
 from absl import flags
 
-from maskx_tf.optimizer import learning_rate_schedule
+from maskx_tf.training.optimizer import learning_rate_schedule
 from tests.flagfiles import (
     EXPERIMENTS,
     FLAGFILES,

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf import checkpoints, devices, replicas
+from maskx_tf import checkpoints, objective
 from maskx_tf import config as config_lib
-from maskx_tf.devices import Cluster
 from maskx_tf.errors import UserError
+from maskx_tf.ops import replicas
+from maskx_tf.training import devices
+from maskx_tf.training.devices import Cluster
 from tests import batches, harness
 from tf_records import coco
 from tf_records.output import Output
@@ -52,10 +54,10 @@ class TestOneReplica:
             name: (tf.constant(rng.uniform(), tf.float32), tf.constant(count))
             for name, count in {"rpn_box": 3.0, "class": 7.0, "box": 2.0, "mask": 5.0}.items()
         }
-        for name, share in replicas.shares(losses).items():
+        for name, share in objective.shares(losses).items():
             assert float(share) == float(losses[name][0])
         nothing = {name: (tf.constant(0.0), tf.constant(0.0)) for name in losses}
-        assert [float(share) for share in replicas.shares(nothing).values()] == [0.0] * 4
+        assert [float(share) for share in objective.shares(nothing).values()] == [0.0] * 4
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,10 @@ def test_workers_that_differ_are_refused(one_device):
 @pytest.mark.slow
 def test_waiting_for_workers_is_said_and_ends_on_ctrl_c(tmp_path):
     hosts = ",".join(f"localhost:{port}" for port in free_ports(2))
-    code = "import sys; from maskx_tf import devices; from maskx_tf.devices import Cluster\n"
+    code = (
+        "import sys; from maskx_tf.training import devices\n"
+        "from maskx_tf.training.devices import Cluster\n"
+    )
     process = start(
         "-c", f"{code}devices.make_strategy(0, Cluster(tuple(sys.argv[1].split(',')), 0))", hosts
     )

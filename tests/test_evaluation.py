@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskx_tf.config import Config
-from maskx_tf.data import records
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.records import schema
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco, ground_truth, report, runner
 from maskx_tf.ops import masks
@@ -245,19 +245,19 @@ def encoded_image(height, width):
 
 def image_record(image_id, objects, height=48, width=64):
     encoded = encoded_image(height, width)
-    return records.ImageRecord(image_id, f"{image_id}.png", encoded, height, width, objects)
+    return schema.ImageRecord(image_id, f"{image_id}.png", encoded, height, width, objects)
 
 
 def object_record(name, box, mask, crowd=False):
     box = np.array(box, np.float64)
     class_id = VOCABULARY.id_of(name)
-    return records.ObjectRecord(box, class_id, name, 300.0, crowd, 1, mask)
+    return schema.ObjectRecord(box, class_id, name, 300.0, crowd, 1, mask)
 
 
 def write_records(path, images):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for image in images:
-            writer.write(records.serialize_record(image))
+            writer.write(schema.serialize_record(image))
     return str(path)
 
 

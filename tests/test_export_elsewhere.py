@@ -14,7 +14,7 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import comparison
-from maskx_tf.data import image_bytes
+from maskx_tf.inference import image_bytes
 from maskx_tf.ops import masks as mask_ops
 from tests import exports, harness, tiny
 

@@ -11,7 +11,7 @@ import yaml
 from google.protobuf import text_format
 
 from export import serving_files, warmup
-from maskx_tf.batching import Batching
+from maskx_tf.inference.batching import Batching
 from tests import harness, tiny
 
 SERVING = harness.REPOSITORY / "export" / "serving"

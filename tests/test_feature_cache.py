@@ -13,13 +13,14 @@ import time
 import numpy as np
 import pytest
 
-from maskx_tf import checkpoints, feature_cache, training
+from maskx_tf import checkpoints, training
 from maskx_tf.config import Config
-from maskx_tf.data.row_store import Array, RowStore
 from maskx_tf.errors import UserError
+from maskx_tf.frozen import training as feature_cache
+from maskx_tf.frozen.row_store import Array, RowStore
 from tests import batches
-from tf_records import shapes
-from tf_records.shapes_scene import SceneOptions
+from tf_records.shapes import __main__ as shapes
+from tf_records.shapes.objects import SceneOptions
 
 ARRAYS = (Array("a", "float32", (2,)), Array("b", "uint8"))
 

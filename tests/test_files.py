@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from maskx_tf.data import files
 from maskx_tf.errors import UserError
+from maskx_tf.system import files
 
 
 def test_a_full_disk_keeps_no_part_of_a_file(tmp_path, monkeypatch):

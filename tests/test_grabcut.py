@@ -9,8 +9,8 @@ import pytest
 from absl import flags
 
 from maskx_tf import checkpoints, evaluate
-from maskx_tf.data import manifest as manifest_lib
-from maskx_tf.data import records as records_lib
+from maskx_tf.data.records import manifest as manifest_lib
+from maskx_tf.data.records import schema as records_lib
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation.grabcut import GrabCutMasks
 from maskx_tf.model import build_model

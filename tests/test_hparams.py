@@ -6,8 +6,9 @@ from tensorboard.backend.event_processing import data_provider, plugin_event_mul
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from maskx_tf import config, hparams
+from maskx_tf import config
 from maskx_tf.config import Config
+from maskx_tf.training import tensorboard_hparams
 
 
 def shown(directory):
@@ -32,7 +33,9 @@ def test_options_and_scores_of_every_run(tmp_path):
     for seed in (0, 1):
         options = Config(seed=seed, lr_steps=(5, 8), model_dir="x")
         scores = {"mask/B/AP": 0.2 + seed}
-        hparams.write(tmp_path / str(seed), hparams.of_config(options), scores)
+        tensorboard_hparams.write(
+            tmp_path / str(seed), tensorboard_hparams.of_config(options), scores
+        )
     found = sorted(shown(tmp_path), key=lambda item: item[0]["seed"])
     assert len(found) == 2
     for seed, (options, scores) in enumerate(found):
@@ -43,8 +46,8 @@ def test_options_and_scores_of_every_run(tmp_path):
 
 def test_a_run_is_written_once(tmp_path):
     options = Config(model_dir=str(tmp_path), train_steps=7)
-    hparams.write_run(options)
-    hparams.write_run(options)
+    tensorboard_hparams.write_run(options)
+    tensorboard_hparams.write_run(options)
     ((found, _),) = shown(tmp_path)
     assert found["train_steps"] == 7
     assert len(list(tmp_path.glob("*.hparams"))) == 1

@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from maskx_tf.data import image_bytes, image_header, preprocessing
+from maskx_tf.data import preprocessing
+from maskx_tf.inference import image_bytes, image_header
 from tests import tiny
 from tests.harness import image_file
 

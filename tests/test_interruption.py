@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from maskx_tf.interruption import Interrupted, Interruption
+from maskx_tf.system.interruption import Interrupted, Interruption
 
 
 def send(number):

@@ -14,11 +14,12 @@ from absl import flags
 from PIL import Image
 
 from maskx_tf import checkpoints, label
-from maskx_tf.data import files, preprocessing
+from maskx_tf.data import preprocessing
 from maskx_tf.errors import UserError
 from maskx_tf.labeling import journal, labeler, segmenter
 from maskx_tf.labeling import source as source_lib
 from maskx_tf.ops import masks
+from maskx_tf.system import files
 from tests import harness, tiny
 
 SIZES = ((40, 60), (70, 33), (48, 48))

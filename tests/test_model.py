@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf.errors import UserError
+from maskx_tf.inference import folding
 from maskx_tf.model import build_model
 from tests import batches, tiny
 
@@ -110,7 +111,7 @@ def test_no_detections(images):
 
 def test_folded_transfer_gives_the_same_masks(model, images, detections):
     folded = awake(CONFIG)
-    folded.fold_transfer()
+    folding.fold_transfer(folded)
     for name, value in folded(*images).items():
         np.testing.assert_allclose(value, detections[name], atol=1e-5, err_msg=name)
     # From now on T is a table: its weights have no effect.

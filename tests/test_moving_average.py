@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf import checkpoints, trainer
+from maskx_tf import checkpoints
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.model import build_model, variable_key
-from maskx_tf.moving_average import MovingAverage
+from maskx_tf.training import steps
+from maskx_tf.training.moving_average import MovingAverage
 from tests import batches
 
 NAMES = tuple(f"class{i}" for i in range(batches.NUM_CLASSES))
@@ -92,15 +93,15 @@ def test_evaluation_during_training_uses_it(trained, monkeypatch):
             seen.update(by_name(self.model))
             return {}
 
-    monkeypatch.setattr(trainer.runner, "ModelEvaluator", Evaluator)
-    monkeypatch.setattr(trainer.report, "scalars", lambda results: {})
-    monkeypatch.setattr(trainer.curves, "draw", lambda found: None)
-    monkeypatch.setattr(trainer.curves, "pixels", lambda figure: np.zeros([2, 2, 3], np.uint8))
+    monkeypatch.setattr(steps.runner, "ModelEvaluator", Evaluator)
+    monkeypatch.setattr(steps.report, "scalars", lambda results: {})
+    monkeypatch.setattr(steps.curves, "draw", lambda found: None)
+    monkeypatch.setattr(steps.curves, "pixels", lambda figure: np.zeros([2, 2, 3], np.uint8))
     loaded = LoadedModel(model, model.config.replace(panel_images=0), VOCABULARY, ())
-    trainer.Evaluator(loaded, average).evaluate(tf.constant(-1))
+    steps.Evaluator(loaded, average).evaluate(tf.constant(-1))
     for name, value in average.values.items():
         np.testing.assert_array_equal(seen[name], value)
-    trainer.Evaluator(loaded).evaluate(tf.constant(-1))
+    steps.Evaluator(loaded).evaluate(tf.constant(-1))
     np.testing.assert_array_equal(seen["fpn/output2/kernel"], by_name(model)["fpn/output2/kernel"])
 
 

@@ -7,7 +7,12 @@ import tf_keras
 
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
-from maskx_tf.optimizer import DetectronSGD, build_optimizer, is_bias, learning_rate_schedule
+from maskx_tf.training.optimizer import (
+    DetectronSGD,
+    build_optimizer,
+    is_bias,
+    learning_rate_schedule,
+)
 from tests import batches
 
 NAMES = ["fc/kernel", "fc/bias", "norm/gamma", "norm/beta", "head/box_kernel", "head/box_bias"]

@@ -14,8 +14,8 @@ from selenium.webdriver.common.keys import Keys
 
 from benchmarks import browser, page_screenshots
 from export.client import Client, results
-from export.client.polygons import outline
 from maskx_tf.ops import masks
+from maskx_tf.ops.polygons import outline
 from tests import harness, stub_server
 from tests.stub_server import outputs
 

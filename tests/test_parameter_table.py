@@ -2,9 +2,8 @@
 
 import pytest
 
-from maskx_tf import parameter_table
-from maskx_tf.model import build_model
-from maskx_tf.modes import trained_variables
+from maskx_tf.model import build_model, trained_variables
+from maskx_tf.training import parameter_table
 from tests import batches
 
 OPTIONS = {"frozen_stages": 1, "backbone_width": 8, "box_fc_units": 4, "mask_mlp": False}

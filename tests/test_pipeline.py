@@ -10,12 +10,13 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf.config import Config
-from maskx_tf.data import augmentation, manifest
+from maskx_tf.data import augmentation
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.order import TrainingOrder
 from maskx_tf.data.pipeline import make_dataset
-from maskx_tf.data.reader import reading_errors
-from maskx_tf.data.records import ImageRecord, ObjectRecord, serialize_record
+from maskx_tf.data.records import manifest
+from maskx_tf.data.records.reader import reading_errors
+from maskx_tf.data.records.schema import ImageRecord, ObjectRecord, serialize_record
 from maskx_tf.errors import UserError
 from tests import corruption, harness
 from tf_records import coco

@@ -9,8 +9,8 @@ from maskx_tf import checkpoints
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.model import build_model
 from maskx_tf.objective import training_losses
-from maskx_tf.optimizer import build_optimizer
-from maskx_tf.trainer import Trainer
+from maskx_tf.training.optimizer import build_optimizer
+from maskx_tf.training.steps import Trainer
 from tests import batches
 
 SEED = tf.constant([0, 0])

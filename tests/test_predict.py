@@ -15,9 +15,9 @@ from PIL import Image
 
 from maskx_tf import checkpoints, evaluate, predict
 from maskx_tf import config as config_lib
-from maskx_tf.data import records
-from maskx_tf.detector import Detector, load_checkpoint
+from maskx_tf.data.records import schema
 from maskx_tf.errors import UserError
+from maskx_tf.inference.detector import Detector, load_checkpoint
 from maskx_tf.ops import masks
 from tests import harness, tiny
 
@@ -346,8 +346,8 @@ def test_evaluate_command(run_dir, tmp_path):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for image_id, size in ((1, (40, 60)), (2, (50, 50))):
             encoded = (pathlib.Path(images) / f"{image_id}.jpg").read_bytes()
-            image = records.ImageRecord(image_id, f"{image_id}.jpg", encoded, *size, [])
-            writer.write(records.serialize_record(image))
+            image = schema.ImageRecord(image_id, f"{image_id}.jpg", encoded, *size, [])
+            writer.write(schema.serialize_record(image))
     result = run_module(
         "maskx_tf.evaluate",
         f"--model_dir={run_dir}",

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from maskx_tf.progress import Progress, format_duration
+from maskx_tf.system.progress import Progress, format_duration
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskx_tf.data import records
-from maskx_tf.data.example_proto import serialize
-from maskx_tf.data.records import ImageRecord, ObjectRecord
+from maskx_tf.data.records import schema
+from maskx_tf.data.records.example_proto import serialize
+from maskx_tf.data.records.schema import ImageRecord, ObjectRecord
 from maskx_tf.errors import UserError
 from tests.harness import encode_image, random_image
 
@@ -52,7 +52,7 @@ def assert_equal_records(one: ImageRecord, other: ImageRecord) -> None:
 @given(seed=st.integers(0, 2**32), num_objects=st.integers(0, 5))
 def test_round_trip(seed, num_objects):
     record = make_record(np.random.default_rng(seed), num_objects)
-    assert_equal_records(records.from_example(records.serialize_record(record)), record)
+    assert_equal_records(schema.from_example(schema.serialize_record(record)), record)
 
 
 @settings(max_examples=50, deadline=None)
@@ -80,7 +80,7 @@ def test_serialize_is_what_tensorflow_reads(features):
 
 
 def to_example(record):
-    return tf.train.Example.FromString(records.serialize_record(record))
+    return tf.train.Example.FromString(schema.serialize_record(record))
 
 
 def test_keys_are_model_gardens():
@@ -105,7 +105,7 @@ def test_keys_are_model_gardens():
 @pytest.mark.parametrize("num_objects", [0, 1, 4])
 def test_graph_parsing_agrees_with_eager_parsing(num_objects):
     record = make_record(np.random.default_rng(1), num_objects)
-    parsed = tf.function(records.parse_example)(tf.constant(records.serialize_record(record)))
+    parsed = tf.function(schema.parse_example)(tf.constant(schema.serialize_record(record)))
     assert parsed["image_id"] == record.image_id
     assert parsed["original_size"].numpy().tolist() == [40, 60]
     assert parsed["encoded"] == record.encoded
@@ -132,27 +132,27 @@ def test_records_of_before_the_source_have_masks_of_people():
     example = to_example(record)
     del example.features.feature["image/object/mask_source"]
     old = example.SerializeToString()
-    assert [item.mask_source for item in records.from_example(old).objects] == wanted
-    parsed = tf.function(records.parse_example)(tf.constant(old))["mask_sources"]
+    assert [item.mask_source for item in schema.from_example(old).objects] == wanted
+    parsed = tf.function(schema.parse_example)(tf.constant(old))["mask_sources"]
     assert [source.decode() for source in parsed.numpy()] == wanted
 
 
 def test_malformed_examples_name_the_image():
     with pytest.raises(UserError, match="not a tf.Example"):
-        records.from_example(b"\xff\xff")
+        schema.from_example(b"\xff\xff")
     with pytest.raises(UserError, match="0 values of image/source_id instead of one"):
-        records.from_example(b"")
+        schema.from_example(b"")
     record = make_record(np.random.default_rng(0), 2)
     record.image_id = 17
     example = to_example(record)
     example.features.feature["image/object/area"].float_list.value.pop()
     with pytest.raises(UserError, match=r"Record of image 17: .* differ in length .*area: 1"):
-        records.from_example(example.SerializeToString())
+        schema.from_example(example.SerializeToString())
     example = to_example(record)
     example.features.feature["image/object/has_mask"].int64_list.value[:] = [1, 1]
     example.features.feature["image/object/mask"].bytes_list.value[:] = [b"png", b""]
     with pytest.raises(UserError, match="Record of image 17: a mask of 3 bytes is not a PNG"):
-        records.from_example(example.SerializeToString())
+        schema.from_example(example.SerializeToString())
 
 
 def test_damaged_record_is_named(tmp_path):
@@ -160,12 +160,12 @@ def test_damaged_record_is_named(tmp_path):
     rng = np.random.default_rng(0)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for _ in range(3):
-            writer.write(records.serialize_record(make_record(rng, 1)))
-    assert len(list(records.read_records([path]))) == 3
+            writer.write(schema.serialize_record(make_record(rng, 1)))
+    assert len(list(schema.read_records([path]))) == 3
     data = bytearray(path.read_bytes())
     data[-20] ^= 1
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"x\.tfrecord, record 2 at byte \d+: the payload .*verify"):
-        list(records.read_records([path]))
+        list(schema.read_records([path]))
     with pytest.raises(UserError, match=r"y\.tfrecord cannot be read: No such file"):
-        list(records.read_records([tmp_path / "y.tfrecord"]))
+        list(schema.read_records([tmp_path / "y.tfrecord"]))

@@ -4,8 +4,9 @@ import pytest
 from absl import flags
 
 from maskx_tf import config as config_lib
-from maskx_tf import scaling, train
+from maskx_tf import train
 from maskx_tf.config import Config
+from maskx_tf.training import scaling
 
 PUBLISHED = Config(
     batch_size=16,

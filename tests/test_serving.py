@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf.batching import Batching
 from maskx_tf.data import preprocessing
-from maskx_tf.serving import DetectionModule
+from maskx_tf.inference.batching import Batching
+from maskx_tf.inference.module import DetectionModule
 from tests import tiny
 from tests.harness import image_file
 

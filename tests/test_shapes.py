@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_lib
 
-from maskx_tf.data import manifest as manifest_lib
 from maskx_tf.data import word_vectors
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
-from maskx_tf.data.records import read_records
+from maskx_tf.data.records import manifest as manifest_lib
+from maskx_tf.data.records.schema import read_records
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation.factors import explained_share
 from tests import harness
-from tf_records import shapes, shapes_draw, shapes_scene
-from tf_records.shapes_scene import CLASS_NAMES, SceneOptions, make_scene
+from tf_records.shapes import __main__ as shapes
+from tf_records.shapes import draw
+from tf_records.shapes.objects import CLASS_NAMES, SHAPES, TEXTURE_NAMES, SceneOptions, set_a_names
+from tf_records.shapes.scene import make_scene
 
 OPTIONS = SceneOptions()
 WITH_GRABCUT = {"train_images": 2, "val_images": 1, "workers": 1, "grabcut": True}
@@ -29,11 +31,11 @@ def scenes():
     return [make_scene(0, 0, index, OPTIONS) for index in range(150)]
 
 
-@pytest.mark.parametrize("shape", shapes_scene.SHAPES)
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("angle", [0.0, -0.2, 0.2])
 def test_silhouettes_touch_all_sides_of_their_box(shape, angle):
     for height, width in ((30, 24), (50, 52), (21, 28)):
-        mask = shapes_draw.silhouette(shape, height, width, angle)
+        mask = draw.silhouette(shape, height, width, angle)
         assert mask.shape == (height, width)
         assert mask[0].any()
         assert mask[-1].any()
@@ -43,7 +45,7 @@ def test_silhouettes_touch_all_sides_of_their_box(shape, angle):
 
 
 def test_silhouettes_differ_clearly():
-    masks = {shape: shapes_draw.silhouette(shape, 40, 40, 0.0) for shape in shapes_scene.SHAPES}
+    masks = {shape: draw.silhouette(shape, 40, 40, 0.0) for shape in SHAPES}
     for one in masks:
         for other in masks:
             if one < other:
@@ -53,7 +55,7 @@ def test_silhouettes_differ_clearly():
 
 def test_classes_and_the_balance_of_a_and_b():
     assert len(CLASS_NAMES) == len(set(CLASS_NAMES)) == 72
-    set_a, set_b = shapes_scene.set_a_names()
+    set_a, set_b = set_a_names()
     assert len(set_a) == len(set_b) == 36
     assert sorted(set_a + set_b) == sorted(CLASS_NAMES)
     for half in (set_a, set_b):  # each half has each shape 3 times and each texture 6 times
@@ -156,7 +158,7 @@ def test_files_records_and_masks_agree(tmp_path):
 
 def test_word_vectors_say_how_words_are_used(tmp_path):
     shapes.generate(str(tmp_path), train_images=1, val_images=0, seed=3, workers=1)
-    words = {*shapes_scene.SHAPES, *shapes_scene.TEXTURE_NAMES}
+    words = {*SHAPES, *TEXTURE_NAMES}
     vectors = word_vectors.read_text(str(tmp_path / "word_vectors.txt"), words)
     assert set(vectors) == words
     assert {vector.shape for vector in vectors.values()} == {(50,)}

@@ -7,10 +7,15 @@ import sys
 import numpy as np
 import pytest
 
-from maskx_tf.data.classes import Vocabulary, load_mask_classes, named_classes, read_names
+from maskx_tf.data.classes import (
+    Vocabulary,
+    load_mask_classes,
+    named_classes,
+    random_names,
+    read_names,
+)
 from maskx_tf.errors import UserError
 from tests import harness
-from tf_records.splits import random_names
 
 COCO = Vocabulary.from_names(named_classes("coco"))
 # Some of the published splits, as class ids 1..80.

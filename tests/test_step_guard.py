@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf.diagnosis import BadStep, causes_of
 from maskx_tf.errors import UserError
 from maskx_tf.model import build_model
-from maskx_tf.optimizer import build_optimizer
-from maskx_tf.step_guard import StepGuard, is_stop
-from maskx_tf.trainer import Trainer
+from maskx_tf.training.diagnosis import BadStep, causes_of
+from maskx_tf.training.optimizer import build_optimizer
+from maskx_tf.training.step_guard import StepGuard, is_stop
+from maskx_tf.training.steps import Trainer
 from tests import batches, harness
 
 IDS = np.array([139, 285], np.int64)
@@ -214,7 +214,7 @@ import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import numpy as np
-from maskx_tf.step_guard import StepGuard, is_stop
+from maskx_tf.training.step_guard import StepGuard, is_stop
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():

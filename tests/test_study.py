@@ -19,13 +19,13 @@ from maskx_tf import config as config_lib
 from maskx_tf.data import classes
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.interruption import Interrupted
 from maskx_tf.study import checks, declaration, estimate, execution, figures, report, tables, worker
 from maskx_tf.study.plan import Plan
 from maskx_tf.study.store import Results
+from maskx_tf.system.interruption import Interrupted
 from tests import batches, harness
-from tf_records import shapes
-from tf_records.shapes_scene import SceneOptions
+from tf_records.shapes import __main__ as shapes
+from tf_records.shapes.objects import SceneOptions
 
 DECLARATION = """
 name = "tiny"
@@ -522,7 +522,7 @@ def test_two_processes_do_not_take_each_others_results(study):
 def test_a_result_is_not_added_while_another_process_adds(study):
     plan, results = Plan(study), results_of(study)
     code = (
-        "import sys, time; from maskx_tf.data import files\n"
+        "import sys, time; from maskx_tf.system import files\n"
         f"with files.locked({str(study.results_dir)!r}):\n"
         "    print('locked', flush=True); sys.stdin.read(); time.sleep(0.3); print(time.time())"
     )

@@ -7,7 +7,7 @@ import pytest
 
 from maskx_tf.data import supervision
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.manifest import find_records
+from maskx_tf.data.records.manifest import find_records
 from maskx_tf.errors import UserError
 from tests import harness
 from tf_records import coco

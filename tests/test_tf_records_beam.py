@@ -11,13 +11,13 @@ import sys
 import pytest
 
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.coco.issues import Issue
 from maskx_tf.errors import UserError
 from tests import harness
 from tests import visual_genome_data as vg
 from tests.harness import annotation
 from tf_records import beam, shards, writer
-from tf_records.issues import Issue
-from tf_records.output import Output
+from tf_records.output import Output, arguments_of
 from tf_records.plan import Plan
 from tf_records.shards import Encoded
 
@@ -186,9 +186,9 @@ def test_without_beam_the_extra_is_named(tmp_path):
 
 @needs_beam
 def test_arguments():
-    given = beam.arguments_of("--runner=FlinkRunner --flink_master='a b:1'", 3)
+    given = arguments_of("--runner=FlinkRunner --flink_master='a b:1'", 3)
     assert given == ["--runner=FlinkRunner", "--flink_master=a b:1"]
-    made = beam.arguments_of("--temp_location=/x", 2)
+    made = arguments_of("--temp_location=/x", 2)
     assert made[:2] == ["--runner=DirectRunner", "--direct_num_workers=2"]
     assert made[-1] == "--temp_location=/x"
     with pytest.raises(UserError, match="No closing quotation"):

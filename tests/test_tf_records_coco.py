@@ -14,14 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_lib
 
-from maskx_tf.data import manifest as manifest_lib
-from maskx_tf.data import records as records_lib
+from maskx_tf.data.coco import instances
+from maskx_tf.data.coco import issues as issues_lib
+from maskx_tf.data.coco import masks as coco_masks
+from maskx_tf.data.records import manifest as manifest_lib
+from maskx_tf.data.records import schema as records_lib
 from maskx_tf.errors import UserError
 from maskx_tf.ops import masks
 from tests import harness
 from tests.harness import annotation, polygon_of
-from tf_records import coco, coco_json, coco_masks, coco_objects, writer
-from tf_records import issues as issues_lib
+from tf_records import coco, coco_objects, writer
 from tf_records.coco_objects import Settings
 from tf_records.output import Output
 
@@ -421,10 +423,10 @@ def test_sampling_of_a_full_mask():
     coarse = rng.integers(0, 2, [6, 7]).astype(np.uint8)
     full = np.kron(coarse, np.ones([8, 8], np.uint8))  # [48, 56]
     whole = np.array([0.0, 0.0, 48.0, 56.0])
-    np.testing.assert_array_equal(coco_masks.sample(full, whole, (48, 56)), full)
-    np.testing.assert_array_equal(coco_masks.sample(full, whole, (6, 7)), coarse)
+    np.testing.assert_array_equal(masks.sample(full, whole, (48, 56)), full)
+    np.testing.assert_array_equal(masks.sample(full, whole, (6, 7)), coarse)
     part = np.array([8.4, 16.0, 24.4, 40.0])  # cells of a pixel, 0.4 pixels lower
-    found = coco_masks.sample(full, part, (16, 24))
+    found = masks.sample(full, part, (16, 24))
     np.testing.assert_array_equal(found, full[8:24, 16:40])
 
 
@@ -475,7 +477,7 @@ def test_no_json_ends_in_a_traceback(tmp_path_factory, changes, polygon):
     items = [annotation(1, BOX, segmentation=[polygon]) | changes, annotation(1, BOX)]
     path, images = harness.write_coco(directory, items)
     try:
-        content = coco_json.read(path)
+        content = instances.read(path)
     except UserError:
         return
     options = Settings(images, {1: (1, "cat"), 2: (2, "dog"), 3: (3, "bird")}, 112, False)

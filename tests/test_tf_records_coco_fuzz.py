@@ -8,12 +8,13 @@ import random
 
 import pytest
 
-from maskx_tf.data import manifest as manifest_lib
-from maskx_tf.data import records as records_lib
+from maskx_tf.data.coco import instances, issues, json_stream
+from maskx_tf.data.records import manifest as manifest_lib
+from maskx_tf.data.records import schema as records_lib
 from maskx_tf.errors import UserError
 from tests import harness, json_mutations
 from tests.harness import annotation, polygon_of
-from tf_records import coco, coco_json, coco_objects, issues, json_stream, writer
+from tf_records import coco, coco_objects, writer
 from tf_records.coco_objects import Settings
 from tf_records.output import Output
 
@@ -107,7 +108,7 @@ def check(data, data_set, rng):
         is_json = False
     skip = rng.random() < 0.7
     try:
-        found = coco_json.read(str(path))
+        found = instances.read(str(path))
         coco._check_files([] if skip else found.items, images)
         names = enumerate(found.vocabulary.names, start=1)
         pairs = zip(found.vocabulary.external_ids, names, strict=True)

@@ -7,9 +7,9 @@ import tracemalloc
 
 import pytest
 
+from maskx_tf.data.coco import instances, json_stream
+from maskx_tf.data.coco.json_stream import JsonStream
 from maskx_tf.errors import UserError
-from tf_records import coco_json, json_stream
-from tf_records.json_stream import JsonStream
 
 CONTENT = {
     "info": {"a": [1, 2.5, None], "é": "漢\u2028"},
@@ -91,7 +91,7 @@ def test_memory_is_about_the_text_of_the_annotations(tmp_path, monkeypatch):
     path.write_text(json.dumps(content, indent=1))
     compact = sum(len(json.dumps(row, separators=(",", ":"))) for row in rows)
     tracemalloc.start()
-    found = coco_json.read(str(path))
+    found = instances.read(str(path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert sum(len(item.annotations) for item in found.items) == 5_000

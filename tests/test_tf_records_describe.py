@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskx_tf.data.manifest import Manifest
+from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.errors import UserError
 from tests import corruption, harness
 from tf_records import coco, describe

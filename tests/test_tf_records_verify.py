@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf.data import framing, records
-from maskx_tf.data.manifest import FILE_NAME
+from maskx_tf.data.records import framing, schema
+from maskx_tf.data.records.manifest import FILE_NAME
 from maskx_tf.errors import UserError
 from tests import corruption, harness
 from tf_records import coco, directories, verify
@@ -140,8 +140,8 @@ def drop_area(payloads):
 
 
 JPEG = harness.encode_image(harness.random_image(40, 60))
-FULL = records.encode_mask(np.ones([130, 130], np.uint8))
-EMPTY = records.encode_mask(np.zeros([3, 3], np.uint8))
+FULL = schema.encode_mask(np.ones([130, 130], np.uint8))
+EMPTY = schema.encode_mask(np.zeros([3, 3], np.uint8))
 CONTENT = [
     ("image/encoded", 0, JPEG[: len(JPEG) // 2], "the image cannot be decoded: .*truncated"),
     ("image/encoded", 0, b"GIF89a", "the image cannot be decoded"),

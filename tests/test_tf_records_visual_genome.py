@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import visual_genome_scale
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
-from maskx_tf.data.manifest import Manifest
+from maskx_tf.data.coco import issues as issues_lib
+from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.errors import UserError
 from tests import harness
 from tests.visual_genome_data import (
@@ -25,7 +26,6 @@ from tests.visual_genome_data import (
     vg_object,
     write,
 )
-from tf_records import issues as issues_lib
 
 BOX = (10, 5, 20, 12)
 

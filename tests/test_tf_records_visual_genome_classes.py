@@ -7,7 +7,7 @@ import pytest
 from maskx_tf.data.classes import Vocabulary, named_classes
 from maskx_tf.errors import UserError
 from tests import harness
-from tf_records import visual_genome_classes as classes_lib
+from tf_records.visual_genome import classes as classes_lib
 
 # COCO class -> synset, for all 80: 62 by name, 18 otherwise.
 COCO_TO_SYNSET = """

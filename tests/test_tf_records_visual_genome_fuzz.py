@@ -10,14 +10,14 @@ import re
 import numpy as np
 import pytest
 
-from maskx_tf.data import records as records_lib
+from maskx_tf.data.coco import issues as issues_lib
+from maskx_tf.data.records import schema as records_lib
 from maskx_tf.errors import UserError
 from tests.visual_genome_data import vg_entry, vg_image, vg_object, write
-from tf_records import issues as issues_lib
-from tf_records import visual_genome_data as data_lib
-from tf_records import visual_genome_items as items_lib
 from tf_records.coco_objects import Settings
-from tf_records.visual_genome_data import Options
+from tf_records.visual_genome import data as data_lib
+from tf_records.visual_genome import items as items_lib
+from tf_records.visual_genome.data import Options
 
 SYNSETS = ("person.n.01", "bag.n.06", "tree.n.01", "sky.n.01")
 KEYS = ("image_id", "id", "object_id", "objects", "synsets", "x", "y", "w", "h", "url", "coco_id")

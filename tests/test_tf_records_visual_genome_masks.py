@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from maskx_tf.config import Config
-from maskx_tf.data import manifest as manifest_lib
 from maskx_tf.data.classes import Vocabulary, load_mask_classes, named_classes
 from maskx_tf.data.pipeline import make_dataset
-from maskx_tf.data.records import read_records
+from maskx_tf.data.records import manifest as manifest_lib
+from maskx_tf.data.records.schema import read_records
 from tests import harness
 from tests.visual_genome_data import convert, vg_entry, vg_image, vg_object, write
 from tf_records import coco

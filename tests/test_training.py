@@ -12,18 +12,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf import checkpoints, devices, moving_average, scaling, training
+from maskx_tf import checkpoints, training
+from maskx_tf.checkpoints.model_dir import holds_averages
 from maskx_tf.data.classes import read_names
-from maskx_tf.data.manifest import Manifest
+from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.errors import UserError
 from maskx_tf.layers import roi_align
-from maskx_tf.model import build_model
-from maskx_tf.modes import trained_variables
-from maskx_tf.optimizer import build_optimizer
-from maskx_tf.trainer import Evaluator, Trainer
+from maskx_tf.model import build_model, trained_variables
+from maskx_tf.training import devices, scaling
+from maskx_tf.training.optimizer import build_optimizer
+from maskx_tf.training.steps import Trainer
+from maskx_tf.training.validation import Evaluator
 from tests import batches, oracles
-from tf_records import shapes
-from tf_records.shapes_scene import SceneOptions
+from tf_records.shapes import __main__ as shapes
+from tf_records.shapes.objects import SceneOptions
 
 BOX_PARTS = {"backbone", "fpn", "rpn", "box_head"}
 MASK_PARTS = {"mask_head", "weight_transfer"}
@@ -307,10 +309,10 @@ class TestRun:
         train_captured(config)
         output = train_captured(config.replace(train_steps=2, ema_decay=0.9))
         assert "resumes with --ema_decay=0.9, was 0.0." in output
-        assert moving_average.is_in(f"{tmp_path}/ckpt-2")
-        assert not moving_average.is_in(f"{tmp_path}/ckpt-1")
+        assert holds_averages(f"{tmp_path}/ckpt-2")
+        assert not holds_averages(f"{tmp_path}/ckpt-1")
         train_captured(config.replace(train_steps=3, ema_decay=0.0))
-        assert not moving_average.is_in(f"{tmp_path}/ckpt-3")
+        assert not holds_averages(f"{tmp_path}/ckpt-3")
 
     def test_schedule_and_bookkeeping_may_change(self, data, tmp_path):
         config = make_config(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskx_tf import visualize, visualize_labels
+from maskx_tf import visualize
 from maskx_tf.ops import masks
 
 NAMES = ("ant", "bee", "cat")
@@ -66,7 +66,7 @@ def test_score_threshold_padding_and_labels(monkeypatch):
 
     def recorded(picture, boxes, labels, colors):
         written.extend(labels)
-        return visualize_labels.draw_labels(picture, boxes, labels, colors)
+        return visualize.draw_labels(picture, boxes, labels, colors)
 
     monkeypatch.setattr(visualize, "draw_labels", recorded)
     visualize.draw_detections(
@@ -90,10 +90,10 @@ def test_labels_are_inside_and_apart():
     taken: list[tuple[int, int, int, int]] = []
     boxes = [(0, 0, 50, 50), (2, 1, 60, 50), (2, 3, 60, 50), (90, 190, 100, 200)]
     for box in boxes:
-        place = visualize_labels._place(np.array(box, float), 60, 16, (200, 100), taken)
+        place = visualize._place(np.array(box, float), 60, 16, (200, 100), taken)
         left, top, right, bottom = place
         assert 0 <= left < right <= 200 and 0 <= top < bottom <= 100
-        assert not any(visualize_labels._overlap(place, other) for other in taken)
+        assert not any(visualize._overlap(place, other) for other in taken)
         taken.append(place)
 
 
@@ -101,7 +101,7 @@ def test_labels_contrast_with_their_background():
     """Dark ink on light colours, light ink on dark ones."""
     colors = np.array([[60, 235, 60], [170, 20, 30]], np.uint8)
     boxes = np.array([[100, 50, 180, 200], [300, 50, 380, 200]], float)
-    picture = visualize_labels.draw_labels(grey(500, 500), boxes, ["cat 0.93"] * 2, colors)
+    picture = visualize.draw_labels(grey(500, 500), boxes, ["cat 0.93"] * 2, colors)
     for color, top, wanted in zip(colors, (100, 300), (0, 255), strict=True):
         label = picture[top - 14 : top, 50:100].reshape(-1, 3)
         assert (label == color).all(axis=1).any()

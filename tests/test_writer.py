@@ -9,13 +9,13 @@ import pathlib
 import numpy as np
 import pytest
 
-from maskx_tf.data import manifest as manifest_lib
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.manifest import Manifest
-from maskx_tf.data.records import ImageRecord, ObjectRecord, read_records
+from maskx_tf.data.coco.issues import Issue
+from maskx_tf.data.records import manifest as manifest_lib
+from maskx_tf.data.records.manifest import Manifest
+from maskx_tf.data.records.schema import ImageRecord, ObjectRecord, read_records
 from maskx_tf.errors import UserError
 from tf_records import pool, writer
-from tf_records.issues import Issue
 from tf_records.output import Output
 from tf_records.writer import Encoded
 

@@ -7,14 +7,14 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maskx_tf.data import manifest as manifest_lib
-from maskx_tf.data import records as records_lib
-from maskx_tf.data.manifest import Manifest
-from maskx_tf.data.records import ImageRecord
+from maskx_tf.data.records import manifest as manifest_lib
+from maskx_tf.data.records import schema as records_lib
+from maskx_tf.data.records.manifest import Manifest
+from maskx_tf.data.records.schema import ImageRecord
 from tests import harness
-from tf_records import visual_genome
 from tf_records.output import Output
-from tf_records.visual_genome_data import Options
+from tf_records.visual_genome import __main__ as visual_genome
+from tf_records.visual_genome.data import Options
 
 HOST = "https://cs.stanford.edu/people/rak248"
 

@@ -8,23 +8,20 @@ A shard that a runner tries twice, or at once on two machines, becomes the same 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import pathlib
 import pickle
 import shlex
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tqdm
 
-from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
+from maskx_tf.system.files import write_atomically
+from tf_records.output import Output, arguments_of
 from tf_records.plan import Plan
 from tf_records.shards import TEMPORARY, Part, load_part, write_shard
-
-if TYPE_CHECKING:
-    from tf_records.output import Output
 
 _JOB = f".job{TEMPORARY}"  # beside the shard: a pickle of function, items and fingerprint
 _ERROR = f".error{TEMPORARY}"  # beside the shard: the message of a UserError
@@ -89,29 +86,6 @@ def write_one(path_text: str) -> None:
         write_shard(path, map(function, items), fingerprint)
     except UserError as error:  # trying again would not help
         write_atomically(path.with_suffix(_ERROR), str(error))
-
-
-def arguments_of(beam_options: str, workers: int) -> list[str]:
-    """Beam's arguments: those given; without a runner, processes of this machine.
-
-    Raises:
-      UserError: Beam is absent, or the options cannot be told apart.
-    """
-    if importlib.util.find_spec("apache_beam") is None:
-        raise UserError(
-            '--runner=beam needs Apache Beam: pip install -e ".[beam]" in the checkout, best in an '
-            "environment of its own."
-        )
-    try:
-        given = shlex.split(beam_options)
-    except ValueError as error:
-        raise UserError(f"--beam_options={beam_options!r}: {error}.") from None
-    if any(argument.startswith("--runner") for argument in given):
-        return given
-    local = ["--runner=DirectRunner", f"--direct_num_workers={workers}"]
-    if workers != 1:
-        local += ["--direct_running_mode=multi_processing"]
-    return [*local, "--default_sdk_harness_log_level=WARNING", *given]
 
 
 def _run(paths: list[str], arguments: list[str]) -> None:

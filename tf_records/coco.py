@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from maskx_tf import cli
-from maskx_tf.data.manifest import Manifest
+from maskx_tf.data.coco import instances
+from maskx_tf.data.coco.images import printable
+from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.errors import UserError
-from tf_records import coco_json, grabcut_masks, writer
+from maskx_tf.system import cli
+from tf_records import grabcut_masks, writer
 from tf_records import output as output_lib
 from tf_records.coco_objects import Settings, encode_image
-from tf_records.images import printable
 from tf_records.output import Output
 
 DEFAULT_MASK_SIZE = 112
@@ -49,7 +50,7 @@ def convert(
         raise UserError(f"--mask_size={mask_size} must not be negative; 0 means full resolution.")
     if not pathlib.Path(images).is_dir():
         raise UserError(f"--images={images} is not a directory.")
-    content = coco_json.read(annotations)
+    content = instances.read(annotations)
     source = {
         "annotations": pathlib.Path(annotations).name,
         "annotations_sha256": content.sha256,
@@ -79,7 +80,7 @@ def convert(
     )
 
 
-def _check_files(items: Sequence[coco_json.ImageItem], images: str) -> None:
+def _check_files(items: Sequence[instances.ImageItem], images: str) -> None:
     """Finds missing files before hours of work, not after."""
     missing = [item for item in items if not os.path.isfile(os.path.join(images, item.file_name))]
     if missing:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from maskx_tf.data.manifest import HUMAN
-from maskx_tf.data.records import ImageRecord, ObjectRecord
+from maskx_tf.data.coco.boxes import as_number, clean_box
+from maskx_tf.data.coco.images import BadImageError, EncodedImage, read_image
+from maskx_tf.data.coco.instances import ImageItem, is_text
+from maskx_tf.data.coco.issues import Issue
+from maskx_tf.data.coco.masks import MaskError, crop_mask
+from maskx_tf.data.records.manifest import HUMAN
+from maskx_tf.data.records.schema import ImageRecord, ObjectRecord
 from maskx_tf.errors import UserError
 from tf_records import grabcut_masks
-from tf_records.coco_json import ImageItem, is_text
-from tf_records.coco_masks import MaskError, crop_mask
-from tf_records.images import BadImageError, EncodedImage, read_image
-from tf_records.issues import Issue
 from tf_records.shards import Encoded
 from tf_records.writer import encode
 
-_MIN_SIDE = 0.01  # pixels; what is thinner is as good as empty
 _MAX_AREA = 1e30  # fits float32
 
 
@@ -110,7 +107,7 @@ def make_object(
                 reasons.append("mask_empty")
         except MaskError:
             reasons.append("mask_invalid")
-    area = _number(annotation.get("area"))
+    area = as_number(annotation.get("area"))
     if area is None or not 0 <= area <= _MAX_AREA:
         reasons += ["area_invalid"] if annotation.get("area") is not None else []
         share = 1.0 if mask is None else float(mask.mean())
@@ -121,44 +118,3 @@ def make_object(
     source = said if isinstance(said, str) and said and is_text(said) else HUMAN
     made = ObjectRecord(box, class_id, class_name, area, is_crowd, annotation["id"], mask, source)
     return made, reasons
-
-
-def clean_box(bbox: Any, height: int, width: int) -> tuple[np.ndarray | None, list[str]]:
-    """A COCO bbox as box_yxyx, clipped to the image.
-
-    Args:
-      bbox: [x, y, width, height] in pixels, as it stands in the json.
-      height: of the image.
-      width: of the image.
-
-    Returns:
-      float64 [4] or None if it is unusable, and the reasons (of `issues`) for every change.
-    """
-    if bbox is None:
-        return None, ["box_missing"]
-    if not isinstance(bbox, list) or len(bbox) != 4:
-        return None, ["box_not_numeric"]
-    values = [number for value in bbox if (number := _number(value)) is not None]
-    if len(values) < 4:
-        return None, ["box_not_numeric"]
-    if not all(map(math.isfinite, values)):
-        return None, ["box_not_finite"]
-    x, y, box_width, box_height = values
-    if box_width < _MIN_SIDE or box_height < _MIN_SIDE:
-        return None, ["box_empty"]
-    corners = (y, x, y + box_height, x + box_width)
-    limits = (height, width, height, width)
-    box = [min(max(value, 0.0), limit) for value, limit in zip(corners, limits, strict=True)]
-    if box[2] - box[0] < _MIN_SIDE or box[3] - box[1] < _MIN_SIDE:
-        return None, ["box_outside_image"]
-    changed = any(abs(a - b) > _MIN_SIDE for a, b in zip(box, corners, strict=True))
-    return np.array(box, np.float64), ["box_clipped"] if changed else []
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from maskx_tf import cli, visualize
-from maskx_tf.data.files import write_atomically
-from maskx_tf.data.manifest import HUMAN, Manifest
+from maskx_tf import visualize
+from maskx_tf.data.coco import issues as issues_lib
+from maskx_tf.data.records.manifest import HUMAN, Manifest
 from maskx_tf.errors import UserError
+from maskx_tf.system import cli
+from maskx_tf.system.files import write_atomically
 from tf_records import directories
-from tf_records import issues as issues_lib
 from tf_records.describe_sheet import draw_sheet
 from tf_records.describe_statistics import Statistics, gather, per_class
 

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from maskx_tf import visualize
-from maskx_tf.data import framing, index, records
-from maskx_tf.data.manifest import Manifest, find_shards
-from maskx_tf.data.records import ImageRecord, ObjectRecord
+from maskx_tf.data.records import framing, index, schema
+from maskx_tf.data.records.manifest import Manifest, find_shards
+from maskx_tf.data.records.schema import ImageRecord, ObjectRecord
 from maskx_tf.ops import masks as mask_ops
 
 _SIDE_PX = 560  # of a sample
@@ -44,7 +44,7 @@ def draw_sheet(directory: str, manifest: Manifest, count: int) -> np.ndarray:
 def _read(found: index.Index, record: int) -> ImageRecord:
     frame = framing.Frame(int(found.offset[record]), int(found.length[record]))
     path = pathlib.Path(found.paths[found.shard[record]])
-    return records.from_example(index.Place(path, frame).read())
+    return schema.from_example(index.Place(path, frame).read())
 
 
 def _draw(record: ImageRecord, names: tuple[str, ...], green: set[int]) -> np.ndarray:

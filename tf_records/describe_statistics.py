@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from maskx_tf.data import records
-from maskx_tf.data.manifest import Manifest, find_shards
+from maskx_tf.data.records import schema
+from maskx_tf.data.records.manifest import Manifest, find_shards
 from maskx_tf.errors import UserError
 from tf_records import pool
 
@@ -71,7 +71,7 @@ def _read(path: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Of a shard: image sizes [I, 2]; objects [N, 6] as image, class, side and three flags."""
     sizes: list[tuple[int, int]] = []
     objects: list[tuple[Any, ...]] = []
-    for record in records.read_records([path]):
+    for record in schema.read_records([path]):
         for item in record.objects:
             if not 1 <= item.class_id <= num_classes:
                 raise UserError(

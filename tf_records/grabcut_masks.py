@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 
-from maskx_tf.data.records import GRABCUT, ImageRecord, ObjectRecord, decode_image
+from maskx_tf.data.coco.issues import Issue
+from maskx_tf.data.coco.masks import crop_size, sample
+from maskx_tf.data.records.schema import GRABCUT, ImageRecord, ObjectRecord, decode_image
 from maskx_tf.ops import grabcut
-from tf_records.coco_masks import crop_size, sample
-from tf_records.issues import Issue
 
 # What --masks means: those of the annotations; GrabCut's for all objects; GrabCut's for objects
 # that have none.

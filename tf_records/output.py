@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import pathlib
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import flags
 
-from maskx_tf.data import manifest as manifest_lib
-from maskx_tf.data.manifest import Manifest
+from maskx_tf.data.records import manifest as manifest_lib
+from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.errors import UserError
-from tf_records import beam
-from tf_records.locks import open_locked
+from maskx_tf.system.locks import open_locked
 from tf_records.plan import num_shards
 from tf_records.shards import SIDECAR, STEM, TEMPORARY, sidecar_of
 
@@ -60,7 +61,7 @@ class Output:
         if self.beam_options and self.runner != "beam":
             raise UserError(f"--beam_options={self.beam_options} needs --runner=beam.")
         if self.runner == "beam":
-            beam.arguments_of(self.beam_options, self.workers)  # now, not after hours of reading
+            arguments_of(self.beam_options, self.workers)  # now, not after hours of reading
 
     def reusable(self, source: Mapping[str, Any], items: int) -> Manifest | None:
         """The finished records if they may be kept; None if they are to be written.
@@ -185,3 +186,26 @@ def from_flags(directory: str, name: str) -> Output:
         runner=values.runner,
         beam_options=values.beam_options,
     )
+
+
+def arguments_of(beam_options: str, workers: int) -> list[str]:
+    """Beam's arguments: those given; without a runner, processes of this machine.
+
+    Raises:
+      UserError: Beam is absent, or the options cannot be told apart.
+    """
+    if importlib.util.find_spec("apache_beam") is None:
+        raise UserError(
+            '--runner=beam needs Apache Beam: pip install -e ".[beam]" in the checkout, best in an '
+            "environment of its own."
+        )
+    try:
+        given = shlex.split(beam_options)
+    except ValueError as error:
+        raise UserError(f"--beam_options={beam_options!r}: {error}.") from None
+    if any(argument.startswith("--runner") for argument in given):
+        return given
+    local = ["--runner=DirectRunner", f"--direct_num_workers={workers}"]
+    if workers != 1:
+        local += ["--direct_running_mode=multi_processing"]
+    return [*local, "--default_sdk_harness_log_level=WARNING", *given]

@@ -18,12 +18,12 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from maskx_tf.data import manifest as manifest_lib
-from maskx_tf.data.files import sync_directory, write_atomically
-from maskx_tf.data.framing import masked_crc
-from maskx_tf.data.manifest import Shard
+from maskx_tf.data.coco.issues import Issue
+from maskx_tf.data.records import manifest as manifest_lib
+from maskx_tf.data.records.framing import masked_crc
+from maskx_tf.data.records.manifest import Shard
 from maskx_tf.errors import UserError
-from tf_records.issues import Issue
+from maskx_tf.system.files import sync_directory, write_atomically
 from tf_records.plan import Plan
 
 TEMPORARY = ".tmp"  # end of every file that is not finished
@@ -40,7 +40,7 @@ class Encoded:
       example: the serialised record; None if the item was dropped.
       classes: (class name, has mask) of each object.
       issues: what was dropped or repaired.
-      mask_sources: of each mask, see `data.records.ObjectRecord`.
+      mask_sources: of each mask, see `schema.ObjectRecord`.
     """
 
     example: bytes | None

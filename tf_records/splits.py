@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
 
-from maskx_tf import cli
-from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.files import write_atomically
+from maskx_tf.data.classes import Vocabulary, random_names
 from maskx_tf.errors import UserError
-
-
-def random_names(names: Sequence[str], size: int, random: np.random.RandomState) -> list[str]:
-    """`size` of the names, in their order.
-
-    NumPy's legacy generator never changes, so that a seed means the same set for good; the
-    published splits of COCO (figure 3 of the paper) were drawn with it as well.
-    """
-    if not 0 < size <= len(names):
-        raise UserError(f"--size={size} must be between 1 and the {len(names)} classes.")
-    chosen = random.choice(len(names), size, replace=False)
-    return [names[index] for index in sorted(chosen)]
+from maskx_tf.system import cli
+from maskx_tf.system.files import write_atomically
 
 
 def main() -> None:

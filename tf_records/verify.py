@@ -14,12 +14,12 @@ from typing import BinaryIO, NamedTuple
 import tqdm
 from absl import flags
 
-from maskx_tf import cli
-from maskx_tf.data import framing
-from maskx_tf.data.framing import Frame
-from maskx_tf.data.index import image_id
-from maskx_tf.data.manifest import Manifest
+from maskx_tf.data.records import framing
+from maskx_tf.data.records.framing import Frame
+from maskx_tf.data.records.index import image_id
+from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.errors import UserError
+from maskx_tf.system import cli
 from tf_records import directories, pool, verify_report
 from tf_records.verify_contents import Contents, examine
 from tf_records.verify_report import Fault, Record, Report, Tally

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from maskx_tf.data import index, records
+from maskx_tf.data.coco.masks import POLYGON_CELLS
+from maskx_tf.data.records import index, schema
 from maskx_tf.errors import UserError
-from tf_records.coco_masks import POLYGON_CELLS
 
 _SLACK = 1e-5  # of a box coordinate divided by the image side: float32 rounds it
 
@@ -42,7 +42,7 @@ def examine(payload: bytes, names: Sequence[str]) -> Contents:
     """
     image_id = index.image_id(payload)
     try:
-        image, columns = records.columns_of(payload)
+        image, columns = schema.columns_of(payload)
     except UserError as error:
         return Contents(image_id, (), (str(error).rstrip("."),))
     size = image["image/height"], image["image/width"]
@@ -103,7 +103,7 @@ def _mask_faults(row: dict[str, Any], height: float, width: float) -> Iterator[s
     if not row["mask"]:
         return
     try:
-        mask = records.decode_mask(row["mask"])
+        mask = schema.decode_mask(row["mask"])
     except UserError as error:
         yield str(error)
         return

@@ -11,8 +11,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from maskx_tf.data.index import NO_ID
-from maskx_tf.data.manifest import Manifest, Shard
+from maskx_tf.data.records.index import NO_ID
+from maskx_tf.data.records.manifest import Manifest, Shard
 
 
 class Fault(NamedTuple):

@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 import tqdm
 
-from maskx_tf.data import manifest as manifest_lib
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.manifest import Manifest
-from maskx_tf.data.records import ImageRecord, serialize_record
+from maskx_tf.data.coco import issues as issues_lib
+from maskx_tf.data.coco.issues import Issue
+from maskx_tf.data.records import manifest as manifest_lib
+from maskx_tf.data.records.manifest import Manifest
+from maskx_tf.data.records.schema import ImageRecord, serialize_record
 from tf_records import beam, pool
-from tf_records import issues as issues_lib
-from tf_records.issues import Issue
 from tf_records.output import Output
 from tf_records.plan import Plan
 from tf_records.shards import Encoded, Part, load_parts, write_shard

@@ -10,7 +10,7 @@ The same as a command: `python -m export.client --help`. See docs/client.md.
 """
 
 from export.client.client import Client
-from export.client.detections import Detection, ImageDetections
 from export.client.errors import ImageError, ServerError
+from maskx_tf.inference.detections import Detection, ImageDetections
 
 __all__ = ["Client", "Detection", "ImageDetections", "ImageError", "ServerError"]

@@ -12,13 +12,13 @@ from absl import flags
 
 from export.client import results
 from export.client.client import Client
-from export.client.detections import Detection, ImageDetections
 from export.client.errors import ImageError
-from maskx_tf import cli, visualize
-from maskx_tf.data import files
+from maskx_tf import visualize
 from maskx_tf.errors import UserError
-from maskx_tf.image_files import find_images, image_ids, overlay_paths
-from maskx_tf.interruption import Interruption
+from maskx_tf.inference.detections import Detection, ImageDetections
+from maskx_tf.inference.image_files import find_images, image_ids, overlay_paths
+from maskx_tf.system import cli, files
+from maskx_tf.system.interruption import Interruption
 
 DEFAULT_URL = "http://localhost:8501"
 

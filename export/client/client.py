@@ -9,10 +9,11 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
-from export.client import detections, retries
-from export.client.detections import ImageDetections
+from export.client import retries
 from export.client.errors import ImageError
 from export.client.rest import RestTransport
+from maskx_tf.inference import detections
+from maskx_tf.inference.detections import ImageDetections
 
 Image = TypeVar("Image", bound="str | os.PathLike[str] | bytes")
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from PIL import Image, ImageOps
 
-from export.client.detections import Detection, ImageDetections
 from export.client.errors import ImageError
-from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
+from maskx_tf.inference.detections import Detection, ImageDetections
+from maskx_tf.system.files import write_atomically
 
 # Fields of a result that hold a detection's mask.
 Fields = dict[str, object]
@@ -25,7 +25,7 @@ def rle_fields(detection: Detection) -> Fields:
 
 
 def polygon_fields(detection: Detection) -> Fields:
-    """The mask as polygons; see `export.client.polygons`."""
+    """The mask as polygons; see `maskx_tf.ops.polygons`."""
     return {"segmentation": detection.polygons()}
 
 

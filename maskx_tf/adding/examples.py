@@ -11,14 +11,14 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from maskx_tf.adding.detector import FrozenDetector
+from maskx_tf.adding.frozen_detector import FrozenDetector
 from maskx_tf.adding.regions import given_of, regions_of, sample_weights
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import preprocessing
+from maskx_tf.data.coco.images import BadImageError, read_image
 from maskx_tf.labeling.source import Source
 from maskx_tf.layers.box_head import DELTA_WEIGHTS
 from maskx_tf.ops import boxes
-from tf_records.images import BadImageError, read_image
 
 
 class Samples(NamedTuple):

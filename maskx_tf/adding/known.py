@@ -8,11 +8,12 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from maskx_tf.adding.detector import FrozenDetector
+from maskx_tf.adding.frozen_detector import FrozenDetector
 from maskx_tf.adding.regions import Given, regions_of
-from maskx_tf.data import index, pipeline
-from maskx_tf.data.manifest import find_records
-from maskx_tf.data.reader import reading_errors
+from maskx_tf.data import pipeline
+from maskx_tf.data.records import index
+from maskx_tf.data.records.manifest import find_records
+from maskx_tf.data.records.reader import reading_errors
 
 
 class ClassMeans(NamedTuple):

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from maskx_tf.data.coco.boxes import clean_box
 from maskx_tf.labeling.source import Annotation
 from maskx_tf.ops import boxes
-from tf_records.coco_objects import clean_box
 
 JITTERED = 24  # boxes drawn around each example, besides the example itself
 _SHIFT, _LOG_SCALE = 0.2, 0.3  # largest change of a jittered box, in its sides and in log

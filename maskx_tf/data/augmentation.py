@@ -37,7 +37,7 @@ def to_features_and_labels(
 
     Args:
       image: uint8 [h, w, 3].
-      example: what `records.parse_example` returns, with `classes` int32 [N] of the model's
+      example: what `schema.parse_example` returns, with `classes` int32 [N] of the model's
         vocabulary and `has_mask` restricted to set A.
       random: from `draw`.
       config: options of the data section.

@@ -10,8 +10,10 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from maskx_tf.data.files import write_atomically
+import numpy as np
+
 from maskx_tf.errors import UserError
+from maskx_tf.system.files import write_atomically
 
 COCO = "coco"  # names the vocabulary, and the set of classes, that come with this package
 _COCO_FILE = pathlib.Path(__file__).parent / "coco.json"
@@ -212,3 +214,15 @@ def _duplicates(values: Sequence[Any]) -> list[Any]:
 
 def _listed(values: Iterable[Any]) -> str:
     return ", ".join(repr(value) for value in values)
+
+
+def random_names(names: Sequence[str], size: int, random: np.random.RandomState) -> list[str]:
+    """`size` of the names, in their order.
+
+    NumPy's legacy generator never changes, so that a seed means the same set for good; the
+    published splits of COCO (figure 3 of the paper) were drawn with it as well.
+    """
+    if not 0 < size <= len(names):
+        raise UserError(f"--size={size} must be between 1 and the {len(names)} classes.")
+    chosen = random.choice(len(names), size, replace=False)
+    return [names[index] for index in sorted(chosen)]

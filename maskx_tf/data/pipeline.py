@@ -9,11 +9,12 @@ import tensorflow as tf
 from absl import logging
 
 from maskx_tf.config import Config
-from maskx_tf.data import augmentation, index, preprocessing, reader
+from maskx_tf.data import augmentation, preprocessing
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.manifest import Found, Manifest, find_records
 from maskx_tf.data.order import TrainingOrder
-from maskx_tf.data.records import parse_example
+from maskx_tf.data.records import index, reader
+from maskx_tf.data.records.manifest import Found, Manifest, find_records
+from maskx_tf.data.records.schema import parse_example
 from maskx_tf.errors import UserError
 
 _NO_END = 2**62  # epochs

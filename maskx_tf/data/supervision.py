@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.manifest import Found
+from maskx_tf.data.records.manifest import Found
 from maskx_tf.errors import UserError, first_of
 
 

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Sequence
 
 from absl import logging
 
-from maskx_tf.data import manifest
-from maskx_tf.data import records as record_lib
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.coco import instances, issues
+from maskx_tf.data.coco.boxes import clean_box
+from maskx_tf.data.coco.masks import MaskError, clean_segmentation
+from maskx_tf.data.records import manifest
+from maskx_tf.data.records import schema as record_lib
 from maskx_tf.errors import UserError
 from maskx_tf.ops import masks as mask_ops
-from tf_records import coco_json, issues
-from tf_records.coco_masks import MaskError, clean_segmentation
-from tf_records.coco_objects import clean_box
 
 _MAX_AREA = 1e30
 
@@ -92,7 +92,7 @@ def ground_truth_from_json(path: str, vocabulary: Vocabulary) -> dict:
       UserError: the file is unreadable or malformed, an image has no size, or an annotated
         class is not in the vocabulary.
     """
-    source = coco_json.read(path)
+    source = instances.read(path)
     names = dict(zip(source.vocabulary.external_ids, source.vocabulary.names, strict=True))
     class_ids = {name: class_id for class_id, name in enumerate(vocabulary.names, start=1)}
     ground_truth, found, missing = _empty(vocabulary), list(source.issues), set()

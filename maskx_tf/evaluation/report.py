@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 
-from maskx_tf.data.files import write_atomically
+from maskx_tf.system.files import write_atomically
 
 SECTIONS = {"box": "box", "mask": "mask", "mask_given_boxes": "mask, boxes given"}
 SUBSETS = ("A", "B", "all")

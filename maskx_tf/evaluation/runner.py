@@ -13,8 +13,9 @@ from maskx_tf.config import Config
 from maskx_tf.data import pipeline
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import coco, frozen
+from maskx_tf.evaluation import coco
 from maskx_tf.evaluation.ground_truth import ground_truth_from_records
+from maskx_tf.frozen import evaluation as frozen
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.ops.conventions import CONVENTIONS
 

@@ -7,9 +7,9 @@ import os
 import pathlib
 from typing import Any
 
-from maskx_tf.data.files import write_atomically
 from maskx_tf.errors import UserError
-from tf_records.locks import open_locked
+from maskx_tf.system.files import write_atomically
+from maskx_tf.system.locks import open_locked
 
 _SYNC_LINES = 50  # lines between two writes that a power cut cannot undo
 

@@ -12,12 +12,12 @@ import tqdm
 
 from maskx_tf.data import preprocessing
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.coco.boxes import clean_box
+from maskx_tf.data.coco.images import BadImageError, read_image
 from maskx_tf.errors import UserError
 from maskx_tf.labeling.journal import Journal
 from maskx_tf.labeling.segmenter import Mask, Segmenter
 from maskx_tf.labeling.source import Annotation, ImageEntry, Source
-from tf_records.coco_objects import clean_box
-from tf_records.images import BadImageError, read_image
 
 # What can be wrong with an annotation or image -> what that means
 PROBLEMS = {

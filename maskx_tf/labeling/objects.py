@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from maskx_tf.data.manifest import HUMAN
+from maskx_tf.data.coco.masks import decode_rle
+from maskx_tf.data.records.manifest import HUMAN
 from maskx_tf.labeling.labeler import Labels, Problem
 from maskx_tf.labeling.source import Annotation, ImageEntry, Source, exact_bbox, members_of
 from maskx_tf.ops import masks as mask_ops
-from tf_records.coco_masks import decode_rle
 
 OURS = "maskx_tf"  # mask_source of the masks made here
 

@@ -14,10 +14,10 @@ import tensorflow as tf
 
 from maskx_tf import visualize
 from maskx_tf.data import preprocessing
+from maskx_tf.data.coco.images import read_image
 from maskx_tf.labeling.labeler import PROBLEMS, Labels, Problem
 from maskx_tf.labeling.source import Source
 from maskx_tf.ops import masks as mask_ops
-from tf_records.images import read_image
 
 _COLUMNS = ("reason", "image_id", "file_name", "annotation_id", "class", "mask_score")
 _MARGIN = 0.25  # of the box's sides, around it

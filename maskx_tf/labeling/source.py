@@ -8,9 +8,9 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+from maskx_tf.data.coco.annotations import is_id, side_px
+from maskx_tf.data.coco.json_stream import Entry, JsonStream
 from maskx_tf.errors import UserError
-from tf_records.coco_annotations import is_id, side_px
-from tf_records.json_stream import Entry, JsonStream
 
 _LISTS = ("images", "annotations", "categories")
 _SCAN = json.JSONDecoder().raw_decode

@@ -1,9 +1,11 @@
 """From class scores and proposals to final boxes, at a cost that the class count hardly changes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
+from maskx_tf.layers.box_head import DELTA_WEIGHTS
 from maskx_tf.ops import boxes
 from maskx_tf.ops.conventions import CONVENTIONS, Conventions
 
@@ -82,6 +84,73 @@ def select_detections(
         "detection_scores": tf.where(present, tf.gather(candidate_scores, keep), 0.0),
         "detection_classes": tf.where(present, tf.gather(classes, keep), 0),
     }
+
+
+def select_by_group(
+    features: tf.Tensor,
+    class_logits: tf.Tensor,
+    proposals_yxyx: tf.Tensor,
+    valid: tf.Tensor,
+    image_sizes: tf.Tensor,
+    class_deltas: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    groups: Sequence[range],
+    *,
+    candidates: int,
+    max_detections: int,
+    **options: Any,
+) -> list[dict[str, tf.Tensor]]:
+    """Final boxes of a batch, by group of classes.
+
+    A class is scored by the softmax over its own group and those before it, and only classes of
+    one group compete for places: adding a group changes nothing for the others.
+
+    Args:
+      features: [B, P, U] of the box head.
+      class_logits: float32 [B, P, K + 1], background first.
+      proposals_yxyx: [B, P, 4].
+      valid: bool [B, P], False in the padding.
+      image_sizes: [B, 2] (height, width), to clip to.
+      class_deltas: (features [n, U], classes [n]) -> box deltas [n, 4].
+      groups: the class ids of each group.
+      candidates, max_detections: of all groups; each gets an equal share.
+      **options: further ones of `select_detections`.
+
+    Returns:
+      For each group what `select_detections` returns, with a leading B.
+    """
+    most = max_detections // len(groups)
+
+    def detect_image(inputs):
+        image_features, image_logits, image_proposals, image_valid, image_size = inputs
+
+        def decode(proposal_indices, classes):
+            deltas = class_deltas(tf.gather(image_features, proposal_indices), classes)
+            anchors = tf.gather(image_proposals, proposal_indices)
+            return boxes.decode(deltas, anchors, DELTA_WEIGHTS)
+
+        return [
+            select_detections(
+                image_logits[:, : group.stop],
+                image_proposals,
+                image_valid,
+                image_size,
+                decode,
+                candidates=max(candidates // len(groups), 1),
+                max_detections=most,
+                first_class=group.start,
+                **options,
+            )
+            for group in groups
+        ]
+
+    signature = {
+        "num_detections": tf.TensorSpec([], tf.int32),
+        "detection_boxes": tf.TensorSpec([most, 4], tf.float32),
+        "detection_scores": tf.TensorSpec([most], tf.float32),
+        "detection_classes": tf.TensorSpec([most], tf.int32),
+    }
+    inputs = (features, class_logits, proposals_yxyx, valid, image_sizes)
+    return tf.map_fn(detect_image, inputs, fn_output_signature=[signature for _ in groups])
 
 
 def by_falling_score(groups: list[dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:

@@ -8,11 +8,11 @@ import time
 
 from absl import flags
 
-from maskx_tf import cli
 from maskx_tf.errors import UserError
 from maskx_tf.study import declaration, estimate, execution, hparams, report
 from maskx_tf.study.plan import Plan
 from maskx_tf.study.store import Results
+from maskx_tf.system import cli
 
 FLAGS = flags.FLAGS
 

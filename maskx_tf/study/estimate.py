@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from maskx_tf.progress import format_duration
 from maskx_tf.study.plan import Group, Plan, Run
 from maskx_tf.study.store import Results
+from maskx_tf.system.progress import format_duration
 
 EVALUATION_SECONDS = 30.0  # where nothing has been measured
 

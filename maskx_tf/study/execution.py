@@ -16,19 +16,18 @@ from collections.abc import Callable
 import numpy as np
 
 from maskx_tf import config as config_lib
-from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.files import write_atomically
-from maskx_tf.data.manifest import vocabulary_of
+from maskx_tf.data.classes import Vocabulary, random_names
+from maskx_tf.data.records.manifest import vocabulary_of
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation.report import percent
-from maskx_tf.interruption import Interruption
-from maskx_tf.progress import format_duration
 from maskx_tf.study import plan as plan_lib
 from maskx_tf.study import store
 from maskx_tf.study.estimate import remaining_seconds
 from maskx_tf.study.plan import Group, Plan, Run
 from maskx_tf.study.store import Results
-from tf_records.splits import random_names
+from maskx_tf.system.files import write_atomically
+from maskx_tf.system.interruption import Interruption
+from maskx_tf.system.progress import format_duration
 
 POLL_SECONDS = 0.2
 DIGEST = "study_digest.txt"  # in a model directory: `Run.digest` of what is trained there

@@ -12,9 +12,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from maskx_tf.data.files import write_atomically
 from maskx_tf.study.declaration import Study, Table
 from maskx_tf.study.store import Results
+from maskx_tf.system.files import write_atomically
 
 COLORS = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 
-from maskx_tf import hparams
 from maskx_tf.evaluation import report
 from maskx_tf.study.plan import Plan
 from maskx_tf.study.store import Results
+from maskx_tf.training import tensorboard_hparams
 
 
 def write(plan: Plan, results: Results) -> None:
@@ -19,7 +19,9 @@ def write(plan: Plan, results: Results) -> None:
         if run.key not in current:
             continue
         for split, evaluation in current[run.key]["evaluations"].items():
-            values: dict[str, hparams.Value] = {"row": run.row.name, "split": split}
-            values |= hparams.of_config(run.config) if run.config else {"seed": run.seed}
+            values: dict[str, tensorboard_hparams.Value] = {"row": run.row.name, "split": split}
+            values |= (
+                tensorboard_hparams.of_config(run.config) if run.config else {"seed": run.seed}
+            )
             place = directory / f"seed{run.seed}" / split / run.row.name
-            hparams.write(place, values, report.scalars(evaluation))
+            tensorboard_hparams.write(place, values, report.scalars(evaluation))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from maskx_tf.checkpoints import VOCABULARY
-from maskx_tf.data.files import write_atomically
 from maskx_tf.study import checks, figures, tables
 from maskx_tf.study.declaration import Study
 from maskx_tf.study.plan import Plan
 from maskx_tf.study.store import Results
+from maskx_tf.system.files import write_atomically
 
 NOTES = "notes.md"  # written by people
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from maskx_tf.data import files
 from maskx_tf.errors import UserError
 from maskx_tf.study.declaration import Split
 from maskx_tf.study.plan import ALL_SPLITS, Run
+from maskx_tf.system import files
 
 
 class Results:

@@ -19,15 +19,16 @@ import time
 import tf_keras
 from absl import flags
 
-from maskx_tf import checkpoints, cli, training
+from maskx_tf import checkpoints, training
 from maskx_tf import config as config_lib
 from maskx_tf.data.classes import load_mask_classes
-from maskx_tf.data.files import write_atomically
-from maskx_tf.data.reader import reading_errors
+from maskx_tf.data.records.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import runner
-from maskx_tf.interruption import Interruption
 from maskx_tf.study import store
+from maskx_tf.system import cli
+from maskx_tf.system.files import write_atomically
+from maskx_tf.system.interruption import Interruption
 
 
 def main() -> None:

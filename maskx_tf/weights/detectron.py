@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from maskx_tf import cli
 from maskx_tf.errors import UserError
 from maskx_tf.layers.box_head import DELTA_WEIGHTS
+from maskx_tf.system import cli
 from maskx_tf.weights import importing, pickles
 from maskx_tf.weights.architecture import EMBEDDINGS
 from maskx_tf.weights.blobs import Blobs

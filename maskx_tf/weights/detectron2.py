@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from maskx_tf import cli
 from maskx_tf.errors import UserError
 from maskx_tf.layers.backbone import EPSILON
+from maskx_tf.system import cli
 from maskx_tf.weights import importing, pickles
 from maskx_tf.weights.blobs import Blobs
 from maskx_tf.weights.caffe2 import BRANCHES, count_blocks, fpn_blob

@@ -1,0 +1,120 @@
+"""Starting from another run's weights: by name and shape, class rows by class name."""
+
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from maskx_tf import config as config_lib
+from maskx_tf.checkpoints.model_dir import EMBEDDINGS, load_model
+from maskx_tf.config import Config
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.errors import UserError, first_of
+from maskx_tf.model import MASK_PARTS, MaskXRCNN, variable_key
+
+# Variables with one row for each class, background first.
+CLASS_ROWS = (
+    "box_head/cls_kernel",
+    "box_head/cls_bias",
+    "box_head/box_kernel",
+    "box_head/box_bias",
+)
+
+
+MASK_ROWS = ("mask_weights/kernel", "mask_weights/bias")
+
+
+# Options without which a detector's weights mean something else.
+DETECTOR = (
+    *("channel_order", "pixel_mean", "pixel_std", "conventions"),
+    *("backbone", "backbone_width", "stride_on", "backbone_padding", "normalization"),
+    *("fpn_filters", "min_level", "max_level"),
+    *("anchor_size", "anchor_ratios", "anchor_offset", "rpn_filters"),
+    *("roi_canonical_size", "box_roi_size", "box_fc_units"),
+)
+
+
+def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
+    """Takes over the weights of another run: variables by name and shape, class rows by class name.
+
+    Args:
+      model: the new model, built.
+      vocabulary: of the new model.
+      path: model directory or checkpoint of the other run.
+
+    Returns:
+      What was matched, new and dropped, in a few lines.
+
+    Raises:
+      UserError: the detector is to stay as it is (mode=stage2_masks), under options with which its
+        weights mean something else.
+    """
+    source = load_model(path)
+    _check_detector(source.config, model.config, path)
+    source_rows = {"": 0} | {name: c for c, name in enumerate(source.vocabulary.names, start=1)}
+    target_names = ("", *vocabulary.names)
+    known = np.array([c for c, name in enumerate(target_names) if name in source_rows])
+    rows = np.array([source_rows[target_names[c]] for c in known])
+    untrained = () if source.has_masks else MASK_PARTS  # the draw of another seed
+    values = {
+        variable_key(v): v
+        for v in source.model.weights
+        if variable_key(v) != EMBEDDINGS and variable_key(v).split("/")[0] not in untrained
+    }
+    outputs = {source.config.mask_output, model.config.mask_output}
+    matched, new = [], []
+    for variable in (v for v in model.weights if variable_key(v) != EMBEDDINGS):
+        other = values.pop(variable_key(variable), None)
+        if other is not None and _same_class_rows(variable, other, outputs == {"class_specific"}):
+            value = variable.numpy()
+            value[known] = other.numpy()[rows]
+            variable.assign(value)
+        elif other is not None and other.shape == variable.shape:
+            variable.assign(other)
+        else:
+            new.append(variable_key(variable))
+            continue
+        matched.append(variable_key(variable))
+    new_classes = [name for name in vocabulary.names if name not in source_rows]
+    dropped_classes = [n for n in source.vocabulary.names if n not in vocabulary.names]
+    lines = [
+        f"Initialised from {path}: {len(matched)} variables taken over, {len(new)} new.",
+        _listing("  new variables", new),
+        _listing("  dropped variables", list(values)),
+        _listing("  new classes", new_classes),
+        _listing("  dropped classes", dropped_classes),
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _check_detector(source: Config, target: Config, path: str) -> None:
+    """Compares the options `DETECTOR`: UserError in stage 2, otherwise a warning on stderr."""
+
+    def value(config: Config, name: str):
+        found = getattr(config, name)
+        # The kinds of batch norm are one map where nothing is trained.
+        return found.removeprefix("frozen_").removeprefix("sync_") if "norm" in name else found
+
+    found = [
+        config_lib.difference(name, source, target)
+        for name in DETECTOR
+        if value(source, name) != value(target, name)
+    ]
+    if not found:
+        return
+    text = f"{path} was trained with other options ({'; '.join(found)})"
+    if target.mode == "stage2_masks":
+        raise UserError(f"--init_checkpoint={text}; its frozen detector needs those.")
+    print(
+        f"warning: {text}; its weights mean something different with the present ones.",
+        file=sys.stderr,
+    )
+
+
+def _same_class_rows(variable: tf.Variable, other: tf.Variable, class_specific: bool) -> bool:
+    rows = CLASS_ROWS + MASK_ROWS if class_specific else CLASS_ROWS
+    return variable_key(variable) in rows and other.shape[1:] == variable.shape[1:]
+
+
+def _listing(title: str, items: list[str]) -> str:
+    return f"{title} ({len(items)}): {first_of(items)}" if items else ""

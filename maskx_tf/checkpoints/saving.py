@@ -1,0 +1,77 @@
+"""Saving the checkpoints of a run so that a full disk or a power cut takes none of them."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from maskx_tf.checkpoints import leftovers
+from maskx_tf.errors import UserError
+from maskx_tf.system.files import is_full_disk, sync_directory
+
+
+class RunCheckpoints(tf.train.CheckpointManager):
+    """A CheckpointManager whose saves either succeed as a whole or leave what was there."""
+
+    def save(self, checkpoint_number=None, check_interval=True, options=None):
+        """Saves as the base class does, and has the files on the disk before the list names them.
+
+        A multiple of the interval is always saved, however far back the last checkpoint is.
+
+        Raises:
+          UserError: the directory cannot take the checkpoint; nothing of it is left.
+        """
+        del options
+        interval = self.checkpoint_interval
+        if interval and int(self._step_counter.numpy()) % interval == 0:
+            check_interval = False
+        options = tf.train.CheckpointOptions(experimental_write_callbacks=[_sync])
+        try:
+            return super().save(checkpoint_number, check_interval, options)
+        except (tf.errors.OpError, OSError) as error:
+            with contextlib.suppress(OSError):  # of a new list, where there is no room for it
+                leftovers.recover(self.directory)
+            latest = tf.train.latest_checkpoint(self.directory)
+            kept = f"{latest} is kept" if latest else "there is no earlier one"
+            raise UserError(
+                f"no checkpoint could be saved in {self.directory} ({kept}): "
+                f"{_reason(error, self.directory)}"
+            ) from None
+
+
+@contextlib.contextmanager
+def disk_errors(model_dir: str) -> Iterator[None]:
+    """Turns into a UserError that a disk is full."""
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        if not is_full_disk(error):
+            raise
+        raise UserError(
+            f"{model_dir} takes no more files, the last checkpoint is kept: "
+            f"{_reason(error, model_dir)}"
+        ) from None
+
+
+def _reason(error: Exception, model_dir: str) -> str:
+    if not is_full_disk(error):
+        return " ".join(str(error).split())[:200]
+    free = shutil.disk_usage(model_dir).free
+    sizes = [path.stat().st_size for path in pathlib.Path(model_dir).glob("ckpt-*.data-*")]
+    needed = f"a checkpoint takes {max(sizes) / 1e6:,.1f} MB, " if sizes else ""
+    return (
+        f"the disk is full ({needed}{free / 1e6:,.1f} MB are free). Make room or lower "
+        f"--keep_checkpoints, then repeat the command to resume from the last checkpoint."
+    )
+
+
+def _sync(path: str) -> None:
+    """Puts the files of a checkpoint on the disk."""
+    prefix = pathlib.Path(path)
+    for file in prefix.parent.glob(prefix.name + ".*"):
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+    sync_directory(prefix.parent)

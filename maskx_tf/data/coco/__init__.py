@@ -1,0 +1,1 @@
+"""COCO json: annotations, masks, boxes and images, read with one set of rules."""

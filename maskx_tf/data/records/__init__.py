@@ -1,0 +1,1 @@
+"""Records: their schema, manifest, framing, index and reading."""

@@ -1,0 +1,1 @@
+"""What a frozen detector computes, kept so that it is computed once."""

@@ -1,0 +1,150 @@
+"""Stage 2 computes its frozen part once: what the mask head sees, kept on disk.
+
+With a frozen detector, the batch of a step, its RoIs and their features do not depend on the mask
+head. Runs that differ in nothing but the head (the rows of the paper's tables 1a to 1c) train, and
+are evaluated, on the same features. The results are those of runs without a cache.
+
+A cache directory holds a directory for each key, a digest of all that the features follow from. A
+cache is never wrong, only sometimes of no use; it can be deleted at any time.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from maskx_tf import objective
+from maskx_tf.checkpoints import LoadedModel
+from maskx_tf.config import BOOKKEEPING, Config
+from maskx_tf.data.records.manifest import find_records
+from maskx_tf.errors import UserError
+from maskx_tf.frozen.row_store import Array, RowStore
+from maskx_tf.model import MaskXRCNN, variable_key
+from maskx_tf.system.progress import Progress
+
+FROZEN_PARTS = ("backbone", "fpn", "rpn", "box_head")
+# Options that the frozen features do not depend on; those not named here all count.
+SOURCES = "init_checkpoint backbone_weights vocabulary mask_classes train_records train_steps"
+HEAD = (
+    "mask_output transfer_input transfer_layers transfer_activation transfer_units "
+    "transfer_stop_gradient transfer_embeddings mask_mlp mask_filters mask_convs"
+)
+OPTIMIZER = (
+    "optimizer learning_rate momentum weight_decay bias_learning_rate_factor warmup_steps "
+    "warmup_factor lr_steps clip_norm ema_decay"
+)
+FREE = frozenset([*BOOKKEEPING, *f"{SOURCES} {HEAD} {OPTIMIZER}".split()])
+
+
+def check(config: Config, replicas: int = 1) -> None:
+    """UserError where the configuration cannot use a cache."""
+    if config.mode != "stage2_masks":
+        raise UserError(
+            "--feature_cache is for --mode=stage2_masks, where the features are frozen; this run "
+            f"is --mode={config.mode}."
+        )
+    if replicas > 1:
+        raise UserError(f"--feature_cache is for one device, not {replicas}: set --num_gpus.")
+
+
+def key(
+    model: MaskXRCNN, config: Config, records: Sequence[str], what: Sequence[int | str] = ()
+) -> str:
+    """A digest of what the features follow from.
+
+    Args:
+      model: its frozen variables count.
+      config: all options count but those of `FREE`.
+      records: what the features are of; content and order of the files count, not their place.
+      what: anything else, such as set A where the choice of RoIs depends on it.
+    """
+    digest = hashlib.sha256()
+    names = (field.name for field in dataclasses.fields(config))
+    options = {name: getattr(config, name) for name in names if name not in FREE}
+    digest.update(json.dumps([options, list(what)]).encode())
+    found = find_records(records)
+    shards = found.shards
+    for path in found.paths:  # not all that the manifests list, and in the order of the examples
+        digest.update(f"{shards[path].sha256 if path in shards else _sha256(path)}\n".encode())
+    for variable in model.weights:
+        name = variable_key(variable)
+        if name.split("/")[0] in FROZEN_PARTS:
+            digest.update(name.encode() + variable.numpy().tobytes())
+    return digest.hexdigest()[:20]
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def training_dataset(
+    loaded: LoadedModel, batches: Callable[[int], tf.data.Dataset], start: int
+) -> tf.data.Dataset:
+    """Batches from step `start` on, computed where the cache lacks them.
+
+    A batch is ({"features"}, {"classes", "targets", "valid"}) of `objective.MaskExamples`.
+
+    Args:
+      loaded: the model with its options; those are of stage 2.
+      batches: step -> batches of `data.pipeline` from that step on.
+      start: first step.
+    """
+    model, config, _, mask_class_ids = loaded
+    digest = key(model, config, config.train_records, ["train", *mask_class_ids])
+    store = RowStore(pathlib.Path(config.feature_cache) / digest, _arrays(config))
+    if len(store) < config.train_steps:
+        with store.filling():
+            first = len(store)
+            if first < config.train_steps:
+                store.append(_compute(loaded, batches(first), first))
+    specs = [tf.TensorSpec([None, *a.shape], a.dtype) for a in _arrays(config)]
+
+    def read(step: tf.Tensor) -> tuple[dict, dict]:
+        arrays = tf.numpy_function(lambda s: store.read(int(s)), [step], [s.dtype for s in specs])
+        shaped = [tf.ensure_shape(a, s.shape) for a, s in zip(arrays, specs, strict=True)]
+        features, classes, targets, valid = shaped
+        labels = {"classes": classes, "targets": tf.cast(targets, tf.float32), "valid": valid}
+        return {"features": features}, labels
+
+    steps = tf.data.Dataset.range(start, config.train_steps)
+    return steps.map(read, num_parallel_calls=2, deterministic=True).prefetch(4)
+
+
+def _arrays(config: Config) -> tuple[Array, ...]:
+    """In the order of `objective.MaskExamples`."""
+    side, mask = config.mask_roi_size, config.mask_size
+    return (
+        Array("features", "float32", (side, side, config.fpn_filters)),
+        Array("classes", "int32"),
+        Array("targets", "uint8", (mask, mask)),
+        Array("valid", "bool"),
+    )
+
+
+def _compute(loaded: LoadedModel, batches: tf.data.Dataset, start: int) -> Iterator[list]:
+    model, config, *_ = loaded
+
+    @tf.function
+    def compute(features, labels, step):
+        seed = tf.stack([config.seed, step])  # as `Trainer` has it on one device
+        return objective.frozen_mask_examples(model, features, labels, seed)
+
+    print(f"Computing the frozen features for {config.feature_cache}", file=sys.stderr)
+    progress = Progress(config.train_steps, config.batch_size)
+    progress.start(start)
+    for step, batch in zip(range(start, config.train_steps), batches, strict=False):
+        values = [np.asarray(value) for value in compute(*batch, tf.constant(step))]
+        if not np.isfinite(values[0]).all():
+            raise UserError(
+                f"the frozen features of step {step + 1} are not finite; train without "
+                "--feature_cache to learn why."
+            )
+        yield values
+        if (step + 1) % config.summary_interval == 0:
+            progress(step + 1, {})
