@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
-from PIL import Image, ImageDraw
+from PIL import Image
 from pycocotools import mask as mask_api
 
-from maskx_tf.labeling import objects, polygons, source
+from maskx_tf.labeling import objects, source
 from maskx_tf.labeling.formats import coco, cvat, fiftyone, label_studio
 from maskx_tf.labeling.labeler import Labels
 from maskx_tf.labeling.segmenter import Mask
@@ -291,38 +291,6 @@ def test_fiftyone(labelled, expected):
 masks = st_numpy.arrays(
     np.uint8, st_numpy.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 1)
 )
-
-
-@settings(max_examples=150, deadline=None)
-@given(masks)
-def test_outlines_fill_to_the_same_mask(mask):
-    height, width = mask.shape
-    flat = [outline.ravel().tolist() for outline in polygons.outlines(mask)]
-    filled = np.zeros_like(mask)
-    for part in flat:
-        filled |= mask_api.decode(mask_api.merge(mask_api.frPyObjects([part], height, width)))
-    np.testing.assert_array_equal(filled, mask)
-
-
-def test_outlines_of_a_grille():
-    mask = np.ones((3, 2001), np.uint8)
-    mask[1, 1::2] = 0
-    flat = [outline.ravel().tolist() for outline in polygons.outlines(mask)]
-    filled = mask_api.decode(mask_api.merge(mask_api.frPyObjects(flat, *mask.shape)))
-    np.testing.assert_array_equal(filled, mask)
-
-
-def test_simplified_polygons_have_fewer_points_and_keep_the_mask():
-    canvas = Image.new("L", (300, 200))
-    ImageDraw.Draw(canvas).ellipse((20, 30, 260, 180), fill=1)
-    mask = np.asarray(canvas)
-    rle = mask_ops.encode_rle(mask)
-    exact, simple = polygons.from_rle(rle, 1.0), polygons.from_rle(rle, 0.99)
-    assert sum(map(len, simple)) < 0.2 * sum(map(len, exact))
-    flat = [part.ravel().tolist() for part in simple]
-    filled = mask_api.decode(mask_api.merge(mask_api.frPyObjects(flat, 200, 300)))
-    assert iou(filled, mask) >= 0.99
-    assert polygons.from_rle(mask_ops.encode_rle(np.zeros((5, 6))), 0.99) == []
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,20 +1,60 @@
-"""The outline of a mask as COCO polygons that give exactly the same mask again.
+"""The outline of a mask as COCO polygons: exact, or with as few points as an IoU allows.
 
-The polygons' corners are corners of pixels: OpenCV's contours run through the centres of the
-border's pixels instead, and lose half a pixel all around. COCO's polygons have no holes; here the
-edge of a hole is part of its object's polygon, reached and left through a cut without width, which
-filling by crossings (COCO's) does not see. `export/serving/page/polygons.js` does the same.
+One polygon for each part of the mask whose pixels share sides. Corners are corners of pixels:
+OpenCV's contours run through the centres of the border's pixels instead, and lose half a pixel all
+around. COCO's polygons have no holes; here the edge of a hole belongs to the polygon around it,
+which reaches and leaves it through a cut without width. Filling sees nothing of the cut, so that
+the exact polygons give the same mask again. `export/serving/page/polygons.js` does the same.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import cv2
 import numpy as np
+from pycocotools import mask as mask_api
+
+_TOLERANCES_PX = (2.0, 1.4, 1.0, 0.7, 0.5)  # of a simplified line from the exact one, tried in turn
 
 Ring = list[tuple[int, int]]  # corners (x, y), the mask to the right of the way from each to next
 
 
+def from_rle(rle: dict, least_iou: float = 1.0) -> list[list[float]]:
+    """Polygons of a mask in an image.
+
+    Args:
+      rle: COCO's compressed run-length code, of the size of the image.
+      least_iou: IoU with the mask that simplified polygons must keep; 1: the exact outline.
+
+    Returns:
+      As of `outline`, in pixels of the image.
+    """
+    x, y, width, height = (int(v) for v in mask_api.toBbox(rle))
+    region = mask_api.decode(rle)[y : y + height, x : x + width]
+    exact = outline(region)
+    candidates = _simplified(exact) if least_iou < 1 else iter(())
+    polygons = next((c for c in candidates if _iou(c, region) >= least_iou), exact)
+    return [[v + (x, y)[i % 2] for i, v in enumerate(polygon)] for polygon in polygons]
+
+
+def _simplified(polygons: list[list[float]]) -> Iterator[list[list[float]]]:
+    """The same with fewer points, the roughest first; a part that becomes a line is left out."""
+    corners = [np.array(polygon, np.float32).reshape(-1, 2) for polygon in polygons]
+    for tolerance in _TOLERANCES_PX:
+        simple = [cv2.approxPolyDP(points, tolerance, closed=True) for points in corners]
+        yield [points.ravel().tolist() for points in simple if len(points) >= 3]
+
+
+def _iou(polygons: list[list[float]], mask: np.ndarray) -> float:
+    if not polygons:
+        return 0.0
+    filled = mask_api.merge(mask_api.frPyObjects(polygons, *mask.shape))
+    return float(mask_api.iou([filled], [mask_api.encode(np.asfortranarray(mask))], [0])[0, 0])
+
+
 def outline(region: np.ndarray, top: int = 0, left: int = 0) -> list[list[float]]:
-    """Polygons of a mask, one for each part of it whose pixels share sides.
+    """The exact polygons of a mask, one for each part of it whose pixels share sides.
 
     Args:
       region: {0, 1} or bool [h, w].

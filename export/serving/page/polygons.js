@@ -1,4 +1,4 @@
-// The exact outline of a mask as COCO polygons: as export/client/polygons.py, which explains it.
+// The exact outline of a mask as COCO polygons: as maskx_tf/ops/polygons.py, which explains it.
 
 // Polygons [x1, y1, x2, y2, …] of a region as of pasteRegion, in pixels of its image.
 export function outline(region) {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from maskx_tf.labeling import polygons
 from maskx_tf.labeling.labeler import Labels
 from maskx_tf.labeling.objects import mask_source
 from maskx_tf.labeling.segmenter import Mask
 from maskx_tf.labeling.source import Annotation, Source, members_of
 from maskx_tf.ops import masks as mask_ops
+from maskx_tf.ops import polygons
 
 
 def to_text(source: Source, labels: Labels, mask_seen: set[str], polygon_iou: float | None) -> str:
@@ -66,4 +66,4 @@ def segmentation(mask: Mask, polygon_iou: float | None) -> dict | list:
     """A mask as COCO has it: its run-length code, or polygons of at least this IoU with it."""
     if polygon_iou is None:
         return mask.rle
-    return [part.ravel().tolist() for part in polygons.from_rle(mask.rle, polygon_iou)]
+    return polygons.from_rle(mask.rle, polygon_iou)

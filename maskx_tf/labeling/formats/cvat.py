@@ -8,8 +8,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from pycocotools import mask as mask_api
 
-from maskx_tf.labeling import polygons
 from maskx_tf.labeling.objects import OURS, LabelledImage, LabelledObject
+from maskx_tf.ops import polygons
 
 
 def to_text(
@@ -53,8 +53,8 @@ def _shapes(item: LabelledObject, group: int, polygon_iou: float | None) -> list
     if polygon_iou is None:
         shapes += [f"<mask {label} {attributes}></mask>" for attributes in _mask(item.rle)]
     else:
-        for part in polygons.from_rle(item.rle, polygon_iou):
-            points = ";".join(f"{px:g},{py:g}" for px, py in part)
+        for polygon in polygons.from_rle(item.rle, polygon_iou):
+            points = ";".join(f"{px:g},{py:g}" for px, py in np.reshape(polygon, (-1, 2)))
             shapes.append(f'<polygon {label} points="{points}"></polygon>')
     return shapes
 

@@ -11,9 +11,9 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from pycocotools import mask as mask_api
 
-from maskx_tf.labeling import polygons
 from maskx_tf.labeling.formats.cvat import row_runs
 from maskx_tf.labeling.objects import OURS, LabelledImage, LabelledObject
+from maskx_tf.ops import polygons
 
 _RLE_SIZES = (3, 4, 8, 16)  # bits that the length of a run may be written with
 _WORD = 8  # bits of a value
@@ -83,8 +83,8 @@ def _results(
         brush = {"format": "rle", "rle": runs, "brushlabels": [item.class_name]}
         kind = {"id": f"{number}-mask", "from_name": "brush", "type": "brushlabels"}
         return [*results, {**kind, **common, "value": brush}]
-    for index, part in enumerate(polygons.from_rle(item.rle, polygon_iou)):
-        points = (part * percent).tolist()
+    for index, polygon in enumerate(polygons.from_rle(item.rle, polygon_iou)):
+        points = (np.reshape(polygon, (-1, 2)) * percent).tolist()
         value: dict[str, Any] = {
             "points": points,
             "closed": True,

@@ -5,6 +5,7 @@ import hypothesis.extra.numpy as arrays
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from maskx_tf.ops import masks, polygons
@@ -58,3 +59,46 @@ def test_a_hole_is_cut_open():
 def test_an_empty_mask_has_none():
     assert polygons.outline(np.zeros((3, 4))) == []
     assert polygons.outline(np.zeros((0, 0))) == []
+
+
+def test_of_a_run_length_code_they_have_the_places_in_the_image():
+    region = np.random.default_rng(0).integers(0, 2, (9, 14))
+    image = np.pad(region, ((3, 5), (7, 2)))
+    found = polygons.from_rle(masks.encode_rle(image))
+    np.testing.assert_array_equal(filled(found, *image.shape), image)
+    assert sorted(found) == sorted(polygons.outline(region, 3, 7))
+    assert polygons.from_rle(masks.encode_rle(np.zeros((5, 6))), 0.99) == []
+
+
+def ellipse(hole):
+    canvas = Image.new("L", (300, 200))
+    pen = ImageDraw.Draw(canvas)
+    pen.ellipse((20, 30, 260, 180), fill=1)
+    pen.ellipse(hole, fill=0)
+    return np.asarray(canvas)
+
+
+@pytest.mark.parametrize("hole", [(90, 70, 200, 150), (0, 0, 0, 0)])
+def test_simplified_they_have_fewer_points_and_keep_the_mask(hole):
+    mask = ellipse(hole)
+    rle = masks.encode_rle(mask)
+    exact, simple = polygons.from_rle(rle), polygons.from_rle(rle, 0.99)
+    assert len(exact) == len(simple) == 1
+    assert len(simple[0]) < 0.2 * len(exact[0])
+    again = filled(simple, 200, 300)
+    assert (again & mask).sum() >= 0.99 * (again | mask).sum()
+    assert filled(polygons.from_rle(rle, 0.999), 200, 300)[110, 140] == mask[110, 140]
+
+
+def test_where_no_simplified_outline_is_close_enough_it_is_exact():
+    pixel = np.zeros((5, 5), np.uint8)
+    pixel[1, 2] = pixel[3, 3] = 1
+    rle = masks.encode_rle(pixel)
+    assert (
+        polygons.from_rle(rle, 0.999)
+        == polygons.from_rle(rle)
+        == [
+            [2, 1, 3, 1, 3, 2, 2, 2],
+            [3, 3, 4, 3, 4, 4, 3, 4],
+        ]
+    )
