@@ -287,11 +287,11 @@ class TestDetection:
     )
     def test_outputs_of_another_kind_are_refused(self, change, message):
         single = {key: value[0] for key, value in outputs().items()} | change
-        with pytest.raises(ServerError, match=message):
+        with pytest.raises(UserError, match=message):
             detections.parse(single, "a.png", "the model")
 
     def test_a_model_without_an_output_is_refused(self):
-        with pytest.raises(ServerError, match="the model has no output num_detections: it was not"):
+        with pytest.raises(UserError, match="the model has no output num_detections: it was not"):
             detections.parse({"logits": [1.0]}, "a.png", "the model")
 
 

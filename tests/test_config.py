@@ -27,7 +27,8 @@ RANGES = {
     "image_max_side": (1333, 10**7),
 }
 ENTRY_POINT = """
-from maskx_tf import cli, config
+from maskx_tf import config
+from maskx_tf.system import cli
 
 def main():
     options = config.from_flags()

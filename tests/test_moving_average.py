@@ -8,7 +8,7 @@ from maskx_tf import checkpoints
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.model import build_model, variable_key
-from maskx_tf.training import steps
+from maskx_tf.training import validation
 from maskx_tf.training.moving_average import MovingAverage
 from tests import batches
 
@@ -93,15 +93,15 @@ def test_evaluation_during_training_uses_it(trained, monkeypatch):
             seen.update(by_name(self.model))
             return {}
 
-    monkeypatch.setattr(steps.runner, "ModelEvaluator", Evaluator)
-    monkeypatch.setattr(steps.report, "scalars", lambda results: {})
-    monkeypatch.setattr(steps.curves, "draw", lambda found: None)
-    monkeypatch.setattr(steps.curves, "pixels", lambda figure: np.zeros([2, 2, 3], np.uint8))
+    monkeypatch.setattr(validation.runner, "ModelEvaluator", Evaluator)
+    monkeypatch.setattr(validation.report, "scalars", lambda results: {})
+    monkeypatch.setattr(validation.curves, "draw", lambda found: None)
+    monkeypatch.setattr(validation.curves, "pixels", lambda figure: np.zeros([2, 2, 3], np.uint8))
     loaded = LoadedModel(model, model.config.replace(panel_images=0), VOCABULARY, ())
-    steps.Evaluator(loaded, average).evaluate(tf.constant(-1))
+    validation.Evaluator(loaded, average).evaluate(tf.constant(-1))
     for name, value in average.values.items():
         np.testing.assert_array_equal(seen[name], value)
-    steps.Evaluator(loaded).evaluate(tf.constant(-1))
+    validation.Evaluator(loaded).evaluate(tf.constant(-1))
     np.testing.assert_array_equal(seen["fpn/output2/kernel"], by_name(model)["fpn/output2/kernel"])
 
 

@@ -423,10 +423,10 @@ def test_sampling_of_a_full_mask():
     coarse = rng.integers(0, 2, [6, 7]).astype(np.uint8)
     full = np.kron(coarse, np.ones([8, 8], np.uint8))  # [48, 56]
     whole = np.array([0.0, 0.0, 48.0, 56.0])
-    np.testing.assert_array_equal(masks.sample(full, whole, (48, 56)), full)
-    np.testing.assert_array_equal(masks.sample(full, whole, (6, 7)), coarse)
+    np.testing.assert_array_equal(coco_masks.sample(full, whole, (48, 56)), full)
+    np.testing.assert_array_equal(coco_masks.sample(full, whole, (6, 7)), coarse)
     part = np.array([8.4, 16.0, 24.4, 40.0])  # cells of a pixel, 0.4 pixels lower
-    found = masks.sample(full, part, (16, 24))
+    found = coco_masks.sample(full, part, (16, 24))
     np.testing.assert_array_equal(found, full[8:24, 16:40])
 
 

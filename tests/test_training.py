@@ -19,7 +19,7 @@ from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.errors import UserError
 from maskx_tf.layers import roi_align
 from maskx_tf.model import build_model, trained_variables
-from maskx_tf.training import devices, scaling
+from maskx_tf.training import devices, run, scaling
 from maskx_tf.training.optimizer import build_optimizer
 from maskx_tf.training.steps import Trainer
 from maskx_tf.training.validation import Evaluator
@@ -290,7 +290,7 @@ class TestRun:
             return real(self, num_steps)
 
         monkeypatch.setattr(Evaluator, "evaluate", evaluate)
-        validation = tmp_path / training.VALIDATION
+        validation = tmp_path / run.VALIDATION
         with pytest.raises(KeyboardInterrupt):
             training.train(config)
         assert not validation.exists()

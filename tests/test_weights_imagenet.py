@@ -14,11 +14,12 @@ from official.vision.modeling import classification_model
 from official.vision.modeling.backbones.resnet import RESNET_SPECS, ResNet
 from official.vision.ops import preprocess_ops
 
+from maskx_tf import checkpoints
 from maskx_tf import config as config_lib
-from maskx_tf import training
 from maskx_tf.errors import UserError
 from maskx_tf.layers.backbone import EPSILON
 from maskx_tf.model import build_model
+from maskx_tf.training import run
 from maskx_tf.weights import imagenet
 from tests import harness, tiny
 
@@ -471,12 +472,12 @@ class TestTraining:
 
     def start(self, config):
         model = build_model(config, tiny.VOCABULARY.num_classes)
-        run = training.LoadedModel(model, config, tiny.VOCABULARY, tiny.SET_A)
+        loaded = checkpoints.LoadedModel(model, config, tiny.VOCABULARY, tiny.SET_A)
         optimizer = tf_keras.optimizers.SGD()
         manager = tf.train.CheckpointManager(
             tf.train.Checkpoint(model=model, optimizer=optimizer), config.model_dir, 1
         )
-        return training._restore_or_initialize(run, manager.checkpoint, None), manager
+        return run._restore_or_initialize(loaded, manager.checkpoint, None), manager
 
     def test_only_a_fresh_run_loads(self, tmp_path, monkeypatch, capsys):
         calls = []

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from maskx_tf import training
 from maskx_tf.data.classes import Vocabulary, named_classes
 from maskx_tf.data.word_vectors import class_vectors, read_text, words_of
 from maskx_tf.errors import UserError
+from maskx_tf.training import run
 from tests import batches, harness
 
 LINES = "the 0.5 1 -2\nbear 1 2 3\nteddy 3 -2 1\nbear 9 9 9\nhot 1e-1 0 0\n"
@@ -143,7 +143,7 @@ def test_training_says_what_t_takes(glove, capsys):
     config = batches.tiny_config(
         transfer_input="embedding", transfer_embeddings=glove(LINES), seed=3
     )
-    rows = training._class_vectors(config, Vocabulary.from_names(["teddy bear", "dog"]))
+    rows = run._class_vectors(config, Vocabulary.from_names(["teddy bear", "dog"]))
     np.testing.assert_allclose(rows, [[2, 0, 2], [0, 0, 0]])
     assert "WARNING: classes without any known word" in capsys.readouterr().err
-    assert training._class_vectors(batches.tiny_config(), Vocabulary.from_names(["dog"])) is None
+    assert run._class_vectors(batches.tiny_config(), Vocabulary.from_names(["dog"])) is None
