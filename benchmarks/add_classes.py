@@ -176,7 +176,7 @@ def old_detections_equal(old_dir: pathlib.Path, new_dir: pathlib.Path, images: l
     """Number of detections of old classes, all equal to the bit; UserError if one is not."""
     old, new = (checkpoints.load_model(str(path)) for path in (old_dir, new_dir))
     sides = old.config.image_min_side, old.config.image_max_side
-    run_old, run_new = tf.function(old.model), tf.function(new.model)
+    run_old, run_new = (tf.function(each.model, autograph=False) for each in (old, new))
     compared = 0
     for path in images:
         image = preprocessing.decode_image(tf.io.read_file(str(path)))

@@ -26,7 +26,7 @@ def gathered_masks(num_classes: int):
     features = tf.random.normal([DETECTIONS, SIDE, SIDE, FILTERS])
     table = tf.random.normal([num_classes + 1, FILTERS])
     classes = tf.random.uniform([DETECTIONS], 1, num_classes + 1, tf.int32)
-    run = tf.function(lambda x: tf.sigmoid(head(x, tf.gather(table, classes))))
+    run = tf.function(lambda x: tf.sigmoid(head(x, tf.gather(table, classes))), autograph=False)
     return lambda: run(features)
 
 
@@ -38,7 +38,7 @@ def all_masks(num_classes: int):
     kernel = tf.random.normal([1, 1, FILTERS, num_classes + 1])
     classes = tf.random.uniform([DETECTIONS], 1, num_classes + 1, tf.int32)
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(x):
         masks = tf.sigmoid(tf.nn.conv2d(head.trunk(x), kernel, 1, "SAME"))
         return tf.gather(masks, classes, axis=3, batch_dims=1)

@@ -51,7 +51,7 @@ def stages(model: MaskXRCNN, height: int, width: int) -> dict[str, tf.types.expe
 
     named = {"pyramid": pyramid, "+ RPN": proposals, "+ boxes": boxes, "+ masks": whole}
     return {
-        f"maskx_tf {name}": tf.function(run, input_signature=signature)
+        f"maskx_tf {name}": tf.function(run, input_signature=signature, autograph=False)
         for name, run in named.items()
     }
 

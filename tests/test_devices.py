@@ -27,7 +27,8 @@ STEPS = 50
 TWO_CPUS = """
 import sys
 import tensorflow as tf
-from maskx_tf import config, devices, training
+from maskx_tf import config, training
+from maskx_tf.training import devices
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

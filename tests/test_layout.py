@@ -99,3 +99,34 @@ def test_the_checks_would_find_a_fault():
     tree = ast.parse("def f():\n    from maskx_tf.data import pipeline, SIDE")
     modules = {"maskx_tf.data", "maskx_tf.data.pipeline"}
     assert imported(tree, modules) == modules
+
+
+def autographed(tree: ast.AST) -> list[int]:
+    """Lines with a `tf.function`, called or as a decorator, without `autograph=False`."""
+    without = {
+        id(node.func)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "autograph" and getattr(keyword.value, "value", None) is False
+    }
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node) == "tf.function"
+        and id(node) not in without
+    ]
+
+
+def test_no_graph_is_rewritten_by_autograph():
+    """No function has Python control flow on tensors; to rewrite them all takes most of tracing."""
+    lines = [
+        f"{path}:{line}"
+        for path in MODULES.values()
+        for line in autographed(ast.parse(path.read_text()))
+    ]
+    assert lines == []
+    faulty = "@tf.function\ndef f(): ...\ng = tf.function(f, autograph=True)\nh = tf.function(f)"
+    assert autographed(ast.parse(faulty)) == [1, 3, 4]
+    assert autographed(ast.parse("g = tf.function(f, jit_compile=x, autograph=False)")) == []

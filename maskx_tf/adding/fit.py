@@ -138,7 +138,7 @@ def _minimize(objective, variables: list[tf.Variable]) -> None:
     optimizer = tf_keras.optimizers.Adam(schedule)
     optimizer.build(variables)
 
-    @tf.function
+    @tf.function(autograph=False)
     def step():
         with tf.GradientTape() as tape:
             loss = objective()

@@ -27,10 +27,11 @@ class FrozenDetector:
         model, config = loaded.model, loaded.config
 
         @tf.function(
+            autograph=False,
             input_signature=[
                 tf.TensorSpec([1, None, None, 3], tf.uint8),
                 tf.TensorSpec([1, 2], tf.float32),
-            ]
+            ],
         )
         def look(image, size):
             pyramid = model.pyramid(image, size)
@@ -44,10 +45,11 @@ class FrozenDetector:
         levels = range(config.min_level, config.max_level + 1)
 
         @tf.function(
+            autograph=False,
             input_signature=[
                 {number: level for number in levels},
                 tf.TensorSpec([None, 4], tf.float32),
-            ]
+            ],
         )
         def features(pyramid, boxes_yxyx):
             rois = model.roi_features(pyramid, boxes_yxyx[None], config.box_roi_size)

@@ -80,6 +80,7 @@ def make_dataset(
     in_set_a = np.zeros([vocabulary.num_classes + 1], bool)
     in_set_a[list(mask_class_ids)] = True
 
+    @tf.autograph.experimental.do_not_convert
     def load(number: tf.Tensor, serialized: tf.Tensor, where: tf.Tensor) -> tuple[dict, dict]:
         example = _check_record(parse_example(reader.check(serialized, where)), where)
         example["classes"] = class_ids(example, where)

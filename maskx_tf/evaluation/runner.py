@@ -66,7 +66,7 @@ class ModelEvaluator:
 
         has_masks = config.has_masks and not segment
 
-        @tf.function
+        @tf.function(autograph=False)
         def predict(features, labels):
             sizes, scales = features["image_size"], features["image_scale"]
             pyramid = model.pyramid(features["image"], sizes)

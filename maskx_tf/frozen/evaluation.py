@@ -42,7 +42,7 @@ def predictions(
         tf.TensorSpec([None, side, side, config.fpn_filters], tf.float32),
         tf.TensorSpec([None, None], tf.int32),
     )
-    masks = tf.function(model.masks_of_features, input_signature=signature)
+    masks = tf.function(model.masks_of_features, input_signature=signature, autograph=False)
     for number in range(len(store)):
         batch = dict(zip(names, store.read(number), strict=True))
         for kind, classes in (("detection", "detection_classes"), ("given", "classes")):
@@ -52,7 +52,7 @@ def predictions(
 
 
 def _compute(model: MaskXRCNN, dataset: tf.data.Dataset, names: list[str]) -> Iterator[list]:
-    @tf.function
+    @tf.function(autograph=False)
     def compute(features, labels):
         sizes, scales = features["image_size"], features["image_scale"]
         pyramid = model.pyramid(features["image"], sizes)

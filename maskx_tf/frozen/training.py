@@ -130,7 +130,7 @@ def _arrays(config: Config) -> tuple[Array, ...]:
 def _compute(loaded: LoadedModel, batches: tf.data.Dataset, start: int) -> Iterator[list]:
     model, config, *_ = loaded
 
-    @tf.function
+    @tf.function(autograph=False)
     def compute(features, labels, step):
         seed = tf.stack([config.seed, step])  # as `Trainer` has it on one device
         return objective.frozen_mask_examples(model, features, labels, seed)

@@ -70,9 +70,9 @@ def on_rows(
     """
     # The body of a BatchFunction is run as it is; a call in it that is not inlined is optimised
     # first (convolution, bias and ReLU become one kernel, …).
-    apart = tf.function(function, experimental_attributes={"_noinline": True})
+    apart = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
     concrete = tf.function(
-        lambda *arguments: apart(*arguments), input_signature=list(signature)
+        lambda *arguments: apart(*arguments), input_signature=list(signature), autograph=False
     ).get_concrete_function()
     outputs = concrete.structured_outputs
 

@@ -35,7 +35,7 @@ def load_checkpoint(path: str) -> Detector:
     module = DetectionModule(model, config, vocabulary, mask_class_ids if loaded.has_masks else ())
 
     # A graph around the module's: what nothing is left to read, as masks here, is not computed.
-    @tf.function(input_signature=module.detect_images.input_signature)
+    @tf.function(autograph=False, input_signature=module.detect_images.input_signature)
     def detect(images: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = dict(module.detect_images(images))
         if not loaded.has_masks:

@@ -30,7 +30,9 @@ def decode(encoded: tf.Tensor, max_pixels: int | tf.Tensor = MAX_PIXELS) -> tf.T
     return _decode(encoded, tf.cast(max_pixels, tf.int64))
 
 
-@tf.function(input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)])
+@tf.function(
+    autograph=False, input_signature=[tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)]
+)
 def _decode(encoded: tf.Tensor, max_pixels: tf.Tensor) -> tf.Tensor:
     decoders = (_decode_jpeg, _decode_png, _decode_gif, _decode_bmp, _refuse)
     image = tf.switch_case(

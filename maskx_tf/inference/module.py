@@ -89,12 +89,17 @@ class DetectionModule(tf.Module):
             for network, lie in zip(networks, ("landscape", "portrait"), strict=False)
         ]
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    @tf.function(
+        autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")]
+    )
     def detect_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detections of JPEG, PNG, BMP or GIF files (of a GIF its first frame), string [B]."""
         return self._detect(lambda encoded: decode(encoded, self._max_pixels), image_bytes)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    @tf.function(
+        autograph=False,
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")],
+    )
     def detect_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detections of RGB images of one size, uint8 [B, H, W, 3]."""
         return self._detect(tf.identity, images)

@@ -37,13 +37,13 @@ class Segmenter:
         model, config = loaded.model, loaded.config
         self._whole_pixels = model.conventions.paste_whole_pixels
 
-        @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
         def pyramid(image):
             sides = config.image_min_side, config.image_max_side
             resized, size, scale = preprocessing.resize_and_pad(image, *sides)
             return model.pyramid(resized[None], size[None]), scale
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(autograph=False, reduce_retracing=True)
         def masks(features, boxes_yxyx, classes, scale):
             boxes_yxyx = boxes_yxyx * tf.tile(scale, [2])
             return model.masks(features, boxes_yxyx[None], classes[None], scale[None])[0]

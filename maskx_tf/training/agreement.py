@@ -18,7 +18,7 @@ class Agreement:
     def __init__(self, strategy: tf.distribute.Strategy):
         self._strategy = strategy
         self._is_alone = not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        self._sum = tf.function(self._sum_of_replicas)
+        self._sum = tf.function(self._sum_of_replicas, autograph=False)
 
     def anywhere(self, flag: bool) -> bool:
         """Whether the flag is true in any process."""

@@ -55,7 +55,9 @@ class Trainer(orbit.StandardTrainer):
             for name in ("loss", *self._loss_names()):
                 self.metrics[name] = tf_keras.metrics.Mean(name)
             self.guard = step_guard.StepGuard(self._loss_names(), model.num_classes)
-        self._step = tf.function(self._step_on_replicas, input_signature=dataset.element_spec)
+        self._step = tf.function(
+            self._step_on_replicas, input_signature=dataset.element_spec, autograph=False
+        )
 
     def _loss_names(self) -> tuple[str, ...]:
         boxes = ("rpn_score", "rpn_box", "class", "box")

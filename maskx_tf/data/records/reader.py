@@ -36,6 +36,7 @@ def read(index: Index, examples: tf.data.Dataset) -> tf.data.Dataset:
     # and then, with op determinism (training on the CPU), runs all that follows in one thread.
     nothing = tf.data.Dataset.from_tensor_slices([""])
 
+    @tf.autograph.experimental.do_not_convert
     def open_at_record(example: tf.Tensor) -> tf.data.Dataset:
         path = tf.gather(index.paths, tf.gather(index.shard, example[0]))
         offset = tf.gather(index.offset, example[0])
