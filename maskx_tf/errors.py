@@ -10,6 +10,10 @@ class UserError(Exception):
     """
 
 
+class ImageError(UserError):
+    """One image could not be read, was refused or got no answer in time; others may succeed."""
+
+
 def first_of(names: Sequence[str], most: int = 8) -> str:
     """The first `most` names, for a message; an ellipsis stands for the others."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")

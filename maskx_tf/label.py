@@ -10,11 +10,11 @@ from absl import flags
 
 from maskx_tf import checkpoints, visualize
 from maskx_tf.errors import UserError
+from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.labeling import labeler, objects, review
 from maskx_tf.labeling import source as source_lib
 from maskx_tf.labeling.formats import coco, cvat, fiftyone, label_studio
 from maskx_tf.labeling.journal import Journal
-from maskx_tf.labeling.segmenter import Segmenter
 from maskx_tf.system import cli, files
 
 FORMATS = ("coco", "cvat", "label_studio", "fiftyone")

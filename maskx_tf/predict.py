@@ -7,18 +7,12 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import numpy as np
-import tensorflow as tf
 import tqdm
 from absl import flags
 
-from maskx_tf import visualize
-from maskx_tf.data.classes import Vocabulary
-from maskx_tf.errors import UserError
-from maskx_tf.inference import image_bytes
+from maskx_tf.errors import ImageError, UserError
 from maskx_tf.inference.detector import Detector, load_checkpoint, load_saved_model
 from maskx_tf.inference.image_files import find_images, image_ids, overlay_paths
-from maskx_tf.ops import masks as mask_ops
 from maskx_tf.system import cli, files
 from maskx_tf.system.interruption import Interruption
 
@@ -31,39 +25,6 @@ def define_flags() -> None:
     flags.DEFINE_string("saved_model", "", "Exported model to predict with instead.")
     flags.DEFINE_float("score_threshold", 0.5, "Detections below this score are not drawn.")
     flags.DEFINE_string("annotations", "", "COCO json that gives the image ids by file name.")
-
-
-def to_coco(
-    detections: dict[str, np.ndarray], image_id: int, file_name: str, vocabulary: Vocabulary
-) -> list[dict]:
-    """The detections of one image (outputs without batch dimension) as COCO results.
-
-    Returns:
-      Dictionaries with image_id, file_name, category_id (the data set's own), category_name,
-      bbox (xywh, original pixels), score, segmentation (run-length code; only where there are
-      masks), mask_seen (whether the class had training masks).
-    """
-    count = int(detections["num_detections"])
-    height, width = (int(side) for side in detections["image_size"])
-    boxes = detections["detection_boxes"][:count].astype(np.float64)
-    masks: list[dict] = [{}] * count
-    if "detection_masks" in detections:
-        probabilities = detections["detection_masks"][:count] / 255.0
-        rles = mask_ops.paste_to_rle(probabilities, boxes, height, width)
-        masks = [{"segmentation": rle} for rle in rles]
-    return [
-        {
-            "image_id": image_id,
-            "file_name": file_name,
-            "category_id": vocabulary.external_ids[int(detections["detection_classes"][i]) - 1],
-            "category_name": vocabulary.names[int(detections["detection_classes"][i]) - 1],
-            "bbox": [round(float(v), 3) for v in (x1, y1, x2 - x1, y2 - y1)],
-            "score": round(float(detections["detection_scores"][i]), 6),
-            **masks[i],
-            "mask_seen": bool(detections["detection_mask_seen"][i]),
-        }
-        for i, (y1, x1, y2, x2) in enumerate(boxes)
-    ]
 
 
 def predict(
@@ -98,15 +59,12 @@ def predict(
             tqdm.tqdm(paths, unit="image"), targets, ids, strict=True
         ):
             try:
-                image = image_bytes.decode(tf.io.read_file(str(path)))
-            except (tf.errors.OpError, ValueError) as error:
-                problems.append(f"{path}: {image_bytes.reason(error)}")
+                detections = detector(path, min_score=0)
+            except ImageError as error:
+                problems.append(str(error))
                 continue
-            outputs = {key: value[0].numpy() for key, value in detector.detect(image[None]).items()}
-            found = to_coco(outputs, image_id, path.name, detector.vocabulary)
-            lines += [json.dumps(result) for result in found]
-            picture = visualize.draw_results(image.numpy(), found, score_threshold)
-            visualize.write_picture(picture, target)
+            lines += [json.dumps(result) for result in detections.to_coco(image_id)]
+            detections[detections.scores >= score_threshold].save(target)
     except BaseException:  # SIGTERM and Ctrl-C too
         if lines:
             _write(lines, output_dir)

@@ -6,15 +6,19 @@ Small images are enlarged first, so that lines and labels stay legible.
 from __future__ import annotations
 
 import functools
+import importlib
 import io
+import os
 import pathlib
+import sys
 from collections.abc import Collection, Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageShow
 
+from maskx_tf.errors import UserError
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.system.files import write_atomically
 
@@ -138,28 +142,6 @@ def draw_detections(
     )
 
 
-def draw_results(
-    image: np.ndarray, results: Sequence[dict], score_threshold: float = _SCORE_THRESHOLD
-) -> np.ndarray:
-    """Picture, uint8 RGB as of `draw`, of COCO results with names over their image.
-
-    Args:
-      image: uint8 [H, W, 3] RGB.
-      results: dictionaries with bbox (xywh), score, category_name, mask_seen and segmentation, a
-        run-length code; without it the box is drawn only.
-      score_threshold: results below this score are left out.
-    """
-    kept = [result for result in results if result["score"] >= score_threshold]
-    boxes = [(y, x, y + height, x + width) for x, y, width, height in (r["bbox"] for r in kept)]
-    return draw(
-        image,
-        np.array(boxes).reshape(-1, 4),
-        [result.get("segmentation") for result in kept],
-        [f"{result['category_name']} {result['score']:.2f}" for result in kept],
-        instance_colors([int(result["mask_seen"]) for result in kept], {1}),
-    )
-
-
 def side_by_side(ground_truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Two pictures, uint8 RGB, beside each other under their captions."""
     return grid([_captioned(ground_truth, "ground truth"), _captioned(prediction, "prediction")], 2)
@@ -235,9 +217,32 @@ def _panel_row(
 
 def write_picture(picture: np.ndarray, path: pathlib.Path) -> None:
     """Writes a picture, uint8 [H, W, 3] RGB, atomically; `PICTURES` has the formats."""
+    write_atomically(path, encode_picture(picture, PICTURES[path.suffix.lower()]))
+
+
+def encode_picture(picture: np.ndarray, kind: str) -> bytes:
+    """A picture, uint8 [H, W, 3] RGB, as the bytes of a file; `kind` is one of `PICTURES`."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, PICTURES[path.suffix.lower()], quality=92)
-    write_atomically(path, buffer.getvalue())
+    Image.fromarray(picture).save(buffer, kind, quality=92)
+    return buffer.getvalue()
+
+
+def show_picture(picture: np.ndarray) -> None:
+    """Shows a picture, uint8 [H, W, 3] RGB: below a notebook's cell, else in the system's viewer.
+
+    Raises:
+      UserError: there is no screen or no viewer.
+    """
+    image = Image.fromarray(picture)
+    ipython = sys.modules.get("IPython")
+    if ipython and hasattr(ipython.get_ipython(), "kernel"):
+        importlib.import_module("IPython.display").display(image)
+        return
+    has_screen = sys.platform in ("darwin", "win32") or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
+    if not (has_screen and ImageShow.show(image)):
+        raise UserError("There is no screen or viewer to show a picture with; save it to a file.")
 
 
 @functools.cache

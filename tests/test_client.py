@@ -23,14 +23,11 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.client import Client, ImageError, ServerError, messages, results, retries
+from export.client import Client, Detections, ImageError, ServerError, messages, retries
 from export.client import __main__ as client_command
 from export.client.errors import UnavailableError
 from export.serving import server as local_server
-from maskx_tf import predict
-from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.inference import detections, image_bytes
 from maskx_tf.ops import masks
 from tests import harness, serving_toy, stub_server
 from tests.stub_server import outputs, serve
@@ -75,8 +72,7 @@ def png(height=12, width=16, seed=0):
 
 def assert_same(found, wanted):
     assert found.image_size == wanted.image_size
-    assert len(found.detections) == len(wanted.detections)
-    for one, other in zip(found.detections, wanted.detections, strict=True):
+    for one, other in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(one.box_mask, other.box_mask)
         for field in ("class_name", "class_id", "score", "box_yxyx", "mask_seen", "image_size"):
             assert getattr(one, field) == getattr(other, field)
@@ -183,8 +179,8 @@ class TestAnswers:
     def test_rest_and_grpc_give_what_the_model_gave(self):
         image, wanted = png(), outputs(count=6, seed=3)
         single = {key: value[0] for key, value in wanted.items()}
-        direct = detections.parse(single, "a.png", "the model")
-        assert len(direct.detections) == 6
+        direct = Detections.from_outputs(single, name="a.png")
+        assert len(direct) == 6
         seen = []
         with serve(lambda data: (seen.append(data), wanted)[1]) as server:
             with Client(server.url) as client:
@@ -212,11 +208,11 @@ class TestAnswers:
     def test_an_answer_larger_than_grpcs_default(self):
         large = outputs(count=100, padding=6000)
         with serve_grpc(lambda data: large) as (_, address), Client(grpc=address) as client:
-            assert len(client.detect(png()).detections) == 100
+            assert len(client.detect(png())) == 100
 
     def test_no_detections(self):
         with serve(lambda data: outputs(count=0)) as server:
-            assert Client(server.url).detect(png()).detections == ()
+            assert len(Client(server.url).detect(png())) == 0
 
     def test_many_images_come_in_order_several_at_a_time(self, tmp_path):
         """With the unreadable and the refused one in their places."""
@@ -246,60 +242,35 @@ class TestAnswers:
                 assert one.image_size == (100 + i, 160) and one.name == str(paths[i])
 
 
-class TestDetection:
-    @pytest.fixture
-    def found(self):
-        single = {key: value[0] for key, value in outputs(count=12, seed=1).items()}
-        return detections.parse(single, "a.png", "the model")
-
-    def test_array_rle_and_polygons_are_the_same_mask(self, found):
-        assert sum(one.mask().any() for one in found.detections) >= 10
-        for one in found.detections:
-            mask = one.mask()
-            assert mask.shape == (120, 160)
-            np.testing.assert_array_equal(masks.decode_rle(one.rle()), mask)
-            outline = one.polygons()
-            assert bool(outline) == mask.any()
-            if outline:
-                filled = masks.decode_rle(masks.segmentation_to_rle(outline, 120, 160))
-                np.testing.assert_array_equal(filled, mask)
-
-    def test_coco_results_are_those_of_predict(self, found):
-        single = {key: value[0] for key, value in outputs(count=12, seed=1).items()}
-        vocabulary = Vocabulary(stub_server.NAMES[1:], (1, 2, 3, 4, 5))
-        wanted = predict.to_coco(single, 8, "a.png", vocabulary)
-        assert results.to_coco(found, 8, "a.png") == wanted
-        ids = {name: 10 * i for i, name in enumerate(stub_server.NAMES)}
-        other = results.to_coco(found, 8, "a.png", category_ids=ids)
-        assert [r["category_id"] for r in other] == [10 * r["category_id"] for r in wanted]
-
-    def test_a_detection_cannot_be_changed(self, found):
-        with pytest.raises(AttributeError):
-            found.detections[0].score = 1.0
-
+class TestAnswersOfAnotherKind:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"detection_masks": None}, "detection_masks cannot be read|dimensions"),
+            ({"detection_masks": [["a"]]}, "its output detection_masks cannot be read"),
             ({"detection_boxes": [1, 2]}, "detection_boxes has 1 dimensions, not 2"),
             ({"image_size": ["a", "b"]}, "image_size cannot be read"),
         ],
     )
     def test_outputs_of_another_kind_are_refused(self, change, message):
-        single = {key: value[0] for key, value in outputs().items()} | change
-        with pytest.raises(UserError, match=message):
-            detections.parse(single, "a.png", "the model")
+        answer = {key: stub_server.to_json(v[0]) for key, v in outputs().items()} | change
+        with serve(lambda data: outputs()) as server:
+            server.answer = lambda path, body: (200, {"predictions": [answer]})
+            with pytest.raises(ServerError, match=message) as caught:
+                Client(server.url).detect(png())
+        assert server.url in str(caught.value)
 
     def test_a_model_without_an_output_is_refused(self):
-        with pytest.raises(UserError, match="the model has no output num_detections: it was not"):
-            detections.parse({"logits": [1.0]}, "a.png", "the model")
+        with serve(lambda data: outputs()) as server:
+            server.answer = lambda path, body: (200, {"predictions": [{"logits": [1.0]}]})
+            with pytest.raises(ServerError, match="no output num_detections: it was not"):
+                Client(server.url).detect(png())
 
 
 class TestErrors:
     def test_a_busy_server_is_asked_again(self):
         answers = [(503, "queue is full"), (503, "queue is full")]
         with serve(lambda data: answers.pop() if answers else outputs()) as server:
-            assert len(Client(server.url).detect(png()).detections) == 5
+            assert len(Client(server.url).detect(png())) == 5
             assert len(server.requests) == 3
 
     def test_pauses_double_up_to_a_limit(self):
@@ -466,9 +437,7 @@ class TestCommand:
 
     def expected(self, path, image_id, format_):
         single = {key: value[0] for key, value in self.model(path.read_bytes()).items()}
-        found = detections.parse(single, path.name, "")
-        fields = results.polygon_fields if format_ == "polygon" else results.rle_fields
-        return results.to_coco(found, image_id, path.name, fields)
+        return Detections.from_outputs(single).to_coco(image_id, path.name, format_)
 
     @pytest.mark.parametrize("format_", ["rle", "polygon"])
     def test_results(self, folder, tmp_path, format_):
@@ -560,12 +529,12 @@ class TestCommand:
         single = {key: value[0] for key, value in outputs().items()}
 
         def answers():
-            yield paths[0], detections.parse(single, "a.png", "")
+            yield paths[0], Detections.from_outputs(single)
             raise error
 
-        options = {"png": False, "mask_fields": results.rle_fields, "category_ids": None}
+        options = {"mask_format": "rle", "category_ids": None, "overlays": ""}
         collector = client_command.Collector(
-            paths, [1, 2], output, min_score=0.0, overlays="", score_threshold=0.5, **options
+            paths, [1, 2], output, min_score=0.0, score_threshold=0.5, **options
         )
         with pytest.raises(type(error)) as caught:
             client_command._collect(collector, answers())
@@ -644,31 +613,3 @@ class TestCommand:
         done = command(*arguments)
         assert done.returncode == 2 and message in done.stderr
         assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-
-
-class TestDrawing:
-    def test_pictures_are_turned_as_the_model_did(self, tmp_path):
-        path = tmp_path / "a.jpg"
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        Image.fromarray(harness.random_image(20, 30)).save(path, exif=exif, quality=95)
-        upright = results.read_upright(path, (30, 20))
-        lying = results.read_upright(path, (20, 30))  # for a model that does not honour EXIF
-        np.testing.assert_array_equal(np.rot90(lying, -1), upright)
-
-    def test_another_size_is_refused(self, tmp_path):
-        path = tmp_path / "a.png"
-        path.write_bytes(png(20, 30))
-        with pytest.raises(ImageError, match="30 × 20 pixels here, and 31 × 20 for the server"):
-            results.read_upright(path, (20, 31))
-        path.write_bytes(b"junk")
-        with pytest.raises(ImageError, match=r"a.png cannot be drawn on"):
-            results.read_upright(path, (20, 31))
-
-    def test_of_sixteen_bits_the_upper_eight_are_drawn(self, tmp_path):
-        path = tmp_path / "a.png"
-        stored = np.arange(600, dtype=np.uint16).reshape(20, 30) * 109
-        Image.fromarray(stored).save(path)
-        drawn = results.read_upright(path, (20, 30))
-        decoded = image_bytes.decode(tf.io.read_file(str(path))).numpy()
-        np.testing.assert_array_equal(drawn, decoded)

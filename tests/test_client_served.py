@@ -11,8 +11,7 @@ from selenium.webdriver.common.by import By
 
 from benchmarks import browser, page_screenshots
 from export import saved_model
-from export.client import Client, ImageError, results
-from maskx_tf.inference import detections
+from export.client import Client, Detections, ImageError
 from tests import harness, serving_toy, tiny
 
 pytestmark = pytest.mark.slow
@@ -55,8 +54,8 @@ def urls(server):
 def assert_close(found, wanted):
     """Equal but for the last digits, in which the images of a batch may differ from one alone."""
     assert found.image_size == wanted.image_size
-    assert len(found.detections) == len(wanted.detections) > 0
-    for one, other in zip(found.detections, wanted.detections, strict=True):
+    assert len(found) > 0
+    for one, other in zip(found, wanted, strict=True):
         assert (one.class_name, one.mask_seen) == (other.class_name, other.mask_seen)
         np.testing.assert_allclose(one.score, other.score, atol=1e-5)
         np.testing.assert_allclose(one.box_yxyx, other.box_yxyx, atol=1e-3)
@@ -76,7 +75,7 @@ def test_rest_grpc_and_python_agree(server, export_dir, images):
             continue
         outputs = signature(image_bytes=tf.constant([image]))
         single = {key: value.numpy()[0] for key, value in outputs.items()}
-        wanted = detections.parse(single, "", "")
+        wanted = Detections.from_outputs(single)
         assert_close(one, wanted)
         assert_close(other, wanted)
     assert by_rest[-1][1].image_size == (90, 60)  # upright
@@ -98,5 +97,5 @@ def test_the_page(server, images, tmp_path):
         content = browser.wait_for(lambda: written.is_file() and written.read_text(), "the file")
         assert driver.get_log("browser") == []
     with Client(url) as client:
-        wanted = results.to_coco(client.detect(path), 1, "photo.jpg")
+        wanted = client.detect(path).to_coco()
     assert json.loads(content) == wanted and len(wanted) > 0

@@ -16,7 +16,8 @@ from PIL import Image
 from maskx_tf import checkpoints, label
 from maskx_tf.data import preprocessing
 from maskx_tf.errors import UserError
-from maskx_tf.labeling import journal, labeler, segmenter
+from maskx_tf.inference import segmenter
+from maskx_tf.labeling import journal, labeler
 from maskx_tf.labeling import source as source_lib
 from maskx_tf.ops import masks
 from maskx_tf.system import files

@@ -19,8 +19,7 @@ from pycocotools import mask as mask_api
 
 from maskx_tf.labeling import objects, source
 from maskx_tf.labeling.formats import coco, cvat, fiftyone, label_studio
-from maskx_tf.labeling.labeler import Labels
-from maskx_tf.labeling.segmenter import Mask
+from maskx_tf.labeling.labeler import Labels, Mask
 from maskx_tf.ops import masks as mask_ops
 from tests import harness
 

@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from benchmarks import browser, page_screenshots
-from export.client import Client, results
+from export.client import Client
 from maskx_tf.ops import masks
 from maskx_tf.ops.polygons import outline
 from tests import harness, stub_server
@@ -158,8 +158,7 @@ class TestBrowser:
         found = json.loads(downloaded(downloads, "some photo.json"))
         with Client(server.url) as client:
             answer = client.detect(path)
-        fields = results.polygon_fields if format_ == "polygon" else results.rle_fields
-        assert found == results.to_coco(answer, 1, "some photo.png", fields)
+        assert found == answer.to_coco(1, "some photo.png", format_)
         assert len(found) == 20 and text(driver, "download-count") == "20 objects"
 
     def test_score_and_classes_choose_what_is_shown(self, driver, server, downloads, tmp_path):

@@ -223,7 +223,7 @@ def test_what_is_done_is_kept_when_it_breaks_off(folder, tmp_path, monkeypatch):
         return detector.detect(images)
 
     paths = [folder / "a.png", folder / "b.jpg"]
-    broken = types.SimpleNamespace(vocabulary=detector.vocabulary, detect=detect)
+    broken = Detector(detect, detector.vocabulary)
     with pytest.raises(KeyboardInterrupt):
         predict.predict(broken, paths, [7, 8], tmp_path, 0.5)
     found = json.loads((tmp_path / "detections.json").read_text())

@@ -62,11 +62,11 @@ def test_small_images_are_enlarged(size, wanted):
 
 
 def test_score_threshold_padding_and_labels(monkeypatch):
-    written = []
+    written, draw_labels = [], visualize.draw_labels
 
     def recorded(picture, boxes, labels, colors):
         written.extend(labels)
-        return visualize.draw_labels(picture, boxes, labels, colors)
+        return draw_labels(picture, boxes, labels, colors)
 
     monkeypatch.setattr(visualize, "draw_labels", recorded)
     visualize.draw_detections(

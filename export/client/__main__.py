@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import tqdm
 from absl import flags
 
 from export.client import results
 from export.client.client import Client
-from export.client.errors import ImageError
-from maskx_tf import visualize
-from maskx_tf.errors import UserError
-from maskx_tf.inference.detections import Detection, ImageDetections
+from maskx_tf.errors import ImageError, UserError
+from maskx_tf.inference.detections import Detections
 from maskx_tf.inference.image_files import find_images, image_ids, overlay_paths
 from maskx_tf.system import cli, files
 from maskx_tf.system.interruption import Interruption
@@ -51,10 +49,10 @@ class Collector:
       paths: N image files.
       ids: N image ids, for the results.
       output: the json to write.
-      png: write masks to files in the folder OUTPUT_masks instead of into the json.
-      mask_fields: what the json says of a mask, without `png`.
-      category_ids: as of `results.to_coco`.
-      min_score: as of `results.to_coco`.
+      mask_format: of masks in the json, "rle" or "polygon"; "png": they are written to files in the
+        folder OUTPUT_masks.
+      category_ids: as of `results.with_category_ids`; None: the model's own.
+      min_score: detections below it are left out.
       overlays: directory for pictures; "": none are drawn.
       score_threshold: detections below it are not drawn.
     """
@@ -65,8 +63,7 @@ class Collector:
         ids: Sequence[int],
         output: pathlib.Path,
         *,
-        png: bool,
-        mask_fields: Callable[[Detection], results.Fields],
+        mask_format: str,
         category_ids: Mapping[str, int] | None,
         min_score: float,
         overlays: str,
@@ -76,42 +73,34 @@ class Collector:
         self.done = 0
         self._ids = dict(zip(paths, ids, strict=True))
         self._output, self._masks = output, output.with_name(f"{output.stem}_masks")
-        self._png, self._mask_fields = png, mask_fields
-        self._category_ids, self._min_score = category_ids, min_score
-        self._score_threshold = score_threshold
+        self._mask_format, self._category_ids = mask_format, category_ids
+        self._min_score, self._score_threshold = min_score, score_threshold
         targets = overlay_paths(paths, pathlib.Path(overlays)) if overlays else []
         self._overlays = dict(zip(paths, targets, strict=False))
         self._lines: list[str] = []
 
-    def add(self, path: pathlib.Path, found: ImageDetections | ImageError) -> None:
+    def add(self, path: pathlib.Path, answer: Detections | ImageError) -> None:
         """Takes an image's detections, or what was wrong with it."""
-        if isinstance(found, ImageError):
-            self.problems.append(str(found))
+        if isinstance(answer, ImageError):
+            self.problems.append(str(answer))
             return
-        image_id, numbers = self._ids[path], iter(range(1, len(found.detections) + 1))
-
-        def mask_file(detection: Detection) -> results.Fields:
-            target = self._masks / f"{path.stem}-{image_id}-{next(numbers)}.png"
-            results.write_mask(detection, target)
-            return {"mask_file": f"{self._masks.name}/{target.name}"}
-
-        fields = mask_file if self._png else self._mask_fields
-        arguments = found, image_id, path.name
-        made = results.to_coco(*arguments, fields, self._category_ids, self._min_score)
-        self._lines += [json.dumps(result) for result in made]
+        detections = answer[answer.scores >= self._min_score]
+        if self._category_ids is not None:
+            detections = results.with_category_ids(detections, self._category_ids)
+        segmentation = "none" if self._mask_format == "png" else self._mask_format
+        rows = detections.to_coco(self._ids[path], path.name, segmentation)
+        if self._mask_format == "png":
+            for number, (row, detection) in enumerate(zip(rows, detections, strict=True), start=1):
+                target = self._masks / f"{path.stem}-{self._ids[path]}-{number}.png"
+                results.write_mask(detection, target)
+                row["mask_file"] = f"{self._masks.name}/{target.name}"
+        self._lines += [json.dumps(row) for row in rows]
         self.done += 1
         if path in self._overlays:
-            self._draw(path, found)
-
-    def _draw(self, path: pathlib.Path, found: ImageDetections) -> None:
-        drawn = results.to_coco(found, 0, path.name, min_score=self._score_threshold)
-        try:
-            image = results.read_upright(path, found.image_size)
-        except ImageError as error:
-            self.problems.append(str(error))
-            return
-        picture = visualize.draw_results(image, drawn, self._score_threshold)
-        visualize.write_picture(picture, self._overlays[path])
+            try:
+                answer[answer.scores >= self._score_threshold].save(self._overlays[path])
+            except ImageError as error:
+                self.problems.append(str(error))
 
     def write(self) -> None:
         """Writes the json."""
@@ -137,13 +126,11 @@ def _client(values: flags.FlagValues) -> Client:
 
 
 def _collector(values: flags.FlagValues, paths: Sequence[pathlib.Path]) -> Collector:
-    polygon = values.format == "polygon"
     return Collector(
         paths,
         image_ids(paths, values.annotations),
         pathlib.Path(values.output),
-        png=values.format == "png",
-        mask_fields=results.polygon_fields if polygon else results.rle_fields,
+        mask_format=values.format,
         category_ids=results.category_ids(values.annotations),
         min_score=values.min_score,
         overlays=values.overlays,
@@ -152,12 +139,12 @@ def _collector(values: flags.FlagValues, paths: Sequence[pathlib.Path]) -> Colle
 
 
 def _collect(
-    collector: Collector, answers: Iterable[tuple[pathlib.Path, ImageDetections | ImageError]]
+    collector: Collector, answers: Iterable[tuple[pathlib.Path, Detections | ImageError]]
 ) -> None:
     """Adds all answers. Where that breaks off, what is done is written, and the error says so."""
     try:
-        for path, found in answers:
-            collector.add(path, found)
+        for path, answer in answers:
+            collector.add(path, answer)
     except BaseException as error:  # SIGTERM and Ctrl-C too
         if not collector.done:
             raise

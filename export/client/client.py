@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from export.client import retries
-from export.client.errors import ImageError
+from export.client.errors import ServerError
 from export.client.rest import RestTransport
-from maskx_tf.inference import detections
-from maskx_tf.inference.detections import ImageDetections
+from maskx_tf.errors import ImageError, UserError
+from maskx_tf.inference.detections import Detections
 
 Image = TypeVar("Image", bound="str | os.PathLike[str] | bytes")
 
@@ -73,7 +73,7 @@ class Client:
         """Closes the connection."""
         self._transport.close()
 
-    def detect(self, image: str | os.PathLike[str] | bytes, name: str = "") -> ImageDetections:
+    def detect(self, image: str | os.PathLike[str] | bytes, name: str = "") -> Detections:
         """The objects in an image.
 
         Args:
@@ -92,11 +92,14 @@ class Client:
             outputs = retries.call(lambda: self._transport.predict(encoded), self._max_retries)
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from None
-        return detections.parse(outputs, name, self._transport.name)
+        try:
+            return Detections.from_outputs(outputs, self._transport.name, name=name, image=image)
+        except UserError as error:
+            raise ServerError(str(error)) from None
 
     def detect_many(
         self, images: Iterable[Image], parallel: int = 4
-    ) -> Iterator[tuple[Image, ImageDetections | ImageError]]:
+    ) -> Iterator[tuple[Image, Detections | ImageError]]:
         """Each image with its objects or with what was wrong with it, in order.
 
         Args:
@@ -121,7 +124,7 @@ class Client:
                 for _, future in waiting:
                     future.cancel()
 
-    def _try(self, image: str | os.PathLike[str] | bytes) -> ImageDetections | ImageError:
+    def _try(self, image: str | os.PathLike[str] | bytes) -> Detections | ImageError:
         try:
             return self.detect(image)
         except ImageError as error:

@@ -1,4 +1,7 @@
-"""What can go wrong with a request, by what it concerns: all images, one image, this moment."""
+"""What can go wrong with a request: of all images, or for the moment.
+
+What concerns one image is a `maskx_tf.errors.ImageError`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,6 @@ from maskx_tf.errors import UserError
 
 class ServerError(UserError):
     """The server, or the model on it, cannot be used: no image will get an answer."""
-
-
-class ImageError(UserError):
-    """One image could not be read, was refused or got no answer in time; others may succeed."""
 
 
 class UnavailableError(Exception):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from export.client.errors import ImageError, ServerError, UnavailableError
+from export.client.errors import ServerError, UnavailableError
+from maskx_tf.errors import ImageError
 
 try:
     import grpc

@@ -11,7 +11,8 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from export.client.errors import ImageError, ServerError, UnavailableError
+from export.client.errors import ServerError, UnavailableError
+from maskx_tf.errors import ImageError
 
 
 class RestTransport:

@@ -1,14 +1,18 @@
-"""What the served model found in an image: typed, in original pixels, masks pasted on demand."""
+"""The objects in an image: parallel arrays, with masks pasted, drawn and written on demand."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, overload
 
 import numpy as np
 
+from maskx_tf import visualize
 from maskx_tf.errors import UserError
+from maskx_tf.inference.image_files import read_upright
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.ops import polygons
 
@@ -22,6 +26,7 @@ _KINDS = {  # output: (dtype, rank), without the batch dimension; D detections, 
     "detection_mask_seen": (np.bool_, 1),
     "image_size": (np.int32, 1),
 }
+SEGMENTATIONS = ("rle", "polygon", "none")  # how COCO results may have masks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,40 +35,42 @@ class Detection:
 
     Attributes:
       class_name: name of its class.
-      class_id: number of its class in the model, 1..K; not the data set's own category id.
+      class_id: number of its class in the model, 1..K.
+      category_id: number of its class in the data set; `class_id` where the model names no other.
       score: 0 to 1.
       box_yxyx: (y1, x1, y2, x2), pixels of the original image, exclusive corners.
       mask_seen: whether the class had training masks (set A of the paper).
-      box_mask: uint8 [m, m], 255 times the mask's probability over the box.
+      box_mask: [m, m], the mask's probability over the box: uint8, 255 times it, or float. None of
+        a model that detects boxes only, whose objects have no `mask`, `rle` and `polygons`.
       image_size: (height, width) of the image in pixels; of a photograph with an EXIF orientation
         that the model honours, as it is seen upright.
+      whole_pixels: how the mask is pasted, see `ops.masks.paste_region`.
     """
 
     class_name: str
     class_id: int
+    category_id: int
     score: float
     box_yxyx: tuple[float, float, float, float]
     mask_seen: bool
-    box_mask: np.ndarray
+    box_mask: np.ndarray | None
     image_size: tuple[int, int]
+    whole_pixels: bool = False
 
     def mask(self, threshold: float = 0.5) -> np.ndarray:
         """The mask in the image, uint8 {0, 1} [height, width]; pasting as of `ops.masks`."""
-        return mask_ops.paste_mask(
-            self.box_mask / 255.0, self.box_yxyx, *self.image_size, threshold
-        )
+        region, top, left = self._region(threshold)
+        image = np.zeros(self.image_size, np.uint8)
+        image[top : top + region.shape[0], left : left + region.shape[1]] = region
+        return image
 
     def rle(self, threshold: float = 0.5) -> mask_ops.Rle:
         """The mask as COCO's compressed run-length code."""
-        values, boxes = self.box_mask[None] / 255.0, np.array([self.box_yxyx])
-        return mask_ops.paste_to_rle(values, boxes, *self.image_size, threshold)[0]
+        return mask_ops.encode_region(*self._region(threshold), *self.image_size)
 
     def polygons(self, threshold: float = 0.5) -> list[list[float]]:
-        """The mask's exact outline as COCO polygons [x1, y1, x2, y2, …]; see `polygons`."""
-        region, top, left = mask_ops.paste_region(
-            self.box_mask / 255.0, self.box_yxyx, *self.image_size, threshold
-        )
-        return polygons.outline(region, top, left)
+        """The mask's exact outline as COCO polygons [x1, y1, x2, y2, …]; see `ops.polygons`."""
+        return polygons.outline(*self._region(threshold))
 
     @property
     def box_xywh(self) -> tuple[float, float, float, float]:
@@ -71,66 +78,213 @@ class Detection:
         y1, x1, y2, x2 = self.box_yxyx
         return x1, y1, x2 - x1, y2 - y1
 
+    def _region(self, threshold: float) -> tuple[np.ndarray, int, int]:
+        if self.box_mask is None:
+            raise UserError(
+                f"This {self.class_name} has no mask: the model detects boxes only. Train a mask "
+                "head on top of it (mode=stage2_masks), or take a model with masks."
+            )
+        values = self.box_mask / 255.0 if self.box_mask.dtype == np.uint8 else self.box_mask
+        return mask_ops.paste_region(
+            values, self.box_yxyx, *self.image_size, threshold, self.whole_pixels
+        )
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ImageDetections:
-    """The objects of an image, best first.
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Detections:
+    """N objects in an image, best first.
+
+        for detection in detections[detections.scores >= 0.7]:
+            print(detection.class_name, detection.score, detection.mask().sum())
+
+    It has a length and gives a `Detection` for each index; a slice, an array of booleans or of
+    indices gives `Detections` again. Notebooks show it as a picture.
 
     Attributes:
-      name: what the image was given as: its path, or the name given with its bytes.
+      boxes_yxyx: float [N, 4], (y1, x1, y2, x2), pixels of the original image, exclusive corners.
+      scores: float [N], 0 to 1.
+      class_ids: int [N], 1..K.
+      class_names: str [N].
+      category_ids: int [N], as of `Detection`.
+      mask_seen: bool [N], whether the class had training masks (set A of the paper).
+      box_masks: uint8 or float [N, m, m] as of `Detection`; None of a model of boxes only.
       image_size: (height, width) in pixels, as of `Detection`.
-      detections: its objects, by descending score.
+      name: what the image was given as: its path, or a name given with it.
+      image: the image, to draw on: uint8 RGB [height, width, 3], or the path or the bytes of its
+        file. None: there is nothing to draw on.
+      whole_pixels: as of `Detection`.
     """
 
-    name: str
+    boxes_yxyx: np.ndarray
+    scores: np.ndarray
+    class_ids: np.ndarray
+    class_names: np.ndarray
+    category_ids: np.ndarray
+    mask_seen: np.ndarray
+    box_masks: np.ndarray | None
     image_size: tuple[int, int]
-    detections: tuple[Detection, ...]
+    name: str = ""
+    image: np.ndarray | bytes | str | os.PathLike[str] | None = None
+    whole_pixels: bool = False
+
+    @classmethod
+    def from_outputs(
+        cls, outputs: Mapping[str, Any], model: str = "the model", **others: Any
+    ) -> Detections:
+        """The objects in a model's outputs for one image.
+
+        Args:
+          outputs: arrays or lists without batch dimension, as of `inference.module`; others are
+            ignored.
+          model: what error messages call the model.
+          **others: further attributes, such as `name`.
+
+        Raises:
+          UserError: they are not the outputs of a model of this project.
+        """
+        kinds = {k: kind for k, kind in _KINDS.items() if k != "detection_masks" or k in outputs}
+        arrays = {key: _array(outputs, key, *kind, model) for key, kind in kinds.items()}
+        height, width = (int(side) for side in arrays["image_size"])
+        rows = slice(int(arrays["num_detections"]))
+        names = [n.decode() if isinstance(n, bytes) else n for n in arrays["detection_class_names"]]
+        return cls(
+            boxes_yxyx=arrays["detection_boxes"][rows],
+            scores=arrays["detection_scores"][rows],
+            class_ids=arrays["detection_classes"][rows],
+            class_names=np.array(names, np.str_)[rows],
+            mask_seen=arrays["detection_mask_seen"][rows],
+            box_masks=arrays["detection_masks"][rows] if "detection_masks" in arrays else None,
+            image_size=(height, width),
+            **{"category_ids": arrays["detection_classes"][rows], **others},
+        )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[Detection]:
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+    @overload
+    def __getitem__(self, index: slice | np.ndarray | list) -> Detections: ...
+    def __getitem__(self, index: Any) -> Detection | Detections:
+        columns = {
+            field.name: value[index]
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), np.ndarray) and field.name != "image"
+        }
+        if columns["scores"].ndim:
+            return dataclasses.replace(self, **columns)
+        y1, x1, y2, x2 = columns["boxes_yxyx"].tolist()
+        return Detection(
+            class_name=str(columns["class_names"]),
+            class_id=int(columns["class_ids"]),
+            category_id=int(columns["category_ids"]),
+            score=float(columns["scores"]),
+            box_yxyx=(y1, x1, y2, x2),
+            mask_seen=bool(columns["mask_seen"]),
+            box_mask=columns.get("box_masks"),
+            image_size=self.image_size,
+            whole_pixels=self.whole_pixels,
+        )
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        names = [f"{d.class_name} {d.score:.2f}" for d in self[:8]]
+        listed = ", ".join(names + ["…"] * (len(self) > 8)) or "nothing"
+        where = f"{os.path.basename(self.name) or 'image'} of {width} × {height} pixels"
+        return f"<Detections in {where}: {listed}>"
+
+    def masks(self, threshold: float = 0.5) -> np.ndarray:
+        """All masks in the image, uint8 {0, 1} [N, height, width]; `Detection.mask` gives one."""
+        masks = np.zeros((len(self), *self.image_size), np.uint8)
+        for mask, detection in zip(masks, self, strict=True):
+            mask[:] = detection.mask(threshold)
+        return masks
+
+    def to_coco(
+        self, image_id: int = 1, file_name: str | None = None, segmentation: str = "rle"
+    ) -> list[dict[str, Any]]:
+        """COCO results, as `pycocotools` loads them.
+
+        Args:
+          image_id: goes into the results.
+          file_name: too; None: that of the image, if it has one.
+          segmentation: "rle": masks as compressed run-length codes; "polygon": as exact outlines;
+            "none": boxes only, as of a model without masks.
+
+        Returns:
+          Dictionaries with image_id, file_name, category_id (the data set's own), category_name,
+          bbox (xywh, original pixels), score, segmentation and mask_seen.
+        """
+        if segmentation not in SEGMENTATIONS:
+            raise UserError(
+                f"segmentation={segmentation!r} is not one of: {', '.join(SEGMENTATIONS)}."
+            )
+        if file_name is None:
+            file_name = os.path.basename(self.name)
+        given = segmentation if self.box_masks is not None else "none"
+        return [
+            {
+                "image_id": image_id,
+                "file_name": file_name,
+                "category_id": detection.category_id,
+                "category_name": detection.class_name,
+                "bbox": [round(v, 3) for v in detection.box_xywh],
+                "score": round(detection.score, 6),
+                **({"segmentation": detection.rle()} if given == "rle" else {}),
+                **({"segmentation": detection.polygons()} if given == "polygon" else {}),
+                "mask_seen": detection.mask_seen,
+            }
+            for detection in self
+        ]
+
+    def draw(self) -> np.ndarray:
+        """A picture, uint8 RGB as of `visualize.draw`: classes of set A in green, of B in red.
+
+        Raises:
+          UserError: there is no image, or its file cannot be read any more.
+        """
+        if self.image is None:
+            raise UserError("These detections come without their image: there is nothing to draw.")
+        pixels = self.image
+        if not isinstance(pixels, np.ndarray):
+            pixels = read_upright(pixels, self.image_size, self.name)
+        return visualize.draw(
+            pixels,
+            self.boxes_yxyx,
+            None if self.box_masks is None else [detection.rle() for detection in self],
+            [f"{detection.class_name} {detection.score:.2f}" for detection in self],
+            visualize.instance_colors(self.mask_seen.astype(int).tolist(), {1}),
+        )
+
+    def show(self) -> None:
+        """Shows the picture: in a notebook below the cell, elsewhere in the system's viewer."""
+        visualize.show_picture(self.draw())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the picture to a .jpg or .png file, whose directory is made if need be."""
+        path = pathlib.Path(path)
+        if path.suffix.lower() not in visualize.PICTURES:
+            raise UserError(
+                f"{path} must end in .jpg or .png, the formats that pictures are saved in."
+            )
+        visualize.write_picture(self.draw(), path)
+
+    def _repr_png_(self) -> bytes | None:
+        return None if self.image is None else visualize.encode_picture(self.draw(), "PNG")
 
 
-def parse(outputs: Mapping[str, Any], name: str, server: str) -> ImageDetections:
-    """The objects in a model's outputs for one image (arrays or lists, without batch dimension).
-
-    Args:
-      outputs: as of `maskx_tf.inference.module.DetectionModule`; others are ignored.
-      name: of the image.
-      server: what error messages call the model.
-
-    Raises:
-      UserError: they are not the outputs of a model of this project.
-    """
-    arrays = {key: _array(outputs, key, *kind, server) for key, kind in _KINDS.items()}
-    height, width = (int(side) for side in arrays["image_size"])
-    count = int(arrays["num_detections"])
-    return ImageDetections(
-        name,
-        (height, width),
-        tuple(_detection(arrays, index, (height, width)) for index in range(count)),
-    )
-
-
-def _detection(arrays: dict[str, np.ndarray], index: int, size: tuple[int, int]) -> Detection:
-    y1, x1, y2, x2 = (float(v) for v in arrays["detection_boxes"][index])
-    class_name = arrays["detection_class_names"][index]
-    return Detection(
-        class_name=class_name.decode() if isinstance(class_name, bytes) else class_name,
-        class_id=int(arrays["detection_classes"][index]),
-        score=float(arrays["detection_scores"][index]),
-        box_yxyx=(y1, x1, y2, x2),
-        mask_seen=bool(arrays["detection_mask_seen"][index]),
-        box_mask=arrays["detection_masks"][index],
-        image_size=size,
-    )
-
-
-def _array(outputs: Mapping[str, Any], key: str, dtype: type, rank: int, server: str) -> np.ndarray:
+def _array(outputs: Mapping[str, Any], key: str, dtype: type, rank: int, model: str) -> np.ndarray:
     try:
         array: np.ndarray = np.asarray(outputs[key], dtype)
     except KeyError:
         raise UserError(
-            f"{server} has no output {key}: it was not made by export.saved_model."
+            f"{model} has no output {key}: it was not made by export.saved_model."
         ) from None
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{server}: its output {key} cannot be read: {error}.") from None
+        raise UserError(f"{model}: its output {key} cannot be read: {error}.") from None
     if array.ndim != rank:
-        raise UserError(f"{server}: its output {key} has {array.ndim} dimensions, not {rank}.")
+        raise UserError(f"{model}: its output {key} has {array.ndim} dimensions, not {rank}.")
     return array

@@ -3,29 +3,157 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import overload
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from maskx_tf import checkpoints
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
+from maskx_tf.inference import inputs
+from maskx_tf.inference.detections import Detections
 from maskx_tf.inference.module import DetectionModule
+from maskx_tf.inference.segmenter import Segmenter
+
+_MOST_IMAGES = 4  # of one size, that go through the network together
+_MOST_DECODED = 16  # images in memory at a time
 
 
-@dataclasses.dataclass(frozen=True)
+def _no_segmenter() -> Segmenter:
+    raise UserError(
+        "An exported model gives masks to the boxes that it finds only; for given boxes, load the "
+        "run or checkpoint that it was exported from."
+    )
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Detector:
-    """A model ready to use.
+    """A model that finds objects in images, and gives masks to boxes.
+
+        detections = detector("photo.jpg", min_score=0.5)
+        detections = detector.masks("photo.jpg", [[10, 20, 110, 220]], ["cat"])
 
     Attributes:
-      detect: uint8 [1, H, W, 3] -> outputs as of `module.DetectionModule`; of a model without a
+      detect: uint8 [B, H, W, 3] -> outputs as of `module.DetectionModule`; of a model without a
         trained mask head there are no `detection_masks`.
       vocabulary: its classes.
+      segmenter: returns what gives masks to boxes, or raises a UserError of why it does not.
+      name: where it was loaded from.
     """
 
     detect: Callable[[tf.Tensor], dict[str, tf.Tensor]]
     vocabulary: Vocabulary
+    segmenter: Callable[[], Segmenter] = _no_segmenter
+    name: str = ""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes 1..K."""
+        return self.vocabulary.names
+
+    def __repr__(self) -> str:
+        return f"<Detector of {self.vocabulary.num_classes} classes, {self.name or 'unnamed'}>"
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap] # a path is a sequence too
+        self, images: inputs.Image, min_score: float = ...
+    ) -> Detections: ...
+    @overload
+    def __call__(
+        self, images: Sequence[inputs.Image], min_score: float = ...
+    ) -> list[Detections]: ...
+    def __call__(self, images, min_score: float = 0.5):
+        """The objects in an image, or in each image of a list.
+
+        Args:
+          images: an image, or a list of images, which may differ in kind and size: the path of a
+            file; its bytes; a picture of Pillow; or an array, uint8 RGB [H, W, 3]. Photographs are
+            turned as their EXIF orientation says.
+          min_score: objects below this score are left out; 0: all that the model finds.
+
+        Returns:
+          `Detections` in pixels of the upright image; of a list, a list of them.
+
+        Raises:
+          ImageError: an image cannot be read, or is of another kind.
+        """
+        if not 0 <= min_score <= 1:
+            raise UserError(f"min_score={min_score} must lie in [0, 1].")
+        if not isinstance(images, list | tuple):
+            name, pixels = inputs.read_image(images)
+            (detections,) = self._detect([pixels])
+            return self._finished(detections, min_score, name, pixels)
+        results = []
+        for start in range(0, len(images), _MOST_DECODED):
+            sources = images[start : start + _MOST_DECODED]
+            names, decoded = zip(*map(inputs.read_image, sources), strict=True)
+            for source, name, pixels, detections in zip(
+                sources, names, decoded, self._detect(decoded), strict=True
+            ):
+                # What can be read again when it is drawn does not stay in memory.
+                image = source if isinstance(source, str | os.PathLike | bytes) else pixels
+                results.append(self._finished(detections, min_score, name, image))
+        return results
+
+    def _detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """All that is found in images uint8 [H, W, 3]; those of one size share batches."""
+        results: dict[int, Detections] = {}
+        for size in dict.fromkeys(image.shape for image in images):
+            places = [i for i, image in enumerate(images) if image.shape == size]
+            for start in range(0, len(places), _MOST_IMAGES):
+                batch = places[start : start + _MOST_IMAGES]
+                outputs = self.detect(tf.constant(np.stack([images[i] for i in batch])))
+                arrays = {key: value.numpy() for key, value in outputs.items()}
+                for row, i in enumerate(batch):
+                    one = {key: value[row] for key, value in arrays.items()}
+                    results[i] = Detections.from_outputs(one, self.name)
+        return [results[i] for i in range(len(images))]
+
+    def _finished(
+        self,
+        detections: Detections,
+        min_score: float,
+        name: str,
+        image: np.ndarray | bytes | str | os.PathLike[str],
+    ) -> Detections:
+        detections = detections[detections.scores >= min_score]
+        category_ids = np.array(self.vocabulary.external_ids)[detections.class_ids - 1]
+        return dataclasses.replace(detections, category_ids=category_ids, name=name, image=image)
+
+    def masks(
+        self,
+        image: inputs.Image,
+        boxes_yxyx: npt.ArrayLike,
+        classes: str | int | Sequence[str | int],
+    ) -> Detections:
+        """Masks of given boxes of an image.
+
+        Args:
+          image: as of `__call__`.
+          boxes_yxyx: float [N, 4], (y1, x1, y2, x2) in pixels of the upright image, exclusive
+            corners.
+          classes: N names, or ids 1..K; a single one is that of all boxes.
+
+        Returns:
+          `Detections` in the order of the boxes, which are clipped to the image. The score is the
+          IoU that the model expects of a mask (`segmenter.expected_iou`).
+
+        Raises:
+          UserError: a box has no area in the image, a class is unknown, or the model detects boxes
+            only or is an exported one.
+          ImageError: as of `__call__`.
+        """
+        segmenter = self.segmenter()
+        name, pixels = inputs.read_image(image)
+        boxes = inputs.read_boxes(boxes_yxyx, *pixels.shape[:2])
+        class_ids = inputs.read_classes(classes, len(boxes), self.vocabulary)
+        return segmenter.segment(pixels, boxes, class_ids, name=name)
 
 
 def load_checkpoint(path: str) -> Detector:
@@ -42,7 +170,12 @@ def load_checkpoint(path: str) -> Detector:
             del outputs["detection_masks"]
         return outputs
 
-    return Detector(detect, vocabulary)
+    @functools.cache
+    def segmenter() -> Segmenter:
+        checkpoints.require_masks(loaded, path)
+        return Segmenter(loaded)
+
+    return Detector(detect, vocabulary, segmenter, path)
 
 
 def load_saved_model(path: str) -> Detector:
@@ -62,5 +195,7 @@ def load_saved_model(path: str) -> Detector:
     loaded = tf.saved_model.load(str(directory))
     # A signature does not keep its variables alive; the closure does, through `loaded`.
     return Detector(
-        lambda images: loaded.signatures["image_tensor"](images=images), Vocabulary.load(classes)
+        lambda images: loaded.signatures["image_tensor"](images=images),
+        Vocabulary.load(classes),
+        name=path,
     )

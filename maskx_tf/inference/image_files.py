@@ -1,15 +1,22 @@
-"""Image files as commands take them: found by name, directory or pattern, numbered as COCO does."""
+"""Image files as commands take them: found by name, directory or pattern, numbered as COCO does.
+
+And their pixels without TensorFlow, to draw on.
+"""
 
 from __future__ import annotations
 
 import glob
+import io
 import itertools
 import json
 import os
 import pathlib
 from collections.abc import Sequence
 
-from maskx_tf.errors import UserError
+import numpy as np
+from PIL import Image, ImageOps
+
+from maskx_tf.errors import ImageError, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
@@ -110,3 +117,40 @@ def overlay_paths(paths: Sequence[pathlib.Path], directory: pathlib.Path) -> lis
             raise UserError(f"{target} is one of --images; choose another directory for pictures.")
         targets[target] = None
     return list(targets)
+
+
+def read_upright(
+    image: bytes | str | os.PathLike[str], image_size: tuple[int, int], name: str = ""
+) -> np.ndarray:
+    """The picture that detections refer to, uint8 RGB [height, width, 3].
+
+    Args:
+      image: path of an image file, or its bytes.
+      image_size: (height, width) as of the detections: it tells whether the model honours an
+        orientation in the file's EXIF data.
+      name: of the image, for messages; its path if it has one.
+
+    Raises:
+      ImageError: it cannot be read, or is not of that size either way.
+    """
+    name = name or ("image" if isinstance(image, bytes) else os.fspath(image))
+    try:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as stored:
+            is_jpeg = stored.format in ("JPEG", "MPO")  # the model turns no others
+            upright = ImageOps.exif_transpose(stored) if is_jpeg else stored
+            for picture in (upright, stored):
+                if (picture.height, picture.width) == image_size:
+                    return to_rgb(picture)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{name} cannot be drawn on: {error}") from None
+    raise ImageError(
+        f"{name} cannot be drawn on: it has {upright.width} × {upright.height} pixels here, and "
+        f"{image_size[1]} × {image_size[0]} for the model."
+    )
+
+
+def to_rgb(picture: Image.Image) -> np.ndarray:
+    """uint8 RGB [height, width, 3]; of 16 bits the upper 8, as the model takes them."""
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return np.asarray(picture.convert("RGB"))

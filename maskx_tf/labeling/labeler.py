@@ -15,8 +15,8 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.coco.boxes import clean_box
 from maskx_tf.data.coco.images import BadImageError, read_image
 from maskx_tf.errors import UserError
+from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.labeling.journal import Journal
-from maskx_tf.labeling.segmenter import Mask, Segmenter
 from maskx_tf.labeling.source import Annotation, ImageEntry, Source
 
 # What can be wrong with an annotation or image -> what that means
@@ -43,6 +43,18 @@ class Problem(NamedTuple):
     reason: str
     image_id: int | None
     annotation: int | None = None
+
+
+class Mask(NamedTuple):
+    """A predicted mask.
+
+    Attributes:
+      rle: COCO's compressed run-length code, of the size of the image.
+      score: see `segmenter.expected_iou`.
+    """
+
+    rle: dict
+    score: float
 
 
 class Labels(NamedTuple):
@@ -157,10 +169,10 @@ def _label_image(
             boxes.append(box)
     if chosen:
         classes = np.array(vocabulary.ids_of(str(a.class_name) for a in chosen))
-        masks = segmenter.segment(image, np.array(boxes), classes)
+        detections = segmenter.segment(image, np.array(boxes), classes)
         result["masks"] = [
-            [annotation.index, mask.rle, mask.score]
-            for annotation, mask in zip(chosen, masks, strict=True)
+            [annotation.index, detection.rle(), detection.score]
+            for annotation, detection in zip(chosen, detections, strict=True)
         ]
     return result
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-from maskx_tf.labeling.labeler import Labels
+from maskx_tf.labeling.labeler import Labels, Mask
 from maskx_tf.labeling.objects import mask_source
-from maskx_tf.labeling.segmenter import Mask
 from maskx_tf.labeling.source import Annotation, Source, members_of
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.ops import polygons

@@ -1,29 +1,17 @@
-"""Masks of given boxes of one image, and how much to trust each."""
+"""Masks for given boxes of an image, and how much to trust each."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import preprocessing
-from maskx_tf.ops import masks as mask_ops
+from maskx_tf.inference.detections import Detections
 
 _MOST_BOXES = 100  # at a time; more would only cost memory
-
-
-class Mask(NamedTuple):
-    """A predicted mask.
-
-    Attributes:
-      rle: COCO's compressed run-length code, of the size of the image.
-      score: see `expected_iou`.
-    """
-
-    rle: dict
-    score: float
 
 
 class Segmenter:
@@ -35,7 +23,9 @@ class Segmenter:
 
     def __init__(self, loaded: LoadedModel):
         model, config = loaded.model, loaded.config
+        self._vocabulary, self._mask_class_ids = loaded.vocabulary, loaded.mask_class_ids
         self._whole_pixels = model.conventions.paste_whole_pixels
+        self._mask_size = config.mask_size
 
         @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
         def pyramid(image):
@@ -50,30 +40,43 @@ class Segmenter:
 
         self._pyramid, self._masks = pyramid, masks
 
-    def segment(self, image: np.ndarray, boxes_yxyx: np.ndarray, classes: np.ndarray) -> list[Mask]:
+    def segment(
+        self, image: np.ndarray, boxes_yxyx: np.ndarray, class_ids: np.ndarray, **others: Any
+    ) -> Detections:
         """Masks of boxes.
 
         Args:
           image: uint8 RGB [H, W, 3].
           boxes_yxyx: float [N, 4], pixels of the image.
-          classes: int [N], 1..K.
+          class_ids: int [N], 1..K.
+          **others: further attributes of the result, such as `name`.
+
+        Returns:
+          Detections in the order of the boxes, with probabilities float32 [N, m, m] as masks and
+          `expected_iou` as scores.
         """
-        features, scale = self._pyramid(tf.constant(image))
-        found: list[Mask] = []
+        probabilities = [np.zeros([0, self._mask_size, self._mask_size], np.float32)]
+        if len(boxes_yxyx):
+            features, scale = self._pyramid(tf.constant(image))
         for start in range(0, len(boxes_yxyx), _MOST_BOXES):
             part = slice(start, start + _MOST_BOXES)
-            probabilities = self._masks(
-                features,
-                tf.constant(boxes_yxyx[part], tf.float32),
-                tf.constant(classes[part], tf.int32),
-                scale,
-            ).numpy()
-            height, width = image.shape[:2]
-            rles = mask_ops.paste_to_rle(
-                probabilities, boxes_yxyx[part], height, width, whole_pixels=self._whole_pixels
-            )
-            found += map(Mask, rles, expected_iou(probabilities).tolist())
-        return found
+            boxes = tf.constant(boxes_yxyx[part], tf.float32)
+            classes = tf.constant(class_ids[part], tf.int32)
+            probabilities.append(self._masks(features, boxes, classes, scale).numpy())
+        masks = np.concatenate(probabilities)
+        return Detections(
+            boxes_yxyx=boxes_yxyx,
+            scores=expected_iou(masks),
+            class_ids=class_ids,
+            class_names=np.array(self._vocabulary.names)[class_ids - 1],
+            category_ids=np.array(self._vocabulary.external_ids)[class_ids - 1],
+            mask_seen=np.isin(class_ids, self._mask_class_ids),
+            box_masks=masks,
+            image_size=(image.shape[0], image.shape[1]),
+            image=image,
+            whole_pixels=self._whole_pixels,
+            **others,
+        )
 
 
 def expected_iou(probabilities: np.ndarray) -> np.ndarray:
