@@ -7,11 +7,12 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import pathlib
 import typing
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, Literal, NamedTuple
 
 from absl import flags
 
@@ -19,43 +20,64 @@ from maskx_tf.errors import UserError
 from maskx_tf.system.files import write_atomically
 
 FLAGFILE = "train.flags"
-# Options that do not change what a run learns.
-BOOKKEEPING = (
-    "model_dir",
-    "checkpoint_interval",
-    "keep_checkpoints",
-    "summary_interval",
-    "eval_interval",
-    "panel_images",
-    "num_gpus",
-    "feature_cache",
-    "eval_records",
-)
 LAST_STAGE = {"resnet50": 5, "resnet101": 5, "small": 4}  # of each backbone; the first is 2
 
 
+class _Check(NamedTuple):
+    """A condition on a value, and how a message says it: "--NAME=VALUE must …"."""
+
+    holds: Callable[[Any], bool]
+    must: str
+
+
+_POSITIVE = _Check(lambda v: v > 0, "be positive")
+_NOT_NEGATIVE = _Check(lambda v: v >= 0, "not be negative")
+_FRACTION = _Check(lambda v: 0 <= v <= 1, "lie in [0, 1]")
+
+
 def _option(
+    scope: str,
     default: Any,
     help_text: str,
+    check: _Check | None = None,
     *,
     choices: tuple[str, ...] = (),
-    check: Callable[[Any], bool] | None = None,
-    must: str = "",
+    on_resume: Literal["same", "may_change", "by_content"] = "same",
+    at_test: Literal["as_trained", "data", "detections"] = "as_trained",
+    scales: Literal["no", "steps", "rate", "decay"] = "no",
 ) -> Any:
-    metadata = {"help": help_text, "choices": choices, "check": check, "must": must}
+    """An option; the functions below give its scope.
+
+    Args:
+      scope: what it is about, so what depends on it.
+      default: its default.
+      help_text: its meaning, for --help.
+      check: what holds of its values.
+      choices: its values, where there are only some.
+      on_resume: whether a resumed run may have another value; `by_content`: another that names the
+        same classes. Of bookkeeping anything may change.
+      at_test: whether evaluation may have another value: of which `data` it sees, or of the
+        `detections` that the same weights give.
+      scales: what becomes of it with another batch size (`training.scaling`).
+    """
+    roles = {"scope": scope, "on_resume": on_resume, "at_test": at_test, "scales": scales}
+    metadata = {"help": help_text, "check": check, "choices": choices, **roles}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def _positive(default: Any, help_text: str) -> Any:
-    return _option(default, help_text, check=lambda v: v > 0, must="be positive")
-
-
-def _not_negative(default: Any, help_text: str) -> Any:
-    return _option(default, help_text, check=lambda v: v >= 0, must="not be negative")
-
-
-def _fraction(default: float, help_text: str) -> Any:
-    return _option(default, help_text, check=lambda v: 0 <= v <= 1, must="lie in [0, 1]")
+# Changes nothing that a run learns: no part of feature caches, studies and HParams.
+_bookkeeping = functools.partial(_option, "bookkeeping")
+# Names what is read: a feature cache goes by its content.
+_source = functools.partial(_option, "source")
+# Without it the weights of a detector mean something else.
+_detector = functools.partial(_option, "detector")
+# Neither of these two changes what a frozen detector gives the mask head.
+_mask_head = functools.partial(_option, "mask_head")
+_optimizer = functools.partial(_option, "optimizer")
+# Anything else that training follows from.
+_training = functools.partial(_option, "training")
+# Which boxes are detected; evaluation may have others.
+_detections = functools.partial(_option, "detections", at_test="detections")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,230 +85,311 @@ class Config:
     """The options of one run. Defaults are the published COCO R-50-FPN settings."""
 
     # Run
-    model_dir: str = _option("", "Directory of checkpoints, TensorBoard logs and settings.")
-    mode: str = _option(
+    model_dir: str = _bookkeeping(
+        "", "Directory of checkpoints, TensorBoard logs and settings.", at_test="data"
+    )
+    mode: str = _training(
         "end_to_end",
         "What is trained: everything; the box detector; or the mask head on a frozen detector.",
         choices=("end_to_end", "stage1_boxes", "stage2_masks"),
     )
-    init_checkpoint: str = _option(
+    init_checkpoint: str = _source(
         "", "Model directory or checkpoint to start from; class rows are matched by name."
     )
-    seed: int = _option(
+    seed: int = _training(
         0,
         "Seed of initialisation, data order and sampling.",
-        check=lambda v: 0 <= v < 2**31,
-        must="lie in [0, 2^31)",
+        _Check(lambda v: 0 <= v < 2**31, "lie in [0, 2^31)"),
     )
-    train_steps: int = _positive(90_000, "Number of training steps.")
-    checkpoint_interval: int = _positive(2_500, "Steps between checkpoints.")
-    keep_checkpoints: int = _positive(3, "How many of the latest checkpoints to keep.")
-    summary_interval: int = _positive(20, "Steps between progress lines and TensorBoard points.")
-    eval_interval: int = _not_negative(0, "Steps between evaluations; 0: only after the last step.")
-    panel_images: int = _not_negative(6, "Validation images drawn for TensorBoard; 0: none.")
-    num_gpus: int = _option(-1, "GPUs to train on; -1: all, 0: the CPU.")
-    feature_cache: str = _option(
+    train_steps: int = _optimizer(
+        90_000, "Number of training steps.", _POSITIVE, on_resume="may_change", scales="steps"
+    )
+    checkpoint_interval: int = _bookkeeping(
+        2_500, "Steps between checkpoints.", _POSITIVE, scales="steps"
+    )
+    keep_checkpoints: int = _bookkeeping(
+        3, "How many of the latest checkpoints to keep.", _POSITIVE
+    )
+    summary_interval: int = _bookkeeping(
+        20, "Steps between progress lines and TensorBoard points.", _POSITIVE
+    )
+    eval_interval: int = _bookkeeping(
+        0, "Steps between evaluations; 0: only after the last step.", _NOT_NEGATIVE, scales="steps"
+    )
+    panel_images: int = _bookkeeping(
+        6, "Validation images drawn for TensorBoard; 0: none.", _NOT_NEGATIVE
+    )
+    num_gpus: int = _bookkeeping(-1, "GPUs to train on; -1: all, 0: the CPU.")
+    feature_cache: str = _bookkeeping(
         "",
         "Directory where stage 2 caches its frozen features, for runs that differ only in the mask "
         "head; takes some gigabytes. Empty: no cache.",
     )
-    precision: str = _option(
+    precision: str = _training(
         "float32",
         "Precision that layers compute in during training (docs/devices.md); weights stay float32.",
         choices=("float32", "bfloat16", "float16"),
+        on_resume="may_change",
+        at_test="detections",
     )
-    convolutions: str = _option(
+    convolutions: str = _training(
         "auto",
         "How 3x3 convolutions in float32 are computed: direct; winograd, with half the products; "
         "auto: winograd unless there is a GPU.",
         choices=("auto", "direct", "winograd"),
+        on_resume="may_change",
     )
 
     # Data
-    train_records: tuple[str, ...] = _option((), "Record directories (or shard globs) to train on.")
-    eval_records: tuple[str, ...] = _option((), "Record directories (or shard globs) to evaluate.")
-    vocabulary: str = _option(
-        "", "Class list (.json, .txt, or `coco`); empty: that of the records."
+    train_records: tuple[str, ...] = _source(
+        (), "Record directories (or shard globs) to train on.", on_resume="may_change"
     )
-    mask_classes: str = _option(
+    eval_records: tuple[str, ...] = _bookkeeping(
+        (), "Record directories (or shard globs) to evaluate.", at_test="data"
+    )
+    vocabulary: str = _source(
+        "",
+        "Class list (.json, .txt, or `coco`); empty: that of the records.",
+        on_resume="by_content",
+    )
+    mask_classes: str = _source(
         "all",
         "Set A, the classes whose masks may be used: all, none, coco, voc, nonvoc, a random split "
         "of the paper (E1_A20B60 to E5_A60B20), or a .txt file with one name per line.",
+        on_resume="by_content",
+        at_test="data",
     )
-    mask_sources: tuple[str, ...] = _option(
+    mask_sources: tuple[str, ...] = _training(
         (),
         "Training uses only masks of these sources, as the records name them (human, grabcut); "
         "empty: all.",
     )
-    batch_size: int = _positive(16, "Images per step, over all devices.")
-    image_min_side: int = _positive(800, "Length in pixels that the short side is resized to.")
-    image_max_side: int = _positive(1333, "Largest length in pixels of the long side.")
-    horizontal_flip: bool = _option(True, "Flip half of the training images.")
-    scale_jitter_min: float = _positive(1.0, "Smallest random factor on the training image scale.")
-    scale_jitter_max: float = _positive(1.0, "Largest random factor on the training image scale.")
-    max_objects: int = _positive(100, "Ground-truth objects kept per image, the largest first.")
-    mask_crop_size: int = _positive(112, "Side of the ground-truth mask crops in a batch.")
-    skip_corrupt_records: bool = _option(
-        False, "Read all records first, warn of corrupt ones and train without them."
+    batch_size: int = _training(
+        16, "Images per step, over all devices.", _POSITIVE, on_resume="may_change", at_test="data"
+    )
+    image_min_side: int = _training(
+        800, "Length in pixels that the short side is resized to.", _POSITIVE, at_test="data"
+    )
+    image_max_side: int = _training(
+        1333, "Largest length in pixels of the long side.", _POSITIVE, at_test="data"
+    )
+    horizontal_flip: bool = _training(True, "Flip half of the training images.")
+    scale_jitter_min: float = _training(
+        1.0, "Smallest random factor on the training image scale.", _POSITIVE
+    )
+    scale_jitter_max: float = _training(
+        1.0, "Largest random factor on the training image scale.", _POSITIVE
+    )
+    max_objects: int = _training(
+        100, "Ground-truth objects kept per image, the largest first.", _POSITIVE, at_test="data"
+    )
+    mask_crop_size: int = _training(
+        112, "Side of the ground-truth mask crops in a batch.", _POSITIVE
+    )
+    skip_corrupt_records: bool = _training(
+        False,
+        "Read all records first, warn of corrupt ones and train without them.",
+        on_resume="may_change",
     )
 
     # Network input
-    channel_order: str = _option(
+    channel_order: str = _detector(
         "bgr", "Order of the network's input channels.", choices=("bgr", "rgb")
     )
-    pixel_mean: tuple[float, ...] = _option(
+    pixel_mean: tuple[float, ...] = _detector(
         (102.9801, 115.9465, 122.7717),
         "Subtracted from the channels, in channel_order.",
-        check=lambda v: len(v) == 3,
-        must="have three values",
+        _Check(lambda v: len(v) == 3, "have three values"),
     )
-    pixel_std: tuple[float, ...] = _option(
+    pixel_std: tuple[float, ...] = _detector(
         (1.0, 1.0, 1.0),
         "What the channels are divided by, in channel_order.",
-        check=lambda v: len(v) == 3,
-        must="have three values",
+        _Check(lambda v: len(v) == 3, "have three values"),
     )
 
     # Geometry
-    conventions: str = _option(
+    conventions: str = _detector(
         "aligned",
         "Geometry of boxes, anchors and RoIAlign (docs/weights.md); detectron: for its weights.",
         choices=("aligned", "detectron"),
     )
 
     # Backbone and FPN
-    backbone: str = _option("resnet50", "Backbone.", choices=tuple(LAST_STAGE))
-    backbone_width: int = _positive(64, "Filters of the stem; later stages are multiples of it.")
-    stride_on: str = _option(
+    backbone: str = _detector("resnet50", "Backbone.", choices=tuple(LAST_STAGE))
+    backbone_width: int = _detector(
+        64, "Filters of the stem; later stages are multiples of it.", _POSITIVE
+    )
+    stride_on: str = _detector(
         "1x1",
         "Which convolution of a bottleneck has the stride: the first 1x1 (MSRA) or the 3x3.",
         choices=("1x1", "3x3"),
     )
-    backbone_padding: str = _option(
+    backbone_padding: str = _detector(
         "symmetric",
         "Padding where the backbone has a stride: the same on all sides (Detectron, Keras), or "
         "TensorFlow's own, more at the bottom and right of even sides (Model Garden).",
         choices=("symmetric", "same"),
     )
-    backbone_weights: str = _option(
+    backbone_weights: str = _source(
         "",
         "ImageNet weights a new run starts from: `keras` (downloads), a .h5 of "
         "tf_keras.applications, a Model Garden checkpoint or a Detectron .pkl; each needs its "
         "flagfile in configs/backbones. Empty: random.",
     )
-    normalization: str = _option(
+    normalization: str = _detector(
         "frozen_batch_norm",
         "Normalisation in the backbone.",
         choices=("frozen_batch_norm", "batch_norm", "sync_batch_norm", "group_norm"),
     )
-    frozen_stages: int = _not_negative(
-        2, "Backbone stages that are frozen; 0: none, 2: stem and res2."
+    frozen_stages: int = _training(
+        2, "Backbone stages that are frozen; 0: none, 2: stem and res2.", _NOT_NEGATIVE
     )
-    fpn_filters: int = _positive(256, "Channels of every pyramid level.")
-    min_level: int = _positive(2, "Finest pyramid level (stride 2^level).")
-    max_level: int = _positive(6, "Coarsest pyramid level, used by the RPN.")
+    fpn_filters: int = _detector(256, "Channels of every pyramid level.", _POSITIVE)
+    min_level: int = _detector(2, "Finest pyramid level (stride 2^level).", _POSITIVE)
+    max_level: int = _detector(6, "Coarsest pyramid level, used by the RPN.", _POSITIVE)
 
     # RPN
-    anchor_size: float = _positive(8.0, "Anchor side in strides of its level.")
-    anchor_ratios: tuple[float, ...] = _option(
+    anchor_size: float = _detector(8.0, "Anchor side in strides of its level.", _POSITIVE)
+    anchor_ratios: tuple[float, ...] = _detector(
         (0.5, 1.0, 2.0),
         "Anchor height / width.",
-        check=lambda v: v and all(ratio > 0 for ratio in v),
-        must="have a value, and positive ones only",
+        _Check(
+            lambda v: v and all(ratio > 0 for ratio in v), "have a value, and positive ones only"
+        ),
     )
-    anchor_offset: float = _fraction(0.5, "Position of an anchor's centre in its cell.")
-    rpn_filters: int = _positive(256, "Channels of the RPN's 3x3 convolution.")
-    rpn_batch_size: int = _positive(256, "Anchors sampled per image for the RPN losses.")
-    rpn_positive_fraction: float = _fraction(0.5, "Share of sampled anchors that may be positive.")
-    rpn_positive_iou: float = _fraction(0.7, "Least IoU of a positive anchor.")
-    rpn_negative_iou: float = _fraction(0.3, "IoU below which an anchor is negative.")
-    rpn_straddle_threshold: float = _option(
+    anchor_offset: float = _detector(0.5, "Position of an anchor's centre in its cell.", _FRACTION)
+    rpn_filters: int = _detector(256, "Channels of the RPN's 3x3 convolution.", _POSITIVE)
+    rpn_batch_size: int = _training(256, "Anchors sampled per image for the RPN losses.", _POSITIVE)
+    rpn_positive_fraction: float = _training(
+        0.5, "Share of sampled anchors that may be positive.", _FRACTION
+    )
+    rpn_positive_iou: float = _training(0.7, "Least IoU of a positive anchor.", _FRACTION)
+    rpn_negative_iou: float = _training(0.3, "IoU below which an anchor is negative.", _FRACTION)
+    rpn_straddle_threshold: float = _training(
         0.0, "Pixels that an anchor may extend beyond the image and still be trained on; -1: any."
     )
-    rpn_nms_iou: float = _fraction(0.7, "NMS threshold between proposals of a level.")
-    rpn_pre_nms_train: int = _positive(2_000, "Proposals per level before NMS, in training.")
-    rpn_post_nms_train: int = _positive(1_000, "Proposals per image after NMS, in training.")
-    rpn_pre_nms_test: int = _positive(1_000, "Proposals per level before NMS, at test time.")
-    rpn_post_nms_test: int = _positive(1_000, "Proposals per image after NMS, at test time.")
+    rpn_nms_iou: float = _detections(0.7, "NMS threshold between proposals of a level.", _FRACTION)
+    rpn_pre_nms_train: int = _training(
+        2_000, "Proposals per level before NMS, in training.", _POSITIVE
+    )
+    rpn_post_nms_train: int = _training(
+        1_000, "Proposals per image after NMS, in training.", _POSITIVE
+    )
+    rpn_pre_nms_test: int = _detections(
+        1_000, "Proposals per level before NMS, at test time.", _POSITIVE
+    )
+    rpn_post_nms_test: int = _detections(
+        1_000, "Proposals per image after NMS, at test time.", _POSITIVE
+    )
 
     # Box head
-    roi_batch_size: int = _positive(512, "RoIs sampled per image for the heads.")
-    roi_positive_fraction: float = _fraction(0.25, "Share of sampled RoIs that may be foreground.")
-    roi_positive_iou: float = _fraction(0.5, "Least IoU of a foreground RoI.")
-    roi_canonical_size: float = _positive(224.0, "RoI side in pixels that level 4 is meant for.")
-    box_roi_size: int = _positive(7, "RoIAlign output side of the box head.")
-    box_fc_units: int = _positive(
-        1_024, "Units of the two fully connected layers; length of w_cls."
+    roi_batch_size: int = _training(512, "RoIs sampled per image for the heads.", _POSITIVE)
+    roi_positive_fraction: float = _training(
+        0.25, "Share of sampled RoIs that may be foreground.", _FRACTION
+    )
+    roi_positive_iou: float = _training(0.5, "Least IoU of a foreground RoI.", _FRACTION)
+    roi_canonical_size: float = _detector(
+        224.0, "RoI side in pixels that level 4 is meant for.", _POSITIVE
+    )
+    box_roi_size: int = _detector(7, "RoIAlign output side of the box head.", _POSITIVE)
+    box_fc_units: int = _detector(
+        1_024, "Units of the two fully connected layers; length of w_cls.", _POSITIVE
     )
 
     # Mask head
-    mask_output: str = _option(
+    mask_output: str = _mask_head(
         "transfer",
         "Mask predictor: weights from T (Mask^X), one class-agnostic map, or one map per class.",
         choices=("transfer", "class_agnostic", "class_specific"),
     )
-    transfer_input: str = _option(
+    transfer_input: str = _mask_head(
         "cls+box", "What T sees of a class.", choices=("cls", "box", "cls+box", "embedding")
     )
-    transfer_layers: int = _option(
-        2, "Fully connected layers of T.", check=lambda v: v in (1, 2, 3), must="be 1, 2 or 3"
+    transfer_layers: int = _mask_head(
+        2, "Fully connected layers of T.", _Check(lambda v: v in (1, 2, 3), "be 1, 2 or 3")
     )
-    transfer_activation: str = _option(
+    transfer_activation: str = _mask_head(
         "leaky_relu", "Activation between T's layers.", choices=("none", "relu", "leaky_relu")
     )
-    transfer_units: int = _positive(256, "Units of T's hidden layers.")
-    transfer_stop_gradient: bool = _option(
+    transfer_units: int = _mask_head(256, "Units of T's hidden layers.", _POSITIVE)
+    transfer_stop_gradient: bool = _mask_head(
         True, "Keep the mask loss from changing the box head's last layers through T."
     )
-    transfer_embeddings: str = _option(
+    transfer_embeddings: str = _mask_head(
         "",
         "Class vectors for transfer_input=embedding: word vectors in GloVe's text format, a .npy "
         "[K, D] in vocabulary order, randn (a random vector per word) or randn_class (per class).",
     )
-    mask_mlp: bool = _option(True, "Add the class-agnostic fully connected branch.")
-    mask_rois: str = _option(
+    mask_mlp: bool = _mask_head(True, "Add the class-agnostic fully connected branch.")
+    mask_rois: str = _training(
         "proposals",
         "Boxes the mask head trains on: foreground proposals or ground truth.",
         choices=("proposals", "ground_truth"),
     )
-    mask_roi_size: int = _positive(14, "RoIAlign output side of the mask head; masks are twice it.")
-    mask_filters: int = _positive(256, "Channels of the mask trunk; length of w_seg.")
-    mask_convs: int = _positive(4, "3x3 convolutions of the mask trunk.")
+    mask_roi_size: int = _training(
+        14, "RoIAlign output side of the mask head; masks are twice it.", _POSITIVE
+    )
+    mask_filters: int = _mask_head(256, "Channels of the mask trunk; length of w_seg.", _POSITIVE)
+    mask_convs: int = _mask_head(4, "3x3 convolutions of the mask trunk.", _POSITIVE)
 
     # Detections
-    score_threshold: float = _fraction(0.05, "Detections below this score are dropped.")
-    nms_iou: float = _fraction(0.5, "NMS threshold between detections of a class.")
-    nms_candidates: int = _positive(1_000, "Highest-scoring (RoI, class) pairs that reach the NMS.")
-    max_detections: int = _positive(100, "Detections kept per image, over all classes.")
-    class_groups: tuple[int, ...] = _option(
+    score_threshold: float = _detections(
+        0.05, "Detections below this score are dropped.", _FRACTION
+    )
+    nms_iou: float = _detections(0.5, "NMS threshold between detections of a class.", _FRACTION)
+    nms_candidates: int = _detections(
+        1_000, "Highest-scoring (RoI, class) pairs that reach the NMS.", _POSITIVE
+    )
+    max_detections: int = _detections(
+        100, "Detections kept per image, over all classes.", _POSITIVE
+    )
+    class_groups: tuple[int, ...] = _training(
         (),
         "Sizes of the class groups: the trained classes, then those of each maskx_tf.add_classes. "
         "Each group gets an equal share of nms_candidates and max_detections. Empty: one group.",
     )
 
     # Optimiser
-    optimizer: str = _option("sgd", "Optimiser.", choices=("sgd", "adamw"))
-    learning_rate: float = _positive(0.02, "Learning rate after warm-up, for the whole batch.")
-    momentum: float = _fraction(0.9, "Momentum of SGD.")
-    weight_decay: float = _not_negative(1e-4, "Weight decay of kernels; biases have none.")
-    bias_learning_rate_factor: float = _positive(
-        2.0, "SGD: factor on the learning rate of biases, and of scales and offsets of norms."
+    optimizer: str = _optimizer("sgd", "Optimiser.", choices=("sgd", "adamw"))
+    learning_rate: float = _optimizer(
+        0.02,
+        "Learning rate after warm-up, for the whole batch.",
+        _POSITIVE,
+        on_resume="may_change",
+        scales="rate",
     )
-    warmup_steps: int = _not_negative(500, "Steps of linear warm-up.")
-    warmup_factor: float = _fraction(1 / 3, "Learning-rate factor at step 0.")
-    lr_steps: tuple[int, ...] = _option(
+    momentum: float = _optimizer(0.9, "Momentum of SGD.", _FRACTION)
+    weight_decay: float = _optimizer(
+        1e-4, "Weight decay of kernels; biases have none.", _NOT_NEGATIVE
+    )
+    bias_learning_rate_factor: float = _optimizer(
+        2.0,
+        "SGD: factor on the learning rate of biases, and of scales and offsets of norms.",
+        _POSITIVE,
+    )
+    warmup_steps: int = _optimizer(
+        500, "Steps of linear warm-up.", _NOT_NEGATIVE, on_resume="may_change", scales="steps"
+    )
+    warmup_factor: float = _optimizer(
+        1 / 3, "Learning-rate factor at step 0.", _FRACTION, on_resume="may_change"
+    )
+    lr_steps: tuple[int, ...] = _optimizer(
         (60_000, 80_000),
         "Steps at which the rate is cut by 10.",
-        check=lambda v: v == tuple(sorted(v)),
-        must="ascend",
+        _Check(lambda v: v == tuple(sorted(v)), "ascend"),
+        on_resume="may_change",
+        scales="steps",
     )
-    clip_norm: float = _not_negative(0.0, "Global gradient norm to clip at; 0: none.")
-    ema_decay: float = _option(
+    clip_norm: float = _optimizer(
+        0.0, "Global gradient norm to clip at; 0: none.", _NOT_NEGATIVE, on_resume="may_change"
+    )
+    ema_decay: float = _optimizer(
         0.0,
         "Decay per step of a moving average of the trained weights, which evaluation and export "
         "then use, e.g. 0.9998; 0: no average.",
-        check=lambda v: 0 <= v < 1,
-        must="lie in [0, 1)",
+        _Check(lambda v: 0 <= v < 1, "lie in [0, 1)"),
+        on_resume="may_change",
+        scales="decay",
     )
 
     def __post_init__(self) -> None:
@@ -339,8 +442,17 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     choices, check = field.metadata["choices"], field.metadata["check"]
     if choices and value not in choices:
         raise UserError(f"--{field.name}={value} is not one of: {', '.join(choices)}.")
-    if check and not check(value):
-        raise UserError(f"--{field.name}={text_of(value)} must {field.metadata['must']}.")
+    if check and not check.holds(value):
+        raise UserError(f"--{field.name}={text_of(value)} must {check.must}.")
+
+
+def names(**roles: str) -> tuple[str, ...]:
+    """The options with the given roles, in the order of the class: `names(scope="mask_head")`."""
+    return tuple(
+        field.name
+        for field in dataclasses.fields(Config)
+        if roles.items() <= field.metadata.items()
+    )
 
 
 def _to_tuple(field: dataclasses.Field, items: list[str]) -> tuple:
@@ -354,22 +466,33 @@ def _to_tuple(field: dataclasses.Field, items: list[str]) -> tuple:
         ) from None
 
 
-def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines one absl flag for each option. Call once, in an entry point, before parsing."""
-    define = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+def define_flags(
+    flag_values: flags.FlagValues = flags.FLAGS, shown: Collection[str] | None = None
+) -> None:
+    """Defines one absl flag for each option. Call once, in an entry point, before parsing.
+
+    Args:
+      flag_values: where.
+      shown: the options that --help lists, where others have no effect; --helpfull lists all.
+    """
+    define = {
+        bool: flags.DEFINE_bool,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
     for field in dataclasses.fields(Config):
-        name, meaning = field.name, field.metadata["help"]
+        name, meaning, choices = field.name, field.metadata["help"], field.metadata["choices"]
         default: Any = field.default
-        if field.metadata["choices"]:
-            choices = field.metadata["choices"]
-            flags.DEFINE_enum(name, default, choices, meaning, flag_values=flag_values)
+        where: dict[str, Any] = {"flag_values": flag_values}
+        if shown is not None and name not in shown:
+            where["module_name"] = "options without effect here"  # --help lists those of modules
+        if choices:
+            flags.DEFINE_enum(name, default, choices, meaning, **where)
         elif field.type in define:
-            define[field.type](name, default, meaning, flag_values=flag_values)
-        elif field.type is str:
-            flags.DEFINE_string(name, default, meaning, flag_values=flag_values)
+            define[field.type](name, default, meaning, **where)
         else:
-            items = [str(item) for item in default]
-            flags.DEFINE_list(name, items, meaning, flag_values=flag_values)
+            flags.DEFINE_list(name, [str(item) for item in default], meaning, **where)
 
 
 def from_flags(values: flags.FlagValues = flags.FLAGS) -> Config:

@@ -21,34 +21,12 @@ from maskx_tf.model import rebuilt
 from maskx_tf.system import cli
 from maskx_tf.system.files import require_writable_file, write_atomically
 
-# What may differ from the training run; every other option stays as it was trained.
-DATA_OPTIONS = (
-    "model_dir",
-    "eval_records",
-    "batch_size",
-    "image_min_side",
-    "image_max_side",
-    "max_objects",
-    "mask_classes",
-)
-TEST_OPTIONS = (
-    "precision",
-    "rpn_nms_iou",
-    "rpn_pre_nms_test",
-    "rpn_post_nms_test",
-    "score_threshold",
-    "nms_iou",
-    "nms_candidates",
-    "max_detections",
-)
-
-
 OUTPUTS = {"model": "evaluation.json", "grabcut": "evaluation_grabcut.json"}
 
 
 def define_flags() -> None:
     """Defines the configuration's flags and this command's own."""
-    config_lib.define_flags()
+    config_lib.define_flags(shown=_changeable())
     flags.DEFINE_string("checkpoint", "", "Checkpoint to evaluate; empty: the latest of model_dir.")
     flags.DEFINE_bool("per_class", False, "Also print and write the AP of every class.")
     flags.DEFINE_enum("masks", "model", list(OUTPUTS), "What segments the detected boxes.")
@@ -63,23 +41,28 @@ def define_flags() -> None:
     )
 
 
+def _changeable() -> tuple[str, ...]:
+    """What may differ from the training run; every other option stays as it was trained."""
+    return config_lib.names(at_test="data") + config_lib.names(at_test="detections")
+
+
 def evaluation_config(trained: Config, values: flags.FlagValues = flags.FLAGS) -> Config:
     """The trained configuration with the data and test options given on the command line.
 
     Options that would change the trained model are kept as trained; a warning names them.
     """
-    wanted = config_lib.from_flags(values)
-    changes, kept = {}, []
+    given = config_lib.from_flags(values)
+    changes, ignored = {}, []
     for field in dataclasses.fields(Config):
-        value = getattr(wanted, field.name)
+        value = getattr(given, field.name)
         if not values[field.name].present or value == getattr(trained, field.name):
             continue
-        if field.name in DATA_OPTIONS + TEST_OPTIONS:
-            changes[field.name] = value
+        if field.metadata["at_test"] == "as_trained":
+            ignored.append(f"--{field.name}={getattr(trained, field.name)}")
         else:
-            kept.append(f"--{field.name}={getattr(trained, field.name)}")
-    if kept:
-        logging.warning("Options of the trained model kept: %s", " ".join(kept))
+            changes[field.name] = value
+    if ignored:
+        logging.warning("Options of the trained model kept: %s", " ".join(ignored))
     return trained.replace(**changes)
 
 
@@ -97,7 +80,8 @@ def main() -> None:
     require_writable_file(output, f"--output={output}")
     model, trained, vocabulary, mask_class_ids = checkpoints.load_model(checkpoint)
     config = evaluation_config(trained)
-    if any(getattr(config, name) != getattr(trained, name) for name in TEST_OPTIONS):
+    of_detections = config_lib.names(at_test="detections")
+    if any(getattr(config, name) != getattr(trained, name) for name in of_detections):
         model = rebuilt(model, config)
     if config.mask_classes != trained.mask_classes:
         mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)

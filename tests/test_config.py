@@ -62,7 +62,8 @@ def values_of(field: dataclasses.Field) -> st.SearchStrategy:
         strategy = scalars[field.type]
         if field.type in (int, float):
             strategy |= st.sampled_from([field.type(1), field.type(0)])  # most checks let 1 pass
-        return strategy.filter(field.metadata["check"] or (lambda value: True))
+        check = field.metadata["check"]
+        return strategy.filter(check.holds) if check else strategy
     item = scalars[field.type.__args__[0]]
     item = item.filter(bool) if field.type.__args__[0] is str else item
     if field.name == "anchor_ratios":

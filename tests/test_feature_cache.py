@@ -1,7 +1,6 @@
 """Runs on cached features give what runs without a cache give."""
 
 import concurrent.futures
-import dataclasses
 import errno
 import json
 import os
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 from maskx_tf import checkpoints, training
-from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.frozen import training as feature_cache
 from maskx_tf.frozen.row_store import Array, RowStore
@@ -270,9 +268,6 @@ class TestKey:
         (bare_first, *_) = sorted(bare.iterdir())
         bare_first.write_bytes(bare_first.read_bytes() * 2)
         assert key_of(bare / "*") != key_of(whole)
-
-    def test_free_options_exist(self):
-        assert {field.name for field in dataclasses.fields(Config)} >= feature_cache.FREE
 
 
 @pytest.mark.parametrize("mode", ["end_to_end", "stage1_boxes"])

@@ -6,7 +6,6 @@ from tensorboard.backend.event_processing import data_provider, plugin_event_mul
 from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from maskx_tf import config
 from maskx_tf.config import Config
 from maskx_tf.training import tensorboard_hparams
 
@@ -51,7 +50,3 @@ def test_a_run_is_written_once(tmp_path):
     ((found, _),) = shown(tmp_path)
     assert found["train_steps"] == 7
     assert len(list(tmp_path.glob("*.hparams"))) == 1
-
-
-def test_bookkeeping_options_exist():
-    assert set(config.BOOKKEEPING) <= Config.__dataclass_fields__.keys()

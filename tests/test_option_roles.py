@@ -1,43 +1,49 @@
 """What an option takes part in: resuming, caches, studies, evaluation, scaling with the batch."""
 
+import dataclasses
 import types
+import typing
 
 import pytest
+from absl import flags
 
 from maskx_tf import config as config_lib
 from maskx_tf import evaluate
-from maskx_tf.checkpoints import resuming
-from maskx_tf.checkpoints.initialize import DETECTOR
 from maskx_tf.config import Config
 from maskx_tf.frozen import training as feature_cache
 from maskx_tf.study import plan
-from maskx_tf.training import scaling
 
-# Runs, caches and studies on people's disks were made under these; options added later may join.
-ROLES = {
+# Runs, caches and studies on people's disks were made under these.
+SCOPES = {
     "bookkeeping": "model_dir checkpoint_interval keep_checkpoints summary_interval eval_interval "
     "panel_images num_gpus feature_cache eval_records",
-    "changeable on resuming": "train_steps batch_size learning_rate warmup_steps warmup_factor "
-    "lr_steps clip_norm ema_decay train_records skip_corrupt_records precision convolutions",
-    "compared by content on resuming": "vocabulary mask_classes",
-    "meaning of the detector's weights": "channel_order pixel_mean pixel_std conventions backbone "
-    "backbone_width stride_on backbone_padding normalization fpn_filters min_level max_level "
-    "anchor_size anchor_ratios anchor_offset rpn_filters roi_canonical_size box_roi_size "
-    "box_fc_units",
-    "free of the frozen features": "model_dir checkpoint_interval keep_checkpoints "
-    "summary_interval eval_interval panel_images num_gpus feature_cache eval_records "
-    "init_checkpoint backbone_weights vocabulary mask_classes train_records train_steps "
-    "mask_output transfer_input transfer_layers transfer_activation transfer_units "
-    "transfer_stop_gradient transfer_embeddings mask_mlp mask_filters mask_convs optimizer "
-    "learning_rate momentum weight_decay bias_learning_rate_factor warmup_steps warmup_factor "
-    "lr_steps clip_norm ema_decay",
-    "data of an evaluation": "model_dir eval_records batch_size image_min_side image_max_side "
-    "max_objects mask_classes",
-    "detections of an evaluation": "precision rpn_nms_iou rpn_pre_nms_test rpn_post_nms_test "
+    "source": "init_checkpoint train_records vocabulary mask_classes backbone_weights",
+    "detector": "channel_order pixel_mean pixel_std conventions backbone backbone_width stride_on "
+    "backbone_padding normalization fpn_filters min_level max_level anchor_size anchor_ratios "
+    "anchor_offset rpn_filters roi_canonical_size box_roi_size box_fc_units",
+    "mask_head": "mask_output transfer_input transfer_layers transfer_activation transfer_units "
+    "transfer_stop_gradient transfer_embeddings mask_mlp mask_filters mask_convs",
+    "optimizer": "train_steps optimizer learning_rate momentum weight_decay "
+    "bias_learning_rate_factor warmup_steps warmup_factor lr_steps clip_norm ema_decay",
+    "training": "mode seed precision convolutions mask_sources batch_size image_min_side "
+    "image_max_side horizontal_flip scale_jitter_min scale_jitter_max max_objects mask_crop_size "
+    "skip_corrupt_records frozen_stages rpn_batch_size rpn_positive_fraction rpn_positive_iou "
+    "rpn_negative_iou rpn_straddle_threshold rpn_pre_nms_train rpn_post_nms_train roi_batch_size "
+    "roi_positive_fraction roi_positive_iou mask_rois mask_roi_size class_groups",
+    "detections": "rpn_nms_iou rpn_pre_nms_test rpn_post_nms_test score_threshold nms_iou "
+    "nms_candidates max_detections",
+}
+ROLES = {
+    "on_resume=may_change": "train_steps precision convolutions train_records batch_size "
+    "skip_corrupt_records learning_rate warmup_steps warmup_factor lr_steps clip_norm ema_decay",
+    "on_resume=by_content": "vocabulary mask_classes",
+    "at_test=data": "model_dir eval_records mask_classes batch_size image_min_side image_max_side "
+    "max_objects",
+    "at_test=detections": "precision rpn_nms_iou rpn_pre_nms_test rpn_post_nms_test "
     "score_threshold nms_iou nms_candidates max_detections",
-    "steps of a schedule": "train_steps warmup_steps lr_steps checkpoint_interval eval_interval",
-    "neutral to a study": "model_dir checkpoint_interval keep_checkpoints summary_interval "
-    "eval_interval panel_images num_gpus feature_cache eval_records init_checkpoint",
+    "scales=steps": "train_steps checkpoint_interval eval_interval warmup_steps lr_steps",
+    "scales=rate": "learning_rate",
+    "scales=decay": "ema_decay",
 }
 OTHERS = Config(
     *("runs/x", "stage2_masks", "runs/detector"),
@@ -46,23 +52,44 @@ OTHERS = Config(
 )
 
 
-def now() -> dict[str, tuple[str, ...]]:
-    return {
-        "bookkeeping": config_lib.BOOKKEEPING,
-        "changeable on resuming": resuming.CHANGEABLE,
-        "compared by content on resuming": resuming.BY_CONTENT,
-        "meaning of the detector's weights": DETECTOR,
-        "free of the frozen features": tuple(feature_cache.FREE),
-        "data of an evaluation": evaluate.DATA_OPTIONS,
-        "detections of an evaluation": evaluate.TEST_OPTIONS,
-        "steps of a schedule": scaling._STEPS,
-        "neutral to a study": plan.NEUTRAL,
+def roles_of(options: set[str]) -> dict[str, set[str]]:
+    """What of `options` has each role, now."""
+    roles = [role.split("=") for role in ROLES] + [["scope", scope] for scope in SCOPES]
+    return {f"{r}={value}": options & set(config_lib.names(**{r: value})) for r, value in roles}
+
+
+def test_options_keep_their_roles():
+    """Options that are added later may have any."""
+    scopes = {f"scope={scope}": set(text.split()) for scope, text in SCOPES.items()}
+    assert roles_of(set().union(*scopes.values())) == scopes | {
+        role: set(text.split()) for role, text in ROLES.items()
     }
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_options_keep_their_roles(role):
-    assert set(now()[role]) == set(ROLES[role].split())
+def test_every_option_has_roles_that_something_reads():
+    for field in dataclasses.fields(Config):
+        assert field.metadata["scope"] in SCOPES, field.name
+        for role, values in typing.get_type_hints(config_lib._option).items():
+            if typing.get_origin(values) is typing.Literal:
+                assert field.metadata[role] in typing.get_args(values), (field.name, role)
+
+
+def test_bookkeeping_has_no_say_in_resuming_features_and_studies():
+    assert "bookkeeping" in feature_cache.FREE
+    changes = {"model_dir": "x", "num_gpus": 0, "eval_records": ("y",), "summary_interval": 7}
+    assert plan.digest(OTHERS.replace(**changes)) == plan.digest(OTHERS)
+
+
+def test_help_of_evaluate_lists_what_has_an_effect_there():
+    """A flagfile of training may still be given: the others are defined, too."""
+    values = flags.FlagValues()
+    config_lib.define_flags(values, shown=evaluate._changeable())
+    shown = values.get_flags_for_module("maskx_tf.config")
+    assert len(shown) == 15
+    assert {flag.name for flag in shown} == set(
+        " ".join(text for role, text in ROLES.items() if role.startswith("at_test")).split()
+    )
+    assert set(values) >= set(Config.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,10 @@ def test_the_flag_scales_what_the_flagfile_says(tmp_path, capsys):
     assert (config.batch_size, config.train_steps, config.warmup_steps) == (2, 8000, 0)
     assert capsys.readouterr().err == (
         "Scaled from 16 to 2 images per step:\n"
-        "  learning_rate 0.02 -> 0.0025\n"
         "  train_steps 1000 -> 8000\n"
-        "  lr_steps 600,800 -> 4800,6400\n"
         "  checkpoint_interval 2500 -> 20000\n"
+        "  learning_rate 0.02 -> 0.0025\n"
+        "  lr_steps 600,800 -> 4800,6400\n"
     )
 
 

@@ -19,19 +19,7 @@ CLASS_ROWS = (
     "box_head/box_kernel",
     "box_head/box_bias",
 )
-
-
 MASK_ROWS = ("mask_weights/kernel", "mask_weights/bias")
-
-
-# Options without which a detector's weights mean something else.
-DETECTOR = (
-    *("channel_order", "pixel_mean", "pixel_std", "conventions"),
-    *("backbone", "backbone_width", "stride_on", "backbone_padding", "normalization"),
-    *("fpn_filters", "min_level", "max_level"),
-    *("anchor_size", "anchor_ratios", "anchor_offset", "rpn_filters"),
-    *("roi_canonical_size", "box_roi_size", "box_fc_units"),
-)
 
 
 def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
@@ -88,21 +76,21 @@ def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
 
 
 def _check_detector(source: Config, target: Config, path: str) -> None:
-    """Compares the options `DETECTOR`: UserError in stage 2, otherwise a warning on stderr."""
+    """Compares the options of the detector: UserError in stage 2, else a warning on stderr."""
 
-    def value(config: Config, name: str):
-        found = getattr(config, name)
+    def meaning(config: Config, name: str):
+        value = getattr(config, name)
         # The kinds of batch norm are one map where nothing is trained.
-        return found.removeprefix("frozen_").removeprefix("sync_") if "norm" in name else found
+        return value.removeprefix("frozen_").removeprefix("sync_") if "norm" in name else value
 
-    found = [
+    differences = [
         config_lib.difference(name, source, target)
-        for name in DETECTOR
-        if value(source, name) != value(target, name)
+        for name in config_lib.names(scope="detector")
+        if meaning(source, name) != meaning(target, name)
     ]
-    if not found:
+    if not differences:
         return
-    text = f"{path} was trained with other options ({'; '.join(found)})"
+    text = f"{path} was trained with other options ({'; '.join(differences)})"
     if target.mode == "stage2_masks":
         raise UserError(f"--init_checkpoint={text}; its frozen detector needs those.")
     print(

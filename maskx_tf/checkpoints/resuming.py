@@ -9,23 +9,16 @@ from collections.abc import Sequence
 
 from maskx_tf import config as config_lib
 from maskx_tf.checkpoints.model_dir import load_set_a
-from maskx_tf.config import BOOKKEEPING, Config
+from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-
-# Options that may be others in a resumed run; a line says so. The schedule may be prolonged and a
-# diverging run calmed; records may have moved, and are held to the run's vocabulary.
-CHANGEABLE = (
-    *("train_steps", "batch_size", "learning_rate", "warmup_steps", "warmup_factor", "lr_steps"),
-    *("clip_norm", "ema_decay", "train_records", "skip_corrupt_records", "precision"),
-    "convolutions",
-)
-# Compared by what they name: the run's vocabulary.json and mask_classes.json.
-BY_CONTENT = ("vocabulary", "mask_classes")
 
 
 def check(config: Config, vocabulary: Vocabulary, mask_class_ids: Sequence[int]) -> None:
     """Compares a run with what its model directory says of it; names changed options on stderr.
+
+    The schedule may be prolonged and a diverging run calmed; records may have moved, and are held
+    to the run's vocabulary. Bookkeeping may change without a word.
 
     Raises:
       UserError: the run has another set A, or another value of an option that it has to keep.
@@ -37,16 +30,17 @@ def check(config: Config, vocabulary: Vocabulary, mask_class_ids: Sequence[int])
     differences = [_set_a(directory, vocabulary, mask_class_ids)]
     for field in dataclasses.fields(Config):
         name, before, now = field.name, getattr(saved, field.name), getattr(config, field.name)
-        if before == now or name in BOOKKEEPING or name in BY_CONTENT:
+        on_resume = field.metadata["on_resume"]
+        if before == now or field.metadata["scope"] == "bookkeeping" or on_resume == "by_content":
             continue
-        if name in CHANGEABLE:
+        if on_resume == "may_change":
             was, is_now = (config_lib.text_of(value) or "empty" for value in (before, now))
             print(f"{config.model_dir} resumes with --{name}={is_now}, was {was}.", file=sys.stderr)
         else:
             differences.append(config_lib.difference(name, saved, config))
-    if found := [text for text in differences if text]:
+    if texts := [text for text in differences if text]:
         raise UserError(
-            f"{config.model_dir} holds a run with other options ({'; '.join(found)}); give those "
+            f"{config.model_dir} holds a run with other options ({'; '.join(texts)}); give those "
             "to resume it, or choose another --model_dir."
         )
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from maskx_tf import objective
 from maskx_tf.checkpoints import LoadedModel
-from maskx_tf.config import BOOKKEEPING, Config
+from maskx_tf.config import Config
 from maskx_tf.data.records.manifest import find_records
 from maskx_tf.errors import UserError
 from maskx_tf.frozen.row_store import Array, RowStore
@@ -28,17 +28,8 @@ from maskx_tf.model import MaskXRCNN, variable_key
 from maskx_tf.system.progress import Progress
 
 FROZEN_PARTS = ("backbone", "fpn", "rpn", "box_head")
-# Options that the frozen features do not depend on; those not named here all count.
-SOURCES = "init_checkpoint backbone_weights vocabulary mask_classes train_records train_steps"
-HEAD = (
-    "mask_output transfer_input transfer_layers transfer_activation transfer_units "
-    "transfer_stop_gradient transfer_embeddings mask_mlp mask_filters mask_convs"
-)
-OPTIMIZER = (
-    "optimizer learning_rate momentum weight_decay bias_learning_rate_factor warmup_steps "
-    "warmup_factor lr_steps clip_norm ema_decay"
-)
-FREE = frozenset([*BOOKKEEPING, *f"{SOURCES} {HEAD} {OPTIMIZER}".split()])
+# Scopes of the options that the frozen features do not depend on; sources count by content.
+FREE = ("bookkeeping", "source", "mask_head", "optimizer")
 
 
 def check(config: Config, replicas: int = 1) -> None:
@@ -59,17 +50,20 @@ def key(
 
     Args:
       model: its frozen variables count.
-      config: all options count but those of `FREE`.
+      config: all options count but those of the scopes `FREE`.
       records: what the features are of; content and order of the files count, not their place.
       what: anything else, such as set A where the choice of RoIs depends on it.
     """
     digest = hashlib.sha256()
-    names = (field.name for field in dataclasses.fields(config))
-    options = {name: getattr(config, name) for name in names if name not in FREE}
+    options = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata["scope"] not in FREE
+    }
     digest.update(json.dumps([options, list(what)]).encode())
-    found = find_records(records)
-    shards = found.shards
-    for path in found.paths:  # not all that the manifests list, and in the order of the examples
+    files = find_records(records)
+    shards = files.shards
+    for path in files.paths:  # not all that the manifests list, and in the order of the examples
         digest.update(f"{shards[path].sha256 if path in shards else _sha256(path)}\n".encode())
     for variable in model.weights:
         name = variable_key(variable)

@@ -12,8 +12,6 @@ from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.study.declaration import Row, Split, Study
 
-# Options that do not change what a run results in.
-NEUTRAL = (*config_lib.BOOKKEEPING, "init_checkpoint")
 ALL_SPLITS = "all"
 
 
@@ -229,10 +227,14 @@ def _nothing_to_score(row: Row) -> UserError:
 
 
 def digest(config: Config) -> str:
-    """Of the options that a result depends on; a new option with its default changes nothing."""
+    """Of the options that a result depends on; a new option with its default changes nothing.
+
+    The detector is not named here by its place: its own digest is added to it.
+    """
     changed = [
         f"{field.name}={getattr(config, field.name)}"
         for field in dataclasses.fields(config)
-        if field.name not in NEUTRAL and getattr(config, field.name) != field.default
+        if field.metadata["scope"] != "bookkeeping" and field.name != "init_checkpoint"
+        if getattr(config, field.name) != field.default
     ]
     return hashlib.sha256("\n".join(changed).encode()).hexdigest()[:12]

@@ -1,10 +1,9 @@
 """The linear rule: a schedule made for one batch size, trained with another."""
 
+import dataclasses
 import sys
 
 from maskx_tf.config import Config
-
-_STEPS = ("train_steps", "warmup_steps", "lr_steps", "checkpoint_interval", "eval_interval")
 
 
 def scaled(config: Config, batch_size: int) -> Config:
@@ -19,12 +18,17 @@ def scaled(config: Config, batch_size: int) -> Config:
     def steps(count: int) -> int:
         return max(round(count / ratio), 1) if count else 0
 
-    changes: dict = {"batch_size": batch_size, "learning_rate": config.learning_rate * ratio}
-    for name in _STEPS:
-        value = getattr(config, name)
-        changes[name] = tuple(map(steps, value)) if isinstance(value, tuple) else steps(value)
-    if config.ema_decay:
-        changes["ema_decay"] = config.ema_decay**ratio
+    changes: dict = {"batch_size": batch_size}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        match field.metadata["scales"]:
+            case "steps":
+                is_list = isinstance(value, tuple)
+                changes[field.name] = tuple(map(steps, value)) if is_list else steps(value)
+            case "rate":
+                changes[field.name] = value * ratio
+            case "decay" if value:
+                changes[field.name] = value**ratio
     return config.replace(**changes)
 
 
@@ -34,10 +38,11 @@ def apply(config: Config, batch_size: int) -> Config:
         return config
     result = scaled(config, batch_size)
     print(f"Scaled from {config.batch_size} to {batch_size} images per step:", file=sys.stderr)
-    for name in ("learning_rate", *_STEPS, "ema_decay"):
-        before, after = _text(getattr(config, name)), _text(getattr(result, name))
-        if before != after:
-            print(f"  {name} {before} -> {after}", file=sys.stderr)
+    for field in dataclasses.fields(config):
+        if field.metadata["scales"] != "no":
+            before, after = (_text(getattr(options, field.name)) for options in (config, result))
+            if before != after:
+                print(f"  {field.name} {before} -> {after}", file=sys.stderr)
     return result
 
 

@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import summary_v2 as hparams_v2
 from tensorboard.plugins.scalar import summary_v2 as scalar_v2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from maskx_tf.config import BOOKKEEPING, Config, text_of
+from maskx_tf.config import Config, text_of
 
 Value = bool | int | float | str
 SUFFIX = ".hparams"
@@ -27,7 +27,7 @@ def of_config(config: Config) -> dict[str, Value]:
     values = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if field.name not in BOOKKEEPING
+        if field.metadata["scope"] != "bookkeeping"
     }
     return {name: text_of(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
