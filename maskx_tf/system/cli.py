@@ -1,11 +1,7 @@
-"""How every entry point starts: flags parsed, user errors printed as one line, noise left out."""
+"""How every entry point starts: flags parsed, user errors printed as one line."""
 
-import atexit
-import contextlib
 import difflib
 import io
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -13,7 +9,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from maskx_tf.errors import UserError
-from maskx_tf.system import files, stderr_filter
+from maskx_tf.system import files
 
 _PACKAGES = ("maskx_tf", "tf_records", "export", "benchmarks")
 
@@ -41,7 +37,6 @@ def run(main: Callable[[], None]) -> None:
                 _fail(f"the disk is full ({text}); make room and repeat the command.")
             raise
 
-    _filter_stderr()
     if isinstance(sys.stdout, io.TextIOWrapper):  # in a locale without –, a table has ? instead
         sys.stdout.reconfigure(errors="replace")
     app.run(guarded, flags_parser=_parse)
@@ -75,30 +70,3 @@ def _show_all_in_help() -> None:
 def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
-
-
-def _filter_stderr() -> None:
-    """Puts `stderr_filter` between file descriptor 2, for whatever writes to it, and its target."""
-    original = os.dup(2)
-    read_end, write_end = os.pipe()
-    # In a session of its own, so that Ctrl-C does not reach it.
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", stderr_filter.__file__],
-        stdin=read_end,
-        stdout=original,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    os.close(read_end)
-    os.dup2(write_end, 2)
-    os.close(write_end)
-
-    def restore() -> None:
-        with contextlib.suppress(OSError):  # it has ended: nobody reads stderr
-            sys.stderr.flush()
-            os.write(2, stderr_filter.STOP)
-        os.dup2(original, 2)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=2)
-
-    atexit.register(restore)
