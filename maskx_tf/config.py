@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from absl import flags
 
 from maskx_tf.errors import UserError
+from maskx_tf.system import flagfiles
 from maskx_tf.system.files import write_atomically
 
 FLAGFILE = "train.flags"
@@ -549,7 +550,7 @@ def read_flagfile(path: str) -> Config:
     values = flags.FlagValues()
     define_flags(values)
     try:
-        values(["maskx_tf", f"--flagfile={path}"])
+        values(["maskx_tf", *flagfiles.expand([f"--flagfile={path}"])])
     except flags.Error as error:
         message = " ".join(str(error).split())
         raise UserError(f"{path}: {message}; correct the line or update maskx_tf.") from None

@@ -8,6 +8,7 @@ from absl import flags
 
 from maskx_tf import config as config_lib
 from maskx_tf.config import Config
+from maskx_tf.system.flagfiles import expand
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Options of training; a study of several runs has options of its own.
@@ -29,7 +30,7 @@ SCORE = re.compile(r"\b(?:on|and) (A|B|non-voc|voc) (\d+\.\d)")
 def parse(path: pathlib.Path, *arguments: str) -> Config:
     values = flags.FlagValues()
     config_lib.define_flags(values)
-    values(["test", f"--flagfile={path}", *arguments])
+    values(["test", *expand([f"--flagfile={path}"]), *arguments])
     return config_lib.from_flags(values)
 
 

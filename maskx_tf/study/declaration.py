@@ -10,6 +10,7 @@ from typing import Any
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation.coco import METRICS
 from maskx_tf.evaluation.report import SUBSETS
+from maskx_tf.system import flagfiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Study:
 def load(path: str) -> Study:
     """Reads a declaration; UserError where it is wrong."""
     try:
-        content = tomllib.loads(pathlib.Path(path).read_text())
+        content = tomllib.loads(pathlib.Path(flagfiles.resolve(path)).read_text())
     except OSError as error:
         raise UserError(f"--study={path} cannot be read: {error.strerror}.") from None
     except tomllib.TOMLDecodeError as error:

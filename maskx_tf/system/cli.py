@@ -9,7 +9,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from maskx_tf.errors import UserError
-from maskx_tf.system import files
+from maskx_tf.system import files, flagfiles
 
 _PACKAGES = ("maskx_tf", "tf_records", "export", "benchmarks")
 
@@ -46,14 +46,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
     """Parses flags; a mistyped flag or flagfile is one line with the remedy, not a usage page."""
     _show_all_in_help()
     try:
-        return flags.FLAGS(list(argv))
+        return flags.FLAGS([argv[0], *flagfiles.expand(argv[1:])])
+    except UserError as error:
+        _fail(str(error))
     except flags.UnrecognizedFlagError as error:
         similar = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
         hint = f" Did you mean --{similar[0]}?" if similar else ""
         _fail(f"unknown flag --{error.flagname}.{hint} See --help.")
-    except flags.CantOpenFlagFileError as error:
-        reason = str(error).removeprefix("ERROR:: Unable to open flagfile: ")
-        _fail(f"flagfile: {reason}; its path is relative to the working directory.")
     except flags.Error as error:
         _fail(" ".join(str(error).split()))
 
