@@ -15,7 +15,7 @@ from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.records import schema
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import coco, ground_truth, report, runner
+from maskx_tf.evaluation import coco, ground_truth, operating_point, report, runner
 from maskx_tf.ops import masks
 from tests.harness import shared_data
 
@@ -443,7 +443,7 @@ def test_of_a_model_without_a_trained_mask_head_only_boxes_are_scored(tmp_path):
     config = runner_setup(tmp_path).replace(mode="stage1_boxes")
     evaluator = runner.ModelEvaluator(FakeModel(), config, VOCABULARY, SET_A)
     results = evaluator.evaluate(per_class=True)
-    assert list(results) == list(evaluator.curves) == ["box"]
+    assert list(evaluator.curves) == ["box"] and list(results) == ["box", "operating_point"]
     assert results["box"]["A"]["AP"] == pytest.approx(1)
     assert "mask" not in report.format_table(results, {"cat"})
 
@@ -478,3 +478,50 @@ def test_masks_are_pasted_as_the_conventions_have_it(tmp_path, monkeypatch, conv
 def test_evaluation_needs_records():
     with pytest.raises(UserError, match="--eval_records"):
         runner.ModelEvaluator(FakeModel(), Config(), VOCABULARY, SET_A)
+
+
+def test_the_operating_point_counts_as_pycocotools_does():
+    rng = np.random.default_rng(3)
+    truth = random_ground_truth(seed=3, images=40)
+    results = []
+    for annotation in truth["annotations"]:
+        for _ in range(rng.integers(0, 4)):
+            box = np.maximum(np.array(annotation["bbox"]) + rng.normal(0, 6, 4), 1.0).tolist()
+            class_id = annotation["category_id"] if rng.random() < 0.8 else 1
+            score = float(rng.random())
+            results.append(
+                {
+                    "image_id": annotation["image_id"],
+                    "category_id": class_id,
+                    "bbox": box,
+                    "score": score,
+                }
+            )
+    by_image = {image["id"]: [] for image in truth["images"]}
+    for result in results:
+        by_image[result["image_id"]].append(result)
+    subsets = {"A": SET_A, "all": range(1, 7), "none": [6]}
+    point = operating_point.operating_point(truth, by_image, subsets)
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        reference.dataset = {**truth, "info": {}}
+        reference.createIndex()
+        shown = [result for result in results if result["score"] >= point["score"]]
+        evaluation = COCOeval(reference, reference.loadRes(shown), "bbox")
+        evaluation.params.iouThrs = np.array([point["box_iou"]])
+        evaluation.params.areaRng = [[0, 1e10]]
+        evaluation.evaluate()
+    for name, class_ids in subsets.items():
+        of_classes = [e for e in evaluation.evalImgs if e and e["category_id"] in class_ids]
+        objects = sum((~np.array(e["gtIgnore"], bool)).sum() for e in of_classes)
+        counts = sum((~e["dtIgnore"][0].astype(bool)).sum() for e in of_classes)
+        right = sum(
+            ((e["dtMatches"][0] > 0) & ~e["dtIgnore"][0].astype(bool)).sum() for e in of_classes
+        )
+        expected = {
+            "recall": right / objects if objects else None,
+            "precision": right / counts if counts else None,
+        }
+        assert point[name] == (pytest.approx(expected) if objects else expected)
+    assert 0.1 < point["all"]["recall"] < 0.9 and 0.1 < point["all"]["precision"] < 0.9

@@ -35,6 +35,13 @@ mask, boxes given  A     70.0   71.0   72.0   73.0   74.0   75.0
     )
 
 
+def test_format_table_says_what_is_shown():
+    share = {"recall": 0.6, "precision": None}
+    point = {"score": 0.5, "box_iou": 0.75, "all": share}
+    line = report.format_table({"box": section(0.3), "operating_point": point}).splitlines()[-1]
+    assert all(part in line for part in ("score 0.5", "60.0 %", f"{report.EMPTY} %", "0.75"))
+
+
 def test_format_table_without_given_boxes_has_two_sections():
     text = report.format_table({"box": section(0.3), "mask": section(0.2)})
     assert "given" not in text and len(text.splitlines()) == 7

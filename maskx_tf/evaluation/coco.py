@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
+from maskx_tf.evaluation.operating_point import operating_point
 from maskx_tf.ops import masks as mask_ops
 
 # Metric: (IoU threshold or None for the mean over 0.50:0.95, index of COCO's area range)
@@ -158,14 +159,16 @@ class CocoEvaluator:
           {"box": {"all": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "A": …, "B": …}}; if masks
           were added, "mask" likewise, and if masks for given boxes were, "mask_given_boxes"; with
           "per_class": {name: AP} beside "all" on request. Values in [0, 1]; None where the ground
-          truth has no object of the kind.
+          truth has no object of the kind. "operating_point": see `operating_point`.
         """
         parts = {"box": ("bbox", self._detections)}
         if not self._boxes_only:
             parts["mask"] = ("segm", self._detections)
         if self._given:
             parts["mask_given_boxes"] = ("segm", self._given)
-        return {section: self._score(section, *what, per_class) for section, what in parts.items()}
+        results = {section: self._score(section, *of, per_class) for section, of in parts.items()}
+        point = operating_point(self._ground_truth, self._detections, self._subsets)
+        return {**results, "operating_point": point}
 
     def _score(
         self, section: str, iou_type: str, predictions: dict[int, list[dict]], per_class: bool

@@ -20,8 +20,8 @@ def format_table(results: dict, mask_classes: Collection[str] | None = None) -> 
       mask_classes: names of set A, to mark the rows of single classes with their set.
 
     Returns:
-      Lines without a trailing newline: A, B and all per section; then, if the results list them,
-      one line per class.
+      Lines without a trailing newline: A, B and all per section; then, if the results have them,
+      the operating point and one line per class.
     """
     sections = [section for section in SECTIONS if section in results]
     metrics = list(results[sections[0]]["all"])
@@ -31,9 +31,20 @@ def format_table(results: dict, mask_classes: Collection[str] | None = None) -> 
             values = [percent(results[section][subset][metric]) for metric in metrics]
             rows.append([SECTIONS[section] if subset == SUBSETS[0] else "", subset, *values])
     text = _align(rows, left_columns=2)
+    if "operating_point" in results:
+        text += f"\n{format_operating_point(results['operating_point'])}"
     if "per_class" in results[sections[0]]:
         text += "\n\n" + _class_table(results, sections, mask_classes)
     return text
+
+
+def format_operating_point(point: dict) -> str:
+    """A sentence on what `operating_point.operating_point` returns, over all classes."""
+    return (
+        f"At score {point['score']}, {percent(point['all']['recall'])} % of the objects are shown, "
+        f"and {percent(point['all']['precision'])} % of what is shown is right (class, and box "
+        f"IoU from {point['box_iou']} on)."
+    )
 
 
 def _class_table(results: dict, sections: list[str], mask_classes: Collection[str] | None) -> str:
