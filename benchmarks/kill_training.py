@@ -28,7 +28,7 @@ from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.system import cli
 from maskx_tf.system.progress import format_duration
-from tf_records.shapes import __main__ as shapes
+from tf_records.shapes import dataset as shapes
 from tf_records.shapes.objects import SceneOptions
 
 # What a run may leave in its directory.

@@ -17,7 +17,7 @@ from maskx_tf.errors import UserError
 from maskx_tf.frozen import training as feature_cache
 from maskx_tf.frozen.row_store import Array, RowStore
 from tests import batches
-from tf_records.shapes import __main__ as shapes
+from tf_records.shapes import dataset as shapes
 from tf_records.shapes.objects import SceneOptions
 
 ARRAYS = (Array("a", "float32", (2,)), Array("b", "uint8"))

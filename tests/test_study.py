@@ -24,7 +24,7 @@ from maskx_tf.study.plan import Plan
 from maskx_tf.study.store import Results
 from maskx_tf.system.interruption import Interrupted
 from tests import batches, harness
-from tf_records.shapes import __main__ as shapes
+from tf_records.shapes import dataset as shapes
 from tf_records.shapes.objects import SceneOptions
 
 DECLARATION = """

@@ -24,7 +24,7 @@ from maskx_tf.training.optimizer import build_optimizer
 from maskx_tf.training.steps import Trainer
 from maskx_tf.training.validation import Evaluator
 from tests import batches, oracles
-from tf_records.shapes import __main__ as shapes
+from tf_records.shapes import dataset as shapes
 from tf_records.shapes.objects import SceneOptions
 
 BOX_PARTS = {"backbone", "fpn", "rpn", "box_head"}
