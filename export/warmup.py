@@ -1,7 +1,4 @@
-"""Warm-up requests in a SavedModel, which TensorFlow Serving answers before it takes others.
-
-The messages are written field by field: TensorFlow Serving's own package is not needed.
-"""
+"""Warm-up requests in a SavedModel, which TensorFlow Serving answers before it takes others."""
 
 from __future__ import annotations
 
@@ -11,27 +8,20 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from maskx_tf.data.records.example_proto import field
+from export import predict_pb2
 from maskx_tf.inference.batching import Batching
 
 FILE = "assets.extra/tf_serving_warmup_requests"
-# Field numbers of tensorflow_serving/apis/{prediction_log,predict,model}.proto.
-_PREDICT_LOG = 6  # of PredictionLog
-_REQUEST = 1  # of PredictLog
-_MODEL_SPEC, _INPUTS = 1, 2  # of PredictRequest
-_NAME, _SIGNATURE_NAME = 1, 3  # of ModelSpec
-_KEY, _VALUE = 1, 2  # of a map's entry
 
 
 def prediction_log(model_name: str, signature: str, inputs: dict[str, tf.TensorProto]) -> bytes:
     """A serialised PredictionLog with a PredictRequest."""
-    model_spec = field(_NAME, model_name.encode()) + field(_SIGNATURE_NAME, signature.encode())
-    entries = b"".join(
-        field(_INPUTS, field(_KEY, key.encode()) + field(_VALUE, value.SerializeToString()))
-        for key, value in sorted(inputs.items())
-    )
-    request = field(_MODEL_SPEC, model_spec) + entries
-    return field(_PREDICT_LOG, field(_REQUEST, request))
+    log = predict_pb2.PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.name, request.model_spec.signature_name = model_name, signature
+    for name, tensor in inputs.items():
+        request.inputs[name].MergeFromString(tensor.SerializeToString())
+    return log.SerializeToString(deterministic=True)
 
 
 def write(

@@ -20,10 +20,12 @@ from PIL import Image
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     predict_pb2,
+    prediction_log_pb2,
     prediction_service_pb2_grpc,
 )
 
-from export.client import Client, Detections, ImageError, ServerError, messages, retries
+from export import predict_pb2 as ours
+from export.client import Client, Detections, ImageError, ServerError, retries, tensors
 from export.client import __main__ as client_command
 from export.client.errors import UnavailableError
 from export.serving import server as local_server
@@ -81,15 +83,40 @@ def assert_same(found, wanted):
 class TestMessages:
     """Wire compatibility with TensorFlow Serving's own classes."""
 
+    @pytest.mark.parametrize(
+        "official",
+        [
+            predict_pb2.PredictRequest,
+            predict_pb2.PredictResponse,
+            get_model_status_pb2.GetModelStatusRequest,
+            get_model_status_pb2.GetModelStatusResponse,
+            prediction_log_pb2.PredictionLog,
+        ],
+        ids=lambda official: official.__name__,
+    )
+    def test_the_fields_are_the_official_ones(self, official):
+        def compare(ours, theirs):
+            for field in ours.fields:
+                other = theirs.fields_by_name[field.name]
+                assert (field.number, field.type) == (other.number, other.type), field.full_name
+                assert field.is_repeated == other.is_repeated, field.full_name
+                if field.enum_type:
+                    for value in field.enum_type.values:
+                        assert value.number == other.enum_type.values_by_name[value.name].number
+                elif field.message_type and field.message_type.file == ours.file:
+                    compare(field.message_type, other.message_type)
+
+        compare(getattr(ours, official.__name__).DESCRIPTOR, official.DESCRIPTOR)
+
     def test_a_request_has_the_official_bytes(self):
         made = []
-        for kind in (messages.PredictRequest, predict_pb2.PredictRequest):
+        for kind in (ours.PredictRequest, predict_pb2.PredictRequest):
             request = kind()
             request.model_spec.name = "maskx"
             request.model_spec.signature_name = "serving_default"
             request.model_spec.version.value = 3
             request.output_filter.append("image_size")
-            request.inputs["image_bytes"].dtype = messages.STRING
+            request.inputs["image_bytes"].dtype = ours.DT_STRING
             request.inputs["image_bytes"].tensor_shape.dim.add(size=1)
             request.inputs["image_bytes"].string_val.append(b"\xff\xd8 bytes")
             made.append(request.SerializeToString(deterministic=True))
@@ -110,37 +137,37 @@ class TestMessages:
     def test_strings(self):
         array = np.array([["bird", "größer"], ["", "x"]])
         encoded = tf.make_tensor_proto(array).SerializeToString()
-        found = messages.to_array(messages.TensorProto.FromString(encoded))
+        found = tensors.to_array(ours.TensorProto.FromString(encoded))
         assert np.char.decode(found.astype("S"), "utf-8").tolist() == array.tolist()
 
     def test_values_left_out_repeat_the_last(self):
         tensor = tf.make_tensor_proto([7, 8, 8, 8, 8, 8], tf.int32, [2, 3])
         tensor.tensor_content = b""
         tensor.int_val[:] = [7, 8]
-        found = messages.to_array(messages.TensorProto.FromString(tensor.SerializeToString()))
+        found = tensors.to_array(ours.TensorProto.FromString(tensor.SerializeToString()))
         np.testing.assert_array_equal(found, tf.make_ndarray(tensor))
         assert found.tolist() == [[7, 8, 8], [8, 8, 8]]
 
     def test_too_many_values_or_unknown_types_are_refused(self):
-        tensor = messages.TensorProto(dtype=3, int_val=[1, 2])
+        tensor = ours.TensorProto(dtype=3, int_val=[1, 2])
         with pytest.raises(ValueError, match=r"2 values for a tensor of shape \(\)"):
-            messages.to_array(tensor)
+            tensors.to_array(tensor)
         with pytest.raises(ValueError, match="type number 8"):
-            messages.to_array(messages.TensorProto(dtype=8))
+            tensors.to_array(ours.TensorProto(dtype=8))
 
     def test_the_states_of_versions_are_read(self):
         official = get_model_status_pb2.GetModelStatusResponse()
         official.model_version_status.add(version=3, state="LOADING").status.error_message = "no"
         official.model_version_status.add(version=2, state="START")
-        read = messages.GetModelStatusResponse.FromString(official.SerializeToString())
+        read = ours.GetModelStatusResponse.FromString(official.SerializeToString())
         states = [(status.version, status.state) for status in read.model_version_status]
-        assert states == [(3, messages.LOADING), (2, messages.START)]
+        assert states == [(3, ours.ModelVersionStatus.LOADING), (2, ours.ModelVersionStatus.START)]
 
     def test_an_official_response_is_read(self):
         response = predict_pb2.PredictResponse()
         for key, value in outputs().items():
             response.outputs[key].CopyFrom(tf.make_tensor_proto(value))
-        read = messages.PredictResponse.FromString(response.SerializeToString())
+        read = ours.PredictResponse.FromString(response.SerializeToString())
         assert read.outputs.keys() == outputs().keys()
         assert read.SerializeToString(deterministic=True) == response.SerializeToString(
             deterministic=True
@@ -155,9 +182,9 @@ def assert_array(array, packed):
         tensor.tensor_content = b""
         for name in ("float_val", "double_val", "int_val", "int64_val", "bool_val"):
             tensor.ClearField(name)
-        field = messages._DTYPES[number][1]
+        field = tensors._DTYPES[number][1]
         getattr(tensor, field).extend(array.flatten().tolist())
-    found = messages.to_array(messages.TensorProto.FromString(tensor.SerializeToString()))
+    found = tensors.to_array(ours.TensorProto.FromString(tensor.SerializeToString()))
     assert found.dtype == array.dtype
     np.testing.assert_array_equal(found, array)
 

@@ -10,11 +10,14 @@ from maskx_tf.errors import ImageError
 try:
     import grpc
 
-    from export.client import messages
+    from export import predict_pb2
+    from export.client.tensors import to_array
 except ImportError as error:
     raise ServerError(
         f"gRPC needs the packages grpcio and protobuf: {error}. REST (--url) needs neither."
     ) from None
+
+_LOADING = (predict_pb2.ModelVersionStatus.START, predict_pb2.ModelVersionStatus.LOADING)
 
 
 class GrpcTransport:
@@ -34,7 +37,7 @@ class GrpcTransport:
     ):
         """Takes the server's address, such as localhost:8500; the connection is not encrypted."""
         self.name = f"gRPC {address}, model {model_name!r}"
-        self._spec = messages.ModelSpec(name=model_name, signature_name=signature_name)
+        self._spec = predict_pb2.ModelSpec(name=model_name, signature_name=signature_name)
         if version is not None:
             self._spec.version.value = version
         self._timeout_s = timeout_s
@@ -42,14 +45,14 @@ class GrpcTransport:
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
         self._channel = grpc.insecure_channel(address, options)
         self._call = self._channel.unary_unary(
-            messages.METHOD,
-            request_serializer=messages.PredictRequest.SerializeToString,
-            response_deserializer=messages.PredictResponse.FromString,
+            "/tensorflow.serving.PredictionService/Predict",
+            request_serializer=predict_pb2.PredictRequest.SerializeToString,
+            response_deserializer=predict_pb2.PredictResponse.FromString,
         )
         self._status = self._channel.unary_unary(
-            messages.STATUS_METHOD,
-            request_serializer=messages.GetModelStatusRequest.SerializeToString,
-            response_deserializer=messages.GetModelStatusResponse.FromString,
+            "/tensorflow.serving.ModelService/GetModelStatus",
+            request_serializer=predict_pb2.GetModelStatusRequest.SerializeToString,
+            response_deserializer=predict_pb2.GetModelStatusResponse.FromString,
         )
 
     def predict(self, image: bytes) -> dict[str, Any]:
@@ -60,14 +63,14 @@ class GrpcTransport:
           ImageError: it refused this image, or did not answer in time.
           ServerError: it will refuse all.
         """
-        request = messages.PredictRequest(model_spec=self._spec)
+        request = predict_pb2.PredictRequest(model_spec=self._spec)
         tensor = request.inputs["image_bytes"]
-        tensor.dtype = messages.STRING
+        tensor.dtype = predict_pb2.DT_STRING
         tensor.tensor_shape.dim.add(size=1)
         tensor.string_val.append(image)
         try:
             response = self._call(request, timeout=self._timeout_s)
-            return {key: messages.to_array(value)[0] for key, value in response.outputs.items()}
+            return {key: to_array(value)[0] for key, value in response.outputs.items()}
         except grpc.RpcError as error:
             raise self._refusal(error) from None
         except (ValueError, IndexError) as error:
@@ -79,12 +82,12 @@ class GrpcTransport:
 
     def _is_loading(self) -> bool:
         """Whether the server has the model, but is not ready to answer with it yet."""
-        request = messages.GetModelStatusRequest(model_spec=self._spec)
+        request = predict_pb2.GetModelStatusRequest(model_spec=self._spec)
         try:
             versions = self._status(request, timeout=self._timeout_s).model_version_status
         except grpc.RpcError:
             return False
-        return any(version.state in (messages.START, messages.LOADING) for version in versions)
+        return any(version.state in _LOADING for version in versions)
 
     def _refusal(self, error: Any) -> Exception:
         code = error.code()

@@ -74,8 +74,9 @@ class _WholeReads:
         return line
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+class _Unpickler(pickle._Unpickler):
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
 
     def find_class(self, module: Any, name: Any) -> Callable[..., Any]:
         full_name = f"{module}.{name}"
@@ -93,7 +94,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
             raise _RefusedError("holds an array of a structured or unknown dtype")
         if not isinstance(target, np.dtype | np.ndarray):
             raise _RefusedError(f"sets the state of a {type(target).__name__}")
-        super().load_build()
+        super().load_build()  # type: ignore[misc]
 
     dispatch[pickle.BUILD[0]] = load_build
 

@@ -20,23 +20,23 @@ def serialize(features: Mapping[str, tuple[type, Sequence[Any]]]) -> bytes:
       features: key -> (bytes, float or int, the values); float is stored as float32.
     """
     entries = b"".join(
-        field(_MAP_ENTRY, field(_KEY, key.encode()) + field(_VALUE, _feature(*features[key])))
+        _field(_MAP_ENTRY, _field(_KEY, key.encode()) + _field(_VALUE, _feature(*features[key])))
         for key in sorted(features)
     )
-    return field(_FEATURES, entries)
+    return _field(_FEATURES, entries)
 
 
 def _feature(kind: type, values: Sequence[Any]) -> bytes:
     if kind is bytes:
-        return field(_BYTES_LIST, b"".join(field(_LIST_VALUE, value) for value in values))
+        return _field(_BYTES_LIST, b"".join(_field(_LIST_VALUE, value) for value in values))
     if kind is float:
         packed = struct.pack(f"<{len(values)}f", *values)
-        return field(_FLOAT_LIST, field(_LIST_VALUE, packed) if values else b"")
+        return _field(_FLOAT_LIST, _field(_LIST_VALUE, packed) if values else b"")
     packed = b"".join(_varint(int(value) & 0xFFFFFFFFFFFFFFFF) for value in values)
-    return field(_INT64_LIST, field(_LIST_VALUE, packed) if values else b"")
+    return _field(_INT64_LIST, _field(_LIST_VALUE, packed) if values else b"")
 
 
-def field(number: int, payload: bytes) -> bytes:
+def _field(number: int, payload: bytes) -> bytes:
     """A length-delimited field (bytes, a string or a message) of any protocol buffer."""
     return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(payload)) + payload
 
