@@ -11,15 +11,11 @@ from tests.harness import REPOSITORY
 
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "docs/results/*.md", "docs/results/*/*.md", "configs/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "configs/**/*.md")
     for path in REPOSITORY.glob(pattern)
 )
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _FLAG = re.compile(r"(?:^| )--(\w+)")
-
-
-def name_of(path: pathlib.Path) -> str:
-    return str(path.relative_to(REPOSITORY))
 
 
 def commands(path: pathlib.Path) -> Iterator[list[str]]:

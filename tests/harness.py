@@ -6,7 +6,7 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -33,6 +33,21 @@ def shared_data() -> pathlib.Path:
         if path.is_dir():
             return path
     pytest.skip("test data are absent; name their directory in MASKX_TF_TEST_DATA")
+
+
+def check_each(check: Callable[[Any], object], cases: Iterable[Any]) -> None:
+    """Calls check(case) for every case, and fails once with all the cases that it fails for.
+
+    For a rule about many files. Where a case can be read off the test's name, parametrize.
+    """
+    complaints, cases = [], list(cases)
+    assert cases, "there are no cases"
+    for case in cases:
+        try:
+            check(case)
+        except Exception as error:
+            complaints.append(f"{case}: {type(error).__name__}: {error}")
+    assert not complaints, f"{len(complaints)} of {len(cases)} fail:\n" + "\n".join(complaints)
 
 
 def coco_mini(split: str) -> tuple[str, str]:

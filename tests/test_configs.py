@@ -18,6 +18,7 @@ from tests.flagfiles import (
     on_one_line,
     parse,
 )
+from tests.harness import check_each
 
 
 @pytest.fixture(autouse=True)
@@ -32,39 +33,46 @@ def test_there_are_flagfiles():
     assert others - {"study.toml"} == {"README.md"}
 
 
-@pytest.mark.parametrize("path", FLAGFILES, ids=str)
-def test_flagfile_parses_and_has_a_schedule(path):
-    learning_rate_schedule(parse(path))
+def test_flagfiles_parse_and_have_a_schedule():
+    check_each(lambda path: learning_rate_schedule(parse(path)), FLAGFILES)
 
 
-@pytest.mark.parametrize("path", FLAGFILES, ids=str)
-def test_flagfile_starts_with_a_comment(path):
-    assert head_of(path), f"{path} has to start with what it stands for"
-    assert not [line for line in (ROOT / path).read_text().splitlines() if len(line) > 100]
+def test_flagfiles_start_with_a_comment():
+    def check(path):
+        assert head_of(path), f"{path} has to start with what it stands for"
+        assert not [line for line in (ROOT / path).read_text().splitlines() if len(line) > 100]
+
+    check_each(check, FLAGFILES)
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
-def test_head_has_the_exact_command(path):
-    assert "python -m " in head_of(path)
+def test_heads_have_the_exact_command():
+    def check(path):
+        assert "python -m " in head_of(path)
+
+    check_each(check, EXPERIMENTS)
 
 
-@pytest.mark.parametrize("path", ROWS + SHAPES, ids=str)
-def test_head_names_row_hardware_and_command(path):
-    head = on_one_line(head_of(path))
-    entries = ["# Row:  ", "# Hardware: "]
-    entries += ["# Published: ", "# Hours:  "] if path in ROWS else []
-    for entry in entries:
-        assert entry in head, f"{path}: the head lacks {entry!r}"
-    (command,) = re.findall(r"# Command: +(.*)", head)
-    assert command == f"python -m maskx_tf.train --flagfile={path}"
+def test_heads_name_row_hardware_and_command():
+    def check(path):
+        head = on_one_line(head_of(path))
+        entries = ["# Row:  ", "# Hardware: "]
+        entries += ["# Published: ", "# Hours:  "] if path in ROWS else []
+        for entry in entries:
+            assert entry in head, f"{path}: the head lacks {entry!r}"
+        (command,) = re.findall(r"# Command: +(.*)", head)
+        assert command == f"python -m maskx_tf.train --flagfile={path}"
+
+    check_each(check, ROWS + SHAPES)
 
 
-@pytest.mark.parametrize("path", ROWS + SHAPES, ids=str)
-def test_run_has_the_name_of_its_flagfile(path):
-    name = str(path.with_suffix("")).removeprefix("configs/")
-    assert parse(path).model_dir == f"runs/{name}"
-    for command in commands_of(head_of(path)):
-        assert "maskx_tf.evaluate" not in command or f"--model_dir=runs/{name} " in command
+def test_runs_have_the_names_of_their_flagfiles():
+    def check(path):
+        name = str(path.with_suffix("")).removeprefix("configs/")
+        assert parse(path).model_dir == f"runs/{name}"
+        for command in commands_of(head_of(path)):
+            assert "maskx_tf.evaluate" not in command or f"--model_dir=runs/{name} " in command
+
+    check_each(check, ROWS + SHAPES)
 
 
 def test_second_stages_start_from_a_first_one():
@@ -75,29 +83,33 @@ def test_second_stages_start_from_a_first_one():
     assert [config.model_dir for config in second if config.init_checkpoint not in first] == []
 
 
-@pytest.mark.parametrize("path", ROWS + SHAPES, ids=str)
-def test_second_stages_name_the_first_one(path):
-    config = parse(path)
-    wanted = config.init_checkpoint.replace("runs/", "configs/") + ".flags"
-    assert (f"# After:     {wanted}." in head_of(path)) == (config.mode == "stage2_masks")
+def test_second_stages_name_the_first_one():
+    def check(path):
+        config = parse(path)
+        wanted = config.init_checkpoint.replace("runs/", "configs/") + ".flags"
+        assert (f"# After:     {wanted}." in head_of(path)) == (config.mode == "stage2_masks")
+
+    check_each(check, ROWS + SHAPES)
 
 
 INDEX = (ROOT / "configs" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("path", ROWS + SHAPES, ids=str)
-def test_index_lists_every_flagfile_with_its_scores(path):
-    name = str(path).removeprefix("configs/")
-    if path.parts[2] == "fig3":  # fifty files, listed by their pattern
-        assert re.fullmatch(r"coco/fig3/E\d_A\d0B\d0_(class_agnostic|cls_box)\.flags", name)
-        return
-    lines = [line for line in INDEX.splitlines() if f"]({name})" in line]
-    assert lines, f"configs/README.md lacks {name}"
-    assert (ROOT / path).is_file()
-    published = re.search(r"# Published: (.*)", on_one_line(head_of(path)))
-    scores = {score for _, score in SCORE.findall(published[1])} if published else set()
-    for score in scores - {"36.7"}:
-        assert any(re.search(rf"\b{re.escape(score)}\b", line) for line in lines), (name, score)
+def test_index_lists_every_flagfile_with_its_scores():
+    def check(path):
+        name = str(path).removeprefix("configs/")
+        if path.parts[2] == "fig3":  # fifty files, listed by their pattern
+            assert re.fullmatch(r"coco/fig3/E\d_A\d0B\d0_(class_agnostic|cls_box)\.flags", name)
+            return
+        lines = [line for line in INDEX.splitlines() if f"]({name})" in line]
+        assert lines, f"configs/README.md lacks {name}"
+        assert (ROOT / path).is_file()
+        published = re.search(r"# Published: (.*)", on_one_line(head_of(path)))
+        scores = {score for _, score in SCORE.findall(published[1])} if published else set()
+        for score in scores - {"36.7"}:
+            assert any(re.search(rf"\b{re.escape(score)}\b", line) for line in lines), (name, score)
+
+    check_each(check, ROWS + SHAPES)
 
 
 def test_index_links_to_files_that_exist():

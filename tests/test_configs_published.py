@@ -17,6 +17,7 @@ from maskx_tf.config import Config
 from maskx_tf.data.classes import named_classes
 from maskx_tf.model import MaskXRCNN
 from tests.flagfiles import EXPERIMENTS, ROOT, ROWS, SCORE, SHAPES, head_of, on_one_line, parse
+from tests.harness import check_each
 
 # Row: mode, mask output, input of T, its length, layers, activation, stop-gradient, MLP branch.
 SW, E2E = "stage2_masks", "end_to_end"
@@ -123,77 +124,82 @@ def row_of(path: pathlib.Path) -> str:
     return re.sub(r"^E\d_A\d0B\d0_", "", name) if path.parts[2] == "fig3" else name
 
 
-@pytest.mark.parametrize("path", [p for p in ROWS if "stage1" not in p.name], ids=str)
-def test_mask_head(path):
-    config = parse(path)
-    wanted = VG_STAGE2 if path.parts[1] == "vg" else PUBLISHED[row_of(path)]
-    size = variables(config, *sizes(path)).get("weight_transfer/fc1/kernel", (None,))[0]
-    assert mask_head_of(config, size) == wanted
-    assert config.mask_rois == "proposals" and config.mask_size == 28
-    assert (config.mask_filters, config.transfer_units, config.mask_convs) == (256, 256, 4)
+def test_mask_heads():
+    def check(path):
+        config = parse(path)
+        wanted = VG_STAGE2 if path.parts[1] == "vg" else PUBLISHED[row_of(path)]
+        size = variables(config, *sizes(path)).get("weight_transfer/fc1/kernel", (None,))[0]
+        assert mask_head_of(config, size) == wanted
+        assert config.mask_rois == "proposals" and config.mask_size == 28
+        assert (config.mask_filters, config.transfer_units, config.mask_convs) == (256, 256, 4)
+
+    check_each(check, (path for path in ROWS if "stage1" not in path.name))
 
 
-@pytest.mark.parametrize("path", ROWS, ids=str)
-def test_schedule_and_backbone(path):
-    config = parse(path)
-    r101 = path.stem.endswith("_r101")
-    small = r101 or (path.parts[1] == "vg" and "stage1" in path.name)
-    found = (config.batch_size, config.learning_rate, config.lr_steps, config.train_steps)
-    assert found == (EIGHT if small else SIXTEEN)
-    assert config.backbone == ("resnet101" if r101 else "resnet50")
-    assert (config.image_min_side, config.image_max_side) == (800, 1333)
-    assert (config.momentum, config.weight_decay, config.bias_learning_rate_factor) == (
-        0.9,
-        1e-4,
-        2,
-    )
-    assert (config.warmup_steps, config.warmup_factor) == (500, pytest.approx(1 / 3))
-    assert (config.frozen_stages, config.optimizer, config.clip_norm) == (2, "sgd", 0)
-    per_gpu = config.batch_size // 8
-    if config.mode == SW:
-        assert (config.rpn_pre_nms_train, config.rpn_post_nms_train) == (1000, 2000)
-    else:  # 2,000 a GPU
-        assert (config.rpn_pre_nms_train, config.rpn_post_nms_train * per_gpu) == (2000, 2000)
-    assert (config.rpn_pre_nms_test, config.rpn_post_nms_test) == (1000, 1000)
-    assert (config.roi_batch_size, config.roi_positive_fraction) == (512, 0.25)
+def test_schedules_and_backbones():
+    def check(path):
+        config = parse(path)
+        r101 = path.stem.endswith("_r101")
+        small = r101 or (path.parts[1] == "vg" and "stage1" in path.name)
+        found = (config.batch_size, config.learning_rate, config.lr_steps, config.train_steps)
+        assert found == (EIGHT if small else SIXTEEN)
+        assert config.backbone == ("resnet101" if r101 else "resnet50")
+        assert (config.image_min_side, config.image_max_side) == (800, 1333)
+        assert (config.momentum, config.weight_decay, config.bias_learning_rate_factor) == (
+            0.9,
+            1e-4,
+            2,
+        )
+        assert (config.warmup_steps, config.warmup_factor) == (500, pytest.approx(1 / 3))
+        assert (config.frozen_stages, config.optimizer, config.clip_norm) == (2, "sgd", 0)
+        per_gpu = config.batch_size // 8
+        if config.mode == SW:
+            assert (config.rpn_pre_nms_train, config.rpn_post_nms_train) == (1000, 2000)
+        else:  # 2,000 a GPU
+            assert (config.rpn_pre_nms_train, config.rpn_post_nms_train * per_gpu) == (2000, 2000)
+        assert (config.rpn_pre_nms_test, config.rpn_post_nms_test) == (1000, 1000)
+        assert (config.roi_batch_size, config.roi_positive_fraction) == (512, 0.25)
+
+    check_each(check, ROWS)
 
 
-@pytest.mark.parametrize("path", ROWS, ids=str)
-def test_mask_classes(path):
-    config = parse(path)
-    folder = path.parts[2]
-    if config.mode == "stage1_boxes":
-        wanted = "none"
-    elif path.parts[1] == "vg":
-        wanted = "coco"
-    elif folder == "fig3":
-        wanted = path.stem[: len("E1_A20B60")]
-    else:
-        wanted = DIRECTIONS.get(folder, "all")
-    assert config.mask_classes == wanted
-    if folder == "fig3":
-        assert len(named_classes(wanted)) == int(wanted[4:6])
-    grabcut = "grabcut" in path.name
-    assert config.mask_sources == (("grabcut",) if grabcut else ())
-    assert config.train_records == {
-        ("vg", "stage1_boxes"): ("records/vg/train",),
-    }.get((path.parts[1], config.mode), ("records/coco/train2017" + "_grabcut" * grabcut,))
+def test_mask_classes():
+    def check(path):
+        config = parse(path)
+        folder = path.parts[2]
+        if config.mode == "stage1_boxes":
+            wanted = "none"
+        elif path.parts[1] == "vg":
+            wanted = "coco"
+        elif folder == "fig3":
+            wanted = path.stem[: len("E1_A20B60")]
+        else:
+            wanted = DIRECTIONS.get(folder, "all")
+        assert config.mask_classes == wanted
+        if folder == "fig3":
+            assert len(named_classes(wanted)) == int(wanted[4:6])
+        grabcut = "grabcut" in path.name
+        assert config.mask_sources == (("grabcut",) if grabcut else ())
+        assert config.train_records == {
+            ("vg", "stage1_boxes"): ("records/vg/train",),
+        }.get((path.parts[1], config.mode), ("records/coco/train2017" + "_grabcut" * grabcut,))
+
+    check_each(check, ROWS)
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("name", SCORES)
-def test_published_scores(direction, name):
-    head = on_one_line(head_of(coco(f"{direction}/{name}")))
-    published = re.search(r"# Published: (.*)", head)[1]
-    b, a = SCORES[name][:2] if direction == "voc_to_nonvoc" else SCORES[name][2:]
-    assert dict(SCORE.findall(published)) == {"B": str(b)} | ({} if a is None else {"A": str(a)})
+def scores_in_head(name: str) -> dict[str, str]:
+    published = re.search(r"# Published: (.*)", on_one_line(head_of(coco(name))))
+    return dict(SCORE.findall(published[1]))
 
 
-@pytest.mark.parametrize("name", BOTH)
-def test_published_scores_of_runs_for_both_directions(name):
-    published = re.search(r"# Published: (.*)", on_one_line(head_of(coco(name))))[1]
-    nonvoc, voc = map(str, BOTH[name])
-    assert dict(SCORE.findall(published)) == {"non-voc": nonvoc, "voc": voc}
+def test_published_scores():
+    wanted = {name: {"non-voc": str(v[0]), "voc": str(v[1])} for name, v in BOTH.items()}
+    for (direction, start), (name, scores) in itertools.product(
+        (("voc_to_nonvoc", 0), ("nonvoc_to_voc", 2)), SCORES.items()
+    ):
+        both = {"B": scores[start], "A": scores[start + 1]}
+        wanted[f"{direction}/{name}"] = {s: str(v) for s, v in both.items() if v is not None}
+    assert {name: scores_in_head(name) for name in wanted} == wanted
 
 
 def sizes(path: pathlib.Path) -> tuple[int, int | None]:
@@ -209,7 +215,8 @@ def variables(config: Config, classes: int, vector_size: int | None) -> dict[str
         vector_size = 300
     neutral = {f.name: f.default for f in Config.__dataclass_fields__.values()}
     kept = {name: getattr(config, name) for name in _MODEL_OPTIONS} | {
-        "transfer_embeddings": config.transfer_embeddings and "any"
+        "transfer_embeddings": config.transfer_embeddings and "any",
+        "convolutions": "direct",  # of the same shapes, and traced in a twentieth of the time
     }
     return _variables(Config(**neutral | kept), classes, vector_size)
 
@@ -252,6 +259,7 @@ def _pyramid_variables(
     config = Config(
         backbone=backbone, backbone_width=width, normalization=normalization, frozen_stages=frozen,
         fpn_filters=filters, min_level=min_level, max_level=max_level, rpn_filters=rpn_filters,
+        convolutions="direct",
     )  # fmt: skip
     with tf.Graph().as_default():
         model = MaskXRCNN(config, 1)
@@ -270,24 +278,24 @@ def count(found: dict[str, tuple[int, ...]], *prefixes: str) -> int:
     )
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
-def test_model_is_built(path):
-    if path.parts[1] == "backbones":
-        pytest.skip("no run of its own: options for the others")
-    config, (classes, vector_size) = parse(path), sizes(path)
-    found = variables(config, classes, vector_size)
-    units = config.box_fc_units
-    assert found["box_head/cls_kernel"] == (classes + 1, units)
-    assert found["box_head/box_kernel"] == (classes + 1, 4, units)
-    pixels = config.mask_size**2
-    mlp = pixels * config.mask_filters * pixels + pixels
-    assert count(found, "mask_head/mlp/") == config.mask_mlp * mlp
-    if config.mask_output == TRANSFER:
-        assert f"weight_transfer/fc{config.transfer_layers}/kernel" in found
-        assert f"weight_transfer/fc{config.transfer_layers + 1}/kernel" not in found
-    else:
-        rows = 1 if config.mask_output == "class_agnostic" else classes + 1
-        assert found["mask_weights/kernel"] == (rows, config.mask_filters)
+def test_models_are_built():
+    def check(path):
+        config, (classes, vector_size) = parse(path), sizes(path)
+        found = variables(config, classes, vector_size)
+        units = config.box_fc_units
+        assert found["box_head/cls_kernel"] == (classes + 1, units)
+        assert found["box_head/box_kernel"] == (classes + 1, 4, units)
+        pixels = config.mask_size**2
+        mlp = pixels * config.mask_filters * pixels + pixels
+        assert count(found, "mask_head/mlp/") == config.mask_mlp * mlp
+        if config.mask_output == TRANSFER:
+            assert f"weight_transfer/fc{config.transfer_layers}/kernel" in found
+            assert f"weight_transfer/fc{config.transfer_layers + 1}/kernel" not in found
+        else:
+            rows = 1 if config.mask_output == "class_agnostic" else classes + 1
+            assert found["mask_weights/kernel"] == (rows, config.mask_filters)
+
+    check_each(check, (path for path in EXPERIMENTS if path.parts[1] != "backbones"))
 
 
 @pytest.mark.parametrize(
@@ -306,13 +314,17 @@ def test_shapes_has_the_rows_of_coco():
     assert names == rows
 
 
-@pytest.mark.parametrize("path", [p for p in SHAPES if p.stem != "stage1_boxes"], ids=str)
-def test_shapes_rows_differ_as_those_of_coco(path):
-    config, name = parse(path), path.stem
-    wanted = list(PUBLISHED[name if name in PUBLISHED else "oracle"])
-    units = config.box_fc_units
-    wanted[3] = {"cls": units, "box": 4 * units, "cls+box": 5 * units, None: None}.get(wanted[2], 0)
-    size = variables(config, *sizes(path)).get("weight_transfer/fc1/kernel", (None,))[0]
-    assert mask_head_of(config, 0 if wanted[2] == "embedding" else size) == tuple(wanted)
-    everything = "oracle" in name or "grabcut" in name
-    assert config.mask_classes == ("all" if everything else "data/shapes/set_a.txt")
+def test_shapes_rows_differ_as_those_of_coco():
+    def check(path):
+        config, name = parse(path), path.stem
+        wanted = list(PUBLISHED[name if name in PUBLISHED else "oracle"])
+        units = config.box_fc_units
+        wanted[3] = {"cls": units, "box": 4 * units, "cls+box": 5 * units, None: None}.get(
+            wanted[2], 0
+        )
+        size = variables(config, *sizes(path)).get("weight_transfer/fc1/kernel", (None,))[0]
+        assert mask_head_of(config, 0 if wanted[2] == "embedding" else size) == tuple(wanted)
+        everything = "oracle" in name or "grabcut" in name
+        assert config.mask_classes == ("all" if everything else "data/shapes/set_a.txt")
+
+    check_each(check, (path for path in SHAPES if path.stem != "stage1_boxes"))

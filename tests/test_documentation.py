@@ -2,13 +2,12 @@
 
 import re
 
-import pytest
 from absl import flags
 
 from maskx_tf import config
 from tests import documentation
-from tests.documentation import DOCUMENTS, name_of
-from tests.harness import REPOSITORY
+from tests.documentation import DOCUMENTS
+from tests.harness import REPOSITORY, check_each
 
 # Of the programs that the documents compare with or start: not ours.
 OTHERS = {
@@ -33,32 +32,28 @@ def project_flags():
     return found | {"flagfile", "help"}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_links_lead_somewhere(path):
-    for target in documentation.links(path):
-        file, _, anchor = target.partition("#")
-        linked = path.parent / file if file else path
-        assert linked.exists(), target
-        if anchor:
-            assert anchor in documentation.anchors(linked), target
+def test_links_lead_somewhere():
+    def check(path):
+        for target in documentation.links(path):
+            file, _, anchor = target.partition("#")
+            linked = path.parent / file if file else path
+            assert linked.exists(), target
+            assert not anchor or anchor in documentation.anchors(linked), target
+
+    check_each(check, DOCUMENTS)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_flags_in_the_text_exist(path):
+def test_flags_in_the_text_exist():
     known = project_flags().union(*(names.split() for names in OTHERS.values()))
-    named = documentation.inline_flags(path)
-    assert sorted(name for name in named if not known & {name, name.removeprefix("no")}) == []
+
+    def check(path):
+        named = documentation.inline_flags(path)
+        assert sorted(name for name in named if not known & {name, name.removeprefix("no")}) == []
+
+    check_each(check, DOCUMENTS)
 
 
 def test_commands_of_the_documents_are_found():
     found = documentation.flags_by_module()
     assert "model_dir" in found["maskx_tf.evaluate"]
     assert "images" in found["tf_records.coco"]  # on a second line of its command
-
-
-def test_flagfiles_in_commands_exist():
-    for path in DOCUMENTS:
-        for _, *arguments in documentation.commands(path):
-            for word in arguments:
-                if word.startswith("--flagfile=configs/"):
-                    assert (REPOSITORY / word.partition("=")[2]).is_file(), (path, word)
