@@ -7,10 +7,12 @@ from maskx_tf.config import Config
 
 NUM_CLASSES = 7
 SIDE = 64
+MASK_SIDE = 14  # of masks that the model puts out, and of those in the labels
 
 _OPTIONS = {
     "backbone": "small",
-    "backbone_width": 16,
+    "backbone_width": 8,
+    "convolutions": "direct",
     "normalization": "batch_norm",
     "frozen_stages": 0,
     "fpn_filters": 16,
@@ -25,7 +27,8 @@ _OPTIONS = {
     "roi_batch_size": 32,
     "roi_canonical_size": 56.0,
     "box_fc_units": 32,
-    "mask_filters": 16,
+    "mask_roi_size": 7,
+    "mask_filters": 8,
     "mask_convs": 1,
     "mask_mlp": True,
     "transfer_units": 16,
@@ -33,7 +36,7 @@ _OPTIONS = {
     "image_min_side": SIDE,
     "image_max_side": SIDE,
     "max_objects": 5,
-    "mask_crop_size": 28,
+    "mask_crop_size": MASK_SIDE,
     "batch_size": 2,
 }
 

@@ -232,7 +232,7 @@ class TestKey:
             {"roi_batch_size": 8},
             {"mask_rois": "ground_truth"},
             {"horizontal_flip": False},
-            {"mask_roi_size": 7},
+            {"mask_roi_size": 5},
         ],
     )
     def test_is_another_where_features_are_others(self, base, loaded, changes):

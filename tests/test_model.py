@@ -47,7 +47,7 @@ def test_shapes_and_types(detections):
         "detection_boxes": ((2, 20, 4), np.float32),
         "detection_scores": ((2, 20), np.float32),
         "detection_classes": ((2, 20), np.int32),
-        "detection_masks": ((2, 20, 28, 28), np.float32),
+        "detection_masks": ((2, 20, 14, 14), np.float32),
     }
     assert {name: (v.shape, v.dtype) for name, v in detections.items()} == wanted
 
@@ -84,7 +84,7 @@ def test_segment_depends_on_the_class(model, images):
 
 def test_without_any_box_segment_is_all_zeros(model, images):
     masks = tiny.segment(model, *images, tf.zeros([2, 3, 4]), tf.zeros([2, 3], tf.int32))
-    np.testing.assert_array_equal(masks, np.zeros([2, 3, 28, 28]))
+    np.testing.assert_array_equal(masks, np.zeros([2, 3, 14, 14]))
 
 
 def test_a_batch_of_two_is_two_batches_of_one(model, images, detections):

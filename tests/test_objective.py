@@ -169,7 +169,7 @@ class TestMissingMasks:
     def test_mask_bits_of_an_object_without_mask_change_nothing(self, step, partial):
         changed = {name: value.copy() for name, value in partial.items()}
         changed["masks"][0, 1] = 1
-        changed["masks"][1, 0] = np.eye(28)
+        changed["masks"][1, 0] = np.eye(14)
         wanted, found = step(partial), step(changed)
         assert found[0] == wanted[0]
         assert_equal(found[2], wanted[2])
@@ -255,7 +255,7 @@ class TestObjects:
         labels["boxes_yxyx"][:, 1] = [10, 10, 46, 50]
         labels["classes"][:, :2] = [1, 2]
         labels["has_mask"][:, 0] = True
-        labels["masks"][:, 0, :14] = 1
+        labels["masks"][:, 0, :7] = 1
         _, counts, *_ = step(labels)
         # The proposals follow from the weights alone: match them here.
         matched = expected_matches(step, labels)
@@ -263,7 +263,7 @@ class TestObjects:
         assert counts["box"] == len(matched)
         both = {name: value.copy() for name, value in labels.items()}
         both["has_mask"][:, 1] = True
-        both["masks"][:, 1, 14:] = 1
+        both["masks"][:, 1, 7:] = 1
         assert step(both)[1]["mask"] == len(matched)
         both["has_mask"][:, 0] = False
         assert step(both)[1]["mask"] == sum(index == 1 for index in matched) >= 2
@@ -416,6 +416,6 @@ class TestByHand:
         size = model.config.mask_roi_size
         features = model.flat_roi_features(pyramid, tf.constant(boxes), images, size)
         logits = model.mask_logits(features, tf.constant(classes))
-        masks = labels["masks"][:, :3].reshape(6, 28, 28)
+        masks = labels["masks"][:, :3].reshape(6, 14, 14)
         entropy = oracles.sigmoid_cross_entropy(logits, masks)
         assert losses["mask"] == pytest.approx(entropy.mean(), rel=1e-4)

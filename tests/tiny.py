@@ -19,6 +19,7 @@ def config(**changes) -> Config:
     options: dict[str, Any] = {
         "backbone": "small",
         "backbone_width": 8,
+        "convolutions": "direct",
         "fpn_filters": 16,
         "max_level": 5,
         "rpn_filters": 16,
