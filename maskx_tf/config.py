@@ -9,7 +9,10 @@ import csv
 import dataclasses
 import functools
 import io
+import numbers
+import os
 import pathlib
+import re
 import typing
 from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple
@@ -394,19 +397,22 @@ class Config:
     )
 
     def __post_init__(self) -> None:
+        # Messages name an option as Python does; `from_flags` adds the dashes.
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+            value = _typed(field, getattr(self, field.name))
+            _check(field, value)
+            object.__setattr__(self, field.name, value)
         if self.transfer_input == "embedding" and not self.transfer_embeddings:
-            raise UserError("--transfer_input=embedding needs --transfer_embeddings.")
+            raise UserError("transfer_input=embedding needs transfer_embeddings=FILE.")
         if self.scale_jitter_min > self.scale_jitter_max:
             raise UserError(
-                f"--scale_jitter_min={self.scale_jitter_min} is larger than "
-                f"--scale_jitter_max={self.scale_jitter_max}."
+                f"scale_jitter_min={self.scale_jitter_min} is larger than "
+                f"scale_jitter_max={self.scale_jitter_max}."
             )
         if self.image_min_side > self.image_max_side:
             raise UserError(
-                f"--image_min_side={self.image_min_side} is larger than "
-                f"--image_max_side={self.image_max_side}."
+                f"image_min_side={self.image_min_side} is larger than "
+                f"image_max_side={self.image_max_side}."
             )
         self._check_levels()
 
@@ -420,8 +426,8 @@ class Config:
         for name, (is_allowed, must) in allowed.items():
             if not is_allowed:
                 raise UserError(
-                    f"--{name}={getattr(self, name)} must be {must}: the last stage of "
-                    f"--backbone={self.backbone} is {last}."
+                    f"{name}={getattr(self, name)} must be {must}: the last stage of "
+                    f"backbone={self.backbone} is {last}."
                 )
 
     @property
@@ -439,12 +445,35 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
+# Type of an option: what its values may be instances of, and what a message calls that.
+_TYPES: dict[type, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    str: ((str, os.PathLike), "text or a path"),
+}
+
+
+def _typed(field: dataclasses.Field, value: Any) -> Any:
+    """A value given in Python as the option's own type: of a list, one item may do for all."""
+    element, *is_tuple = typing.get_args(field.type) or (field.type,)  # tuple[element, ...]
+    accepted, called = _TYPES[element]
+    items = value if is_tuple and isinstance(value, list | tuple) else [value]
+    for item in items:
+        if not isinstance(item, accepted) or isinstance(item, bool) is not (element is bool):
+            listed = " (or a list of such)" if is_tuple else ""
+            raise UserError(f"{field.name}={value!r} must be {called}{listed}.")
+    convert = os.fspath if element is str else element
+    typed = tuple(convert(item) for item in items)
+    return typed if is_tuple else typed[0]
+
+
 def _check(field: dataclasses.Field, value: Any) -> None:
     choices, check = field.metadata["choices"], field.metadata["check"]
     if choices and value not in choices:
-        raise UserError(f"--{field.name}={value} is not one of: {', '.join(choices)}.")
+        raise UserError(f"{field.name}={value} is not one of: {', '.join(choices)}.")
     if check and not check.holds(value):
-        raise UserError(f"--{field.name}={text_of(value)} must {check.must}.")
+        raise UserError(f"{field.name}={text_of(value)} must {check.must}.")
 
 
 def names(**roles: str) -> tuple[str, ...]:
@@ -502,7 +531,10 @@ def from_flags(values: flags.FlagValues = flags.FLAGS) -> Config:
     for field in dataclasses.fields(Config):
         value = getattr(values, field.name)
         options[field.name] = _to_tuple(field, value) if isinstance(value, list) else value
-    return Config(**options)
+    try:
+        return Config(**options)
+    except UserError as error:
+        raise UserError(re.sub(rf"\b({'|'.join(options)})(?==)", r"--\1", str(error))) from None
 
 
 def to_text(config: Config) -> str:

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 from hypothesis import given, settings
@@ -135,6 +136,59 @@ def test_defaults_are_the_published_settings():
     assert (config.transfer_input, config.transfer_layers, config.mask_mlp) == ("cls+box", 2, True)
 
 
+class TestInPython:
+    """`Config(…)` takes what Python has for an option, and names it as Python does."""
+
+    def test_paths_and_lists(self):
+        config = Config(
+            model_dir=pathlib.Path("runs/mine"),
+            train_records="records/train",
+            eval_records=[pathlib.Path("records/val"), "more"],
+            lr_steps=[100, np.int64(200)],
+            anchor_ratios=1,
+            train_steps=np.int32(300),
+            clip_norm=1,
+        )
+        assert config == Config(
+            model_dir="runs/mine",
+            train_records=("records/train",),
+            eval_records=("records/val", "more"),
+            lr_steps=(100, 200),
+            anchor_ratios=(1.0,),
+            train_steps=300,
+            clip_norm=1.0,
+        )
+        assert config == parse(*config_lib.to_text(config).splitlines())
+        assert type(config.train_steps) is int and type(config.clip_norm) is float
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"train_steps": "many"}, "^train_steps='many' must be a whole number"),
+            ({"train_steps": 10.5}, r"^train_steps=10\.5 must be a whole number"),
+            ({"train_steps": True}, "^train_steps=True must be a whole number"),
+            ({"learning_rate": "0.1"}, "^learning_rate='0.1' must be a number"),
+            ({"learning_rate": None}, "^learning_rate=None must be a number"),
+            ({"mask_mlp": 1}, "^mask_mlp=1 must be True or False"),
+            ({"model_dir": 7}, "^model_dir=7 must be text or a path"),
+            ({"lr_steps": [1, "b"]}, r"^lr_steps=\[1, 'b'\] must be a whole number .*list"),
+            ({"train_records": {"a"}}, r"^train_records=\{'a'\} must be text or a path .*list"),
+            ({"transfer_input": "cls-box"}, r"^transfer_input=cls-box is not one of: cls, box"),
+            ({"batch_size": 0}, "^batch_size=0 must be positive"),
+            ({"backbone": "small", "max_level": 3}, "^max_level=3 must .* of backbone=small is 4"),
+            ({"transfer_input": "embedding"}, "^transfer_input=embedding needs transfer_embedd"),
+        ],
+    )
+    def test_a_wrong_value_is_named_without_dashes(self, options, message):
+        for make in (Config, Config().replace):
+            with pytest.raises(UserError, match=message):
+                make(**options)
+
+    def test_an_unknown_option_is_named(self):
+        with pytest.raises(TypeError, match="train_step'"):
+            Config(train_step=3)
+
+
 def test_list_items_may_hold_commas():
     config = Config(train_records=("records/part-{0,1}*", "b"))
     assert '--train_records="records/part-{0,1}*",b\n' in config_lib.to_text(config)
@@ -186,8 +240,8 @@ def test_the_stages_are_those_of_the_backbones():
 
 
 @pytest.mark.parametrize("name", [n for n, f in FIELDS.items() if f.metadata["choices"]])
-def test_value_outside_the_choices_names_its_flag(name):
-    with pytest.raises(UserError, match=f"^--{name}=nonsense is not one of: "):
+def test_value_outside_the_choices_names_its_option(name):
+    with pytest.raises(UserError, match=f"^{name}=nonsense is not one of: "):
         Config(**{name: "nonsense"})
 
 
@@ -195,7 +249,7 @@ def test_value_outside_the_choices_names_its_flag(name):
     "name", [n for n, f in FIELDS.items() if f.type is float and f.metadata["check"]]
 )
 def test_nan_is_no_value(name):
-    with pytest.raises(UserError, match=f"^--{name}=nan "):
+    with pytest.raises(UserError, match=f"^{name}=nan "):
         Config(**{name: float("nan")})
 
 
