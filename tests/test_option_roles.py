@@ -8,8 +8,8 @@ import pytest
 from absl import flags
 
 from maskx_tf import config as config_lib
-from maskx_tf import evaluate
 from maskx_tf.config import Config
+from maskx_tf.evaluation import checkpoint
 from maskx_tf.frozen import training as feature_cache
 from maskx_tf.study import plan
 
@@ -83,7 +83,7 @@ def test_bookkeeping_has_no_say_in_resuming_features_and_studies():
 def test_help_of_evaluate_lists_what_has_an_effect_there():
     """A flagfile of training may still be given: the others are defined, too."""
     values = flags.FlagValues()
-    config_lib.define_flags(values, shown=evaluate._changeable())
+    config_lib.define_flags(values, shown=checkpoint.changeable())
     shown = values.get_flags_for_module("maskx_tf.config")
     assert len(shown) == 15
     assert {flag.name for flag in shown} == set(

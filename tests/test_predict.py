@@ -1,5 +1,6 @@
 """Prediction on files: what is found, written, drawn and reported; and the evaluate command."""
 
+import importlib
 import json
 import pathlib
 import signal
@@ -13,7 +14,7 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
-from maskx_tf import checkpoints, evaluate, predict
+from maskx_tf import checkpoints, predict
 from maskx_tf import config as config_lib
 from maskx_tf.data.records import schema
 from maskx_tf.errors import UserError
@@ -21,6 +22,7 @@ from maskx_tf.inference.detector import Detector, load_checkpoint
 from maskx_tf.ops import masks
 from tests import harness, tiny
 
+evaluate = importlib.import_module("maskx_tf.evaluate")  # the command
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -362,7 +364,8 @@ def test_evaluate_command(run_dir, tmp_path):
     assert "mask, boxes given" in result.stdout and "\nant" in result.stdout
     written = json.loads((run_dir / "evaluation.json").read_text())
     sections = {"box", "mask", "mask_given_boxes"}
-    assert set(written) == sections | {"checkpoint", "mask_classes", "ground_truth"}
+    of_what = {"checkpoint", "mask_classes", "ground_truth"}
+    assert set(written) == sections | of_what | {"operating_point"}
     assert (written["mask_classes"], written["ground_truth"]) == (["ant", "cat"], json_path)
     assert written["box"]["B"]["AP"] is None and written["box"]["A"]["AP"] >= 0
     assert written["mask"]["per_class"].keys() == set(tiny.VOCABULARY.names)

@@ -1,13 +1,15 @@
 """--scale_batch: the linear rule, said once, and never applied twice."""
 
+import importlib
+
 import pytest
 from absl import flags
 
 from maskx_tf import config as config_lib
-from maskx_tf import train
 from maskx_tf.config import Config
 from maskx_tf.training import scaling
 
+train = importlib.import_module("maskx_tf.train")  # the command, not `maskx_tf.train()`
 PUBLISHED = Config(
     batch_size=16,
     learning_rate=0.02,

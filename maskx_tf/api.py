@@ -1,0 +1,151 @@
+"""The functions of `import maskx_tf as mx`: load, build, train and evaluate; see docs/python.md."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from maskx_tf import training
+from maskx_tf.config import Config
+from maskx_tf.errors import UserError
+from maskx_tf.evaluation import checkpoint as scoring
+from maskx_tf.inference.detector import Detector, load_checkpoint, load_saved_model
+from maskx_tf.model import MaskXRCNN, build_model
+from maskx_tf.system.interruption import Interrupted
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def in_python(text: str) -> str:
+    """A message of the commands without the dashes of their flags; a whole command keeps them."""
+    return re.sub(
+        r"(python -m [^;)]*|maskx [^;)]*)|(?<![\w-])--(?=[a-z])", lambda m: m[1] or "", text
+    )
+
+
+def _for_python(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """The function with errors as a Python program expects them."""
+
+    @functools.wraps(function)
+    def wrapped(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            raise type(error)(in_python(str(error))) from None
+        except Interrupted as interrupted:
+            if interrupted.signal_name == "SIGINT":
+                raise KeyboardInterrupt from None
+            raise
+
+    return wrapped
+
+
+@_for_python
+def load(path: str | os.PathLike[str]) -> Detector:
+    """A model ready to use.
+
+    Args:
+      path: a run (its `model_dir`, of which the latest checkpoint is taken), a checkpoint of a run
+        (`RUN/ckpt-STEP`), or an exported model (the directory of versions, or a version).
+
+    Returns:
+      A `Detector`, to be called with images.
+
+    Raises:
+      UserError: there is no model.
+    """
+    directory = pathlib.Path(path)
+    if any(directory.glob("saved_model.pb")) or any(directory.glob("[0-9]*/saved_model.pb")):
+        return load_saved_model(str(directory))
+    if not (directory.is_dir() or directory.with_name(f"{directory.name}.index").is_file()):
+        raise UserError(
+            f"There is no {directory}; give the directory of a run, a checkpoint in it such as "
+            "RUN/ckpt-1000, or an exported model."
+        )
+    return load_checkpoint(str(directory))
+
+
+@_for_python
+def build(config: Config, num_classes: int, embeddings: np.ndarray | None = None) -> MaskXRCNN:
+    """A Keras model with new weights, which follow from `config.seed`.
+
+    Args:
+      config: its options.
+      num_classes: K, without background.
+      embeddings: float [K, D], the class vectors that T takes with transfer_input="embedding".
+    """
+    return build_model(config, num_classes, embeddings)
+
+
+@_for_python
+def train(config: Config) -> dict:
+    """Trains the run that `config` describes, or resumes it where its last checkpoint is.
+
+    Returns:
+      The last evaluation, as of `evaluate`; empty without `config.eval_records`.
+
+    Raises:
+      UserError: something that `config` names does not exist or does not fit.
+      KeyboardInterrupt: Ctrl-C; the last step is saved, and the same call resumes.
+    """
+    return training.train(config)
+
+
+@_for_python
+def evaluate(
+    run: str | os.PathLike[str],
+    records: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    *,
+    annotations: str | os.PathLike[str] = "",
+    masks: str = "model",
+    per_class: bool = False,
+    engine: str = "faster_coco_eval",
+    progress: bool = True,
+    **options: Any,
+) -> dict:
+    """Box and mask AP of a run.
+
+    Args:
+      run: a run's directory or a checkpoint in it.
+      records: directories of records to evaluate on; the run's own `eval_records` if not given.
+      annotations: COCO json of the same images: exact masks instead of those in the records.
+      masks: what segments the detected boxes, "model" or "grabcut".
+      per_class: also list the AP of every class.
+      engine: "faster_coco_eval" or "pycocotools"; the results are the same.
+      progress: show a progress bar.
+      **options: of the data and of detections, as `python -m maskx_tf.evaluate --help` lists them,
+        such as mask_classes="voc" or max_detections=300.
+
+    Returns:
+      {"box": {"all": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "A": …, "B": …}}; likewise "mask"
+      and "mask_given_boxes" of a model with masks; with `per_class` also {"per_class": {name: AP}}.
+      Values in [0, 1]; None where there is no object of the kind.
+
+    Raises:
+      UserError: the run or the records cannot be used, or an option is one of training.
+    """
+    for name in options:
+        if name not in scoring.changeable():
+            raise UserError(
+                f"{name}={options[name]!r} cannot differ from the training run; in an evaluation, "
+                f"these can: {', '.join(scoring.changeable())}."
+            )
+    if records:
+        options["eval_records"] = records
+    evaluation = scoring.evaluate(
+        os.fspath(run),
+        lambda trained: trained.replace(**options),
+        annotations=os.fspath(annotations),
+        masks=masks,
+        engine=engine,
+        per_class=per_class,
+        progress=progress,
+    )
+    return evaluation.results

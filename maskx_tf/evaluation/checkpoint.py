@@ -1,0 +1,104 @@
+"""Scores a checkpoint: what the command `maskx_tf.evaluate` and the function of that name share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from maskx_tf import checkpoints
+from maskx_tf import config as config_lib
+from maskx_tf.config import Config
+from maskx_tf.data import classes
+from maskx_tf.data.records.reader import reading_errors
+from maskx_tf.errors import UserError
+from maskx_tf.evaluation import runner
+from maskx_tf.evaluation.grabcut import GrabCutMasks
+from maskx_tf.evaluation.ground_truth import ground_truth_from_json
+from maskx_tf.model import rebuilt
+
+MASKS = ("model", "grabcut")  # what segments the detected boxes
+
+
+def changeable() -> tuple[str, ...]:
+    """The options that may differ from the training run; all others stay as it was trained."""
+    return config_lib.names(at_test="data") + config_lib.names(at_test="detections")
+
+
+class Evaluation(NamedTuple):
+    """An evaluation.
+
+    Attributes:
+      results: as of `runner.ModelEvaluator.evaluate`.
+      curves: as of `coco.CocoEvaluator`.
+      mask_classes: names of set A.
+      num_classes: K.
+      ground_truth: the json or the records that the model was compared with.
+    """
+
+    results: dict
+    curves: dict[str, dict[str, np.ndarray]]
+    mask_classes: list[str]
+    num_classes: int
+    ground_truth: str | list[str]
+
+
+def evaluate(
+    checkpoint: str,
+    change: Callable[[Config], Config],
+    *,
+    annotations: str = "",
+    masks: str = "model",
+    engine: str = "faster_coco_eval",
+    per_class: bool = False,
+    progress: bool = True,
+) -> Evaluation:
+    """Scores a checkpoint on `eval_records`.
+
+    Args:
+      checkpoint: a run's directory or a checkpoint in one.
+      change: the options it was trained with -> those to evaluate with, which differ in
+        `changeable` ones only.
+      annotations: COCO json of the same images: exact masks instead of the records'.
+      masks: one of `MASKS`.
+      engine: one of `coco.ENGINES`.
+      per_class: also list the AP of every class.
+      progress: show a progress bar.
+
+    Raises:
+      UserError: the checkpoint, the records or the json cannot be used.
+    """
+    if masks not in MASKS:
+        raise UserError(f"--masks={masks} is not one of: {', '.join(MASKS)}.")
+    model, trained, vocabulary, mask_class_ids = checkpoints.load_model(checkpoint)
+    config = change(trained)
+    of_detections = config_lib.names(at_test="detections")
+    if any(getattr(config, name) != getattr(trained, name) for name in of_detections):
+        model = rebuilt(model, config)
+    if config.mask_classes != trained.mask_classes:
+        mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
+    ground_truth = ground_truth_from_json(annotations, vocabulary) if annotations else None
+    by_grabcut = masks == "grabcut"
+    with (
+        reading_errors(),
+        GrabCutMasks(config.eval_records) if by_grabcut else contextlib.nullcontext() as segment,
+    ):
+        evaluator = runner.ModelEvaluator(
+            model,
+            config,
+            vocabulary,
+            mask_class_ids,
+            ground_truth=ground_truth,
+            engine=engine,
+            segment=segment,
+        )
+        results = evaluator.evaluate(per_class, progress)
+    return Evaluation(
+        results,
+        evaluator.curves,
+        [vocabulary.names[class_id - 1] for class_id in mask_class_ids],
+        vocabulary.num_classes,
+        annotations or list(config.eval_records),
+    )
