@@ -123,6 +123,20 @@ class MaskXRCNN(tf_keras.Model):
             return None
         return self.embeddings.numpy()[1:]
 
+    def save(self, filepath, *args, **kwargs) -> None:
+        """Refuses: a file of Keras would have neither the options nor all of the weights."""
+        raise UserError(
+            f"{filepath} would be a file that cannot be loaded again. Save the weights with "
+            "tf.train.Checkpoint(model=model), or what maskx_tf.load reads with "
+            "maskx_tf.checkpoints.save_new; or export a run (python -m export.saved_model)."
+        )
+
+    def save_weights(self, filepath, *args, **kwargs) -> None:
+        """As of Keras, which leaves weights out of files of its newer format: they are refused."""
+        if str(filepath).endswith(".weights.h5"):
+            self.save(filepath)
+        super().save_weights(filepath, *args, **kwargs)
+
     def normalize(self, images: tf.Tensor, image_sizes: tf.Tensor) -> tf.Tensor:
         """RGB 0..255 [B, H, W, 3] -> zero-mean network input; 0 beyond image_sizes [B, 2]."""
         images = tf.cast(images, tf.float32)

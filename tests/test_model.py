@@ -140,6 +140,24 @@ def test_normalisation(order, channels):
     np.testing.assert_allclose(normalized, wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["x.keras", "x.h5", "x"])
+def test_files_that_could_not_be_loaded_are_refused(model, tmp_path, name):
+    with pytest.raises(UserError, match=f"{name} would be .*save_new.*export"):
+        model.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["w.h5", "w"])
+def test_weights_are_saved_whole_or_not_at_all(model, tmp_path, name):
+    with pytest.raises(UserError, match=r"w\.weights\.h5 would be"):
+        model.save_weights(tmp_path / "w.weights.h5")  # Keras leaves out most of the backbone's
+    model.save_weights(str(tmp_path / name))
+    other = build_model(CONFIG.replace(seed=1), batches.NUM_CLASSES)
+    other.load_weights(str(tmp_path / name))
+    for one, again in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, again)
+
+
 def test_the_seed_decides_the_weights():
     first, again, other = (build_model(CONFIG.replace(seed=s), 2).get_weights() for s in (5, 5, 6))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
