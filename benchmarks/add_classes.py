@@ -21,7 +21,7 @@ import tensorflow as tf
 from absl import flags
 
 from maskx_tf import checkpoints, config
-from maskx_tf.data import preprocessing
+from maskx_tf.data import decoding, preprocessing
 from maskx_tf.demo import CONFIGS, Step, execute
 from maskx_tf.errors import UserError
 from maskx_tf.system import cli
@@ -179,7 +179,7 @@ def old_detections_equal(old_dir: pathlib.Path, new_dir: pathlib.Path, images: l
     run_old, run_new = (tf.function(each.model, autograph=False) for each in (old, new))
     compared = 0
     for path in images:
-        image = preprocessing.decode_image(tf.io.read_file(str(path)))
+        image = decoding.decode(tf.io.read_file(str(path)))
         resized, size, _ = preprocessing.resize_and_pad(image, *sides)
         before, after = (
             {key: value[0].numpy() for key, value in run(resized[None], size[None]).items()}

@@ -20,6 +20,7 @@ from absl import flags
 from export import comparison, serving_files, warmup
 from maskx_tf import checkpoints
 from maskx_tf.config import Config
+from maskx_tf.data import decoding
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.inference import folding, image_bytes
@@ -258,7 +259,7 @@ def _read_image(path: str, max_pixels: int) -> np.ndarray:
     except tf.errors.NotFoundError:
         raise UserError(f"--images={path}: there is no such file.") from None
     except tf.errors.OpError as error:
-        raise UserError(f"--images={path} cannot be read: {image_bytes.reason(error)}") from None
+        raise UserError(f"--images={path} cannot be read: {decoding.reason(error)}") from None
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ printf '{"instances": [{"image_bytes": {"b64": "%s"}}]}' "$$(base64 -w0 photo.jp
 curl -d @request.json http://localhost:8501/v1/models/$model_name:predict
 ```
 
-Signatures: `serving_default` takes `image_bytes`, encoded files of any sizes (JPEG, PNG, GIF, BMP);
+Signatures: `serving_default` takes `image_bytes`, JPEG or 8-bit PNG files of any sizes;
 `image_tensor` takes `images`, uint8 RGB [B, H, W, 3]. Outputs, for B images:
 
 $outputs

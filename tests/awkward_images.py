@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from tests.harness import image_file
+from tests.harness import encode_image, image_file
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -28,26 +28,57 @@ def flat_png(width: int, height: int) -> bytes:
 
 
 def valid() -> dict[str, bytes]:
-    """Files that a browser would show."""
+    """JPEG and PNG files of all kinds that a served model takes."""
     rgb = noise(40, 56)
-    frames = [Image.fromarray(noise(30, 44, seed=seed)) for seed in range(3)]
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
-    sixteen = np.random.default_rng(0).integers(0, 65536, (40, 56)).astype(np.uint16)
     return {
         "jpeg": image_file(rgb, "JPEG"),
         "png": image_file(rgb),
-        "bmp": image_file(rgb, "BMP"),
+        "progressive": image_file(rgb, "JPEG", progressive=True),
+        "subsampled": image_file(noise(41, 57), "JPEG", subsampling=2),
         "1x1": image_file(noise(1, 1)),
         "1x4000": image_file(noise(4000, 1)),
         "7000x7000": image_file(np.zeros([7000, 7000, 3], np.uint8)),
         "cmyk": image_file(Image.fromarray(noise(40, 56, 4), "CMYK"), "JPEG"),
-        "16 bit": image_file(Image.fromarray(sixteen)),
+        "1 bit": image_file(Image.fromarray(rgb).convert("1")),
+        "grey transparent": image_file(Image.fromarray(noise(40, 56, 4)).convert("LA")),
         "palette": image_file(Image.fromarray(rgb).quantize(16)),
         "grey": image_file(Image.fromarray(rgb).convert("L"), "JPEG"),
         "transparent": image_file(noise(40, 56, 4)),
-        "animated": image_file(frames[0], "GIF", save_all=True, append_images=frames[1:]),
         "exif": image_file(rgb, "JPEG", exif=exif),
+        # Phones append films, and whole pictures; bytes of a film look like starts of scans.
+        "jpeg and film": image_file(rgb, "JPEG") + b"\xff\xda" * 300,
+        "two jpegs": image_file(rgb, "JPEG") + image_file(rgb, "JPEG"),
+    }
+
+
+def convertible() -> dict[str, bytes]:
+    """Files of other kinds, of which PNG is made before anything else sees them."""
+    rgb = noise(40, 56)
+    picture = Image.fromarray(rgb)
+    frames = [Image.fromarray(noise(40, 56, seed=seed)) for seed in range(3)]
+    animation = {"save_all": True, "append_images": frames[1:]}
+    deep = np.random.default_rng(0).integers(0, 4096, (40, 56)).astype(np.uint16)
+    colors = np.random.default_rng(0).integers(0, 4096, (40, 56, 3)).astype(np.uint16)
+    return {
+        "bmp": image_file(rgb, "BMP"),
+        "palette bmp": image_file(picture.quantize(16), "BMP"),
+        "gif": image_file(picture.quantize(16), "GIF"),
+        "animated gif": image_file(frames[0], "GIF", **animation),
+        "webp": image_file(rgb, "WEBP"),
+        "animated webp": image_file(frames[0], "WEBP", **animation),
+        "tiff": image_file(rgb, "TIFF"),
+        "cmyk tiff": image_file(picture.convert("CMYK"), "TIFF", compression="tiff_lzw"),
+        "tiff of pages": image_file(frames[0], "TIFF", **animation),
+        "12 bit tiff": image_file(Image.fromarray(deep), "TIFF"),
+        "float tiff": image_file(Image.fromarray(deep.astype(np.float32) / 7 - 90), "TIFF"),
+        "12 bit png": image_file(Image.fromarray(deep)),
+        "12 bit rgb png": encode_image(colors, ".png"),
+        "12 bit rgb tiff": encode_image(colors, ".tiff"),
+        "ppm": image_file(rgb, "PPM"),
+        "jpeg 2000": image_file(rgb, "JPEG2000"),
+        "avif": image_file(rgb, "AVIF"),
     }
 
 
@@ -59,13 +90,18 @@ def invalid() -> dict[str, bytes]:
         "signature only": b"\xff\xd8\xff",
         "truncated png": image_file(noise(40, 56))[:300],
         "tiff": image_file(noise(40, 56), "TIFF"),
+        "gif": image_file(noise(40, 56)[..., 0], "GIF"),
+        "16 bit": image_file(noise(40, 56)[..., 0].astype(np.uint16) * 250),
         "8000x8000": flat_png(8_000, 8_000),  # an export takes 50 megapixels
         "bomb": flat_png(30_000, 30_000),
     }
 
 
 def mutations(count: int, seed: int = 0) -> list[bytes]:
-    """Damaged copies of small valid files: bytes changed, cut out, doubled, cut off, spliced."""
+    """Damaged copies of small JPEG and PNG files.
+
+    Bytes changed, cut out, doubled, cut off, spliced, or zeros at the end.
+    """
     rng = np.random.default_rng(seed)
     files = valid()
     bases = [data for name, data in files.items() if name != "7000x7000"]
@@ -74,7 +110,7 @@ def mutations(count: int, seed: int = 0) -> list[bytes]:
 
 def _mutate(data: bytes, others: list[bytes], rng: np.random.Generator) -> bytes:
     at, length = int(rng.integers(len(data))), int(rng.integers(1, 64))
-    kind = rng.integers(5)
+    kind = rng.integers(6)
     if kind == 0:
         changed = bytearray(data)
         for position in rng.integers(len(data), size=rng.integers(1, 16)):
@@ -86,5 +122,7 @@ def _mutate(data: bytes, others: list[bytes], rng: np.random.Generator) -> bytes
         return data[:at] + data[at + length :]
     if kind == 3:
         return data[:at] + data[at : at + length] * 2 + data[at + length :]
+    if kind == 4:
+        return data[:at] + bytes(len(data) - at)
     other = others[rng.integers(len(others))]
     return data[:at] + other[int(rng.integers(len(other))) :]

@@ -14,7 +14,7 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import comparison
-from maskx_tf.inference import image_bytes
+from maskx_tf.data import decoding
 from maskx_tf.ops import masks as mask_ops
 from tests import exports, harness, tiny
 
@@ -161,7 +161,7 @@ def test_c_api(exported, detect, tmp_path):
     arguments = [exported, json.dumps(names), str(picture)]
     output = exports.run_without_the_project(C_API_CLIENT, arguments, tmp_path)
     first, (code, message), second = json.loads(output.splitlines()[-1])
-    assert code == 3 and "The bytes are not a JPEG, PNG, GIF or BMP image." in message
+    assert code == 3 and "The bytes are not a JPEG or PNG image." in message
     wanted = detect(picture.read_bytes())
     for boxes, codes in (first, second):
         boxes = np.reshape(boxes, wanted["detection_boxes"].shape)
@@ -206,10 +206,10 @@ def usual_list():
         ("4000x1", harness.image_file(Image.new("RGB", (1, 4000))), (4000, 1)),
         ("8000x8000", harness.image_file(Image.new("L", (8000, 8000))), None),
         ("CMYK", harness.image_file(image.convert("CMYK"), "JPEG"), size),
-        ("16-bit", harness.image_file(values), size),
+        ("16-bit", harness.image_file(values), None),
         ("palette", harness.image_file(image.convert("P")), size),
         ("grey", harness.image_file(image.convert("L"), "JPEG"), size),
-        ("animated", harness.image_file(image.convert("P"), "GIF", **frames), size),
+        ("animated", harness.image_file(image.convert("P"), "GIF", **frames), None),
         ("EXIF-rotated", harness.image_file(image, "JPEG", exif=exif), (56, 40)),
         ("truncated", harness.image_file(image, "JPEG")[:-200], None),
         ("empty", b"", None),
@@ -224,7 +224,7 @@ def answer_or_refusal(detect, encoded):
     try:
         found, reason = detect(encoded), ""
     except tf.errors.InvalidArgumentError as error:
-        found, reason = None, image_bytes.reason(error)
+        found, reason = None, decoding.reason(error)
     assert time.process_time() - start < 2
     return found, reason
 
@@ -250,8 +250,7 @@ def mutated(count):
         harness.image_file(image, "JPEG", exif=exif),
         harness.image_file(image, "JPEG", progressive=True),
         harness.image_file(image, "PNG"),
-        harness.image_file(image.convert("P"), "GIF"),
-        harness.image_file(image, "BMP"),
+        harness.image_file(image.convert("P")),
     ]
     rng = np.random.default_rng(0)
     for i in range(count):

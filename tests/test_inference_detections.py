@@ -12,10 +12,10 @@ from pycocotools.coco import COCO
 
 from maskx_tf import visualize
 from maskx_tf.errors import ImageError, UserError
-from maskx_tf.inference import image_files
+from maskx_tf.inference import image_files, inputs
 from maskx_tf.inference.detections import Detections
 from maskx_tf.ops import masks
-from tests import harness, stub_server
+from tests import awkward_images, harness, stub_server
 
 SIZE = (120, 160)
 
@@ -271,9 +271,9 @@ class TestReadUpright:
         with pytest.raises(ImageError, match=r"image cannot be drawn on"):
             image_files.read_upright(b"junk", (20, 31))
 
-    def test_of_sixteen_bits_the_upper_eight_are_drawn(self, tmp_path):
-        path = tmp_path / "a.png"
-        stored = np.arange(600, dtype=np.uint16).reshape(20, 30) * 109
-        Image.fromarray(stored).save(path)
-        drawn = image_files.read_upright(path, (20, 30))
-        np.testing.assert_array_equal(drawn, np.stack([stored >> 8] * 3, axis=-1))
+    @pytest.mark.parametrize("name", ["12 bit png", "webp", "animated gif", "exif"])
+    def test_what_is_drawn_on_is_what_the_model_sees(self, name):
+        data = (awkward_images.valid() | awkward_images.convertible())[name]
+        _, pixels = inputs.read_image(data)
+        drawn = image_files.read_upright(data, pixels.shape[:2])
+        np.testing.assert_array_equal(drawn, pixels)

@@ -14,7 +14,7 @@ from absl import flags
 from PIL import Image
 
 from maskx_tf import checkpoints, label
-from maskx_tf.data import preprocessing
+from maskx_tf.data import decoding, preprocessing
 from maskx_tf.errors import UserError
 from maskx_tf.inference import segmenter
 from maskx_tf.labeling import journal, labeler
@@ -152,7 +152,7 @@ def test_masks_are_those_of_the_model(data, model_dir, tmp_path):
     run(*data, model_dir, output)
     annotation = json.loads(output.read_text())["annotations"][0]
     loaded = checkpoints.load_model(model_dir)
-    image = preprocessing.decode_image(tf.io.read_file(f"{data[1]}/1.jpg"))
+    image = decoding.decode(tf.io.read_file(f"{data[1]}/1.jpg"))
     resized, size, scale = preprocessing.resize_and_pad(image, 64, 96)
     x, y, w, h = annotation["bbox"]
     box = tf.constant([[[y, x, y + h, x + w]]], tf.float32) * tf.tile(scale, [2])

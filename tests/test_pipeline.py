@@ -353,23 +353,52 @@ def test_absent_records(tmp_path):
         elements(())
 
 
-@pytest.mark.parametrize(
-    ("encoded", "message"),
-    [
-        (b"GIF89a", r"neither JPEG nor PNG(.|\n)*1\.jpg(.|\n)*image(.|\n)*pets-00000"),
-        (harness.encode_image(harness.random_image(9, 9)), r"image size(.|\n)*1\.jpg"),
-    ],
-)
-def test_bad_image_in_a_record_is_named(tmp_path, encoded, message):
-    path = make_records(tmp_path, [])[0]
+PHOTO = harness.encode_image(harness.random_image(40, 60))
+BAD_PHOTOS = [
+    (PHOTO[: len(PHOTO) // 2] + bytes(500), "1.jpg: it cannot be decoded: .*500 bytes are zeros"),
+    (b"GIF89a", "1.jpg: it cannot be decoded: .*not a JPEG or PNG"),
+    (harness.image_file(np.zeros([40, 60], np.uint16)), "1.jpg: it cannot be decoded: .*16 bits"),
+    (
+        harness.encode_image(harness.random_image(9, 9)),
+        "image size 9 9 not as recorded: 40 60 .*1.jpg",
+    ),
+]
+
+
+def with_photo(tmp_path, encoded):
+    """Records of two images, of which the first holds these bytes; the shard, without manifest."""
+    make_records(tmp_path, [], sizes=[(40, 60)] * 2)
     shard = next((tmp_path / "pets_records").glob("*.tfrecord"))
-    example = tf.train.Example.FromString(next(iter(tf.data.TFRecordDataset(str(shard)))).numpy())
+    payloads = [payload.numpy() for payload in tf.data.TFRecordDataset(str(shard))]
+    example = tf.train.Example.FromString(payloads[0])
     example.features.feature["image/encoded"].bytes_list.value[0] = encoded
     with tf.io.TFRecordWriter(str(shard)) as writer:
         writer.write(example.SerializeToString())
+        writer.write(payloads[1])
     (tmp_path / "pets_records" / "manifest.json").unlink()
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        next(elements((f"{path}/*.tfrecord",)))
+    return str(shard)
+
+
+@pytest.mark.parametrize(("encoded", "message"), BAD_PHOTOS)
+@pytest.mark.parametrize("training", [True, False])
+def test_bad_image_in_a_record_is_named(tmp_path, encoded, message, training):
+    records = (with_photo(tmp_path, encoded),)
+    with pytest.raises(UserError, match=message) as error, reading_errors(records):
+        for _ in make_dataset(records, CONFIG, PETS, (1,), training=training, seed=0).take(4):
+            pass
+    text = str(error.value)
+    assert "pets-00000" in text and "record 0" in text and "image 1" in text and "\n" not in text
+
+
+@pytest.mark.parametrize(("encoded", "message"), BAD_PHOTOS)
+def test_images_that_cannot_be_decoded_are_left_out_when_told(tmp_path, encoded, message, caplog):
+    records = (with_photo(tmp_path, encoded),)
+    config = CONFIG.replace(skip_corrupt_records=True, batch_size=1)
+    dataset = make_dataset(records, config, PETS, (1,), training=True, seed=0)
+    assert {int(features["image_id"][0]) for features, _ in dataset.take(4)} == {2}
+    (warning, count) = [entry.getMessage() for entry in caplog.records]
+    assert re.search("byte 0: record 0, image 1: .*1.jpg|the record says 40 x 60", warning)
+    assert "pets-00000" in warning and "1 intact records are used" in count
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

@@ -21,7 +21,7 @@ from maskx_tf.data.records import manifest as manifest_lib
 from maskx_tf.data.records import schema as records_lib
 from maskx_tf.errors import UserError
 from maskx_tf.ops import masks
-from tests import harness
+from tests import awkward_images, harness
 from tests.harness import annotation, polygon_of
 from tf_records import coco, coco_objects, writer
 from tf_records.coco_objects import Settings
@@ -278,12 +278,12 @@ def test_absent_inputs(tmp_path):
     ("damage", "reason", "message"),
     [
         (lambda path: path.unlink(), "image_missing", "1 of 2 image files are missing"),
-        (lambda path: path.write_bytes(b""), "image_corrupt", "cannot be decoded"),
-        (lambda path: path.write_bytes(b"no image"), "image_corrupt", "cannot be decoded"),
+        (lambda path: path.write_bytes(b""), "image_corrupt", "is empty"),
+        (lambda path: path.write_bytes(b"no image"), "image_corrupt", "no image"),
         (
             lambda path: path.write_bytes(path.read_bytes()[:-200]),
             "image_corrupt",
-            "cannot be decoded: image file is truncated",
+            "its end is missing",
         ),
     ],
 )
@@ -322,16 +322,33 @@ def test_original_bytes_are_kept(tmp_path, extension, grey):
 
 
 @pytest.mark.parametrize(
-    ("mode", "kind"), [("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "PNG"), ("RGB", "BMP")]
+    ("name", "reasons"),
+    [
+        ("bmp", ["image_reencoded"]),
+        ("animated gif", ["image_first_frame", "image_reencoded"]),
+        ("12 bit tiff", ["image_range_changed"]),
+    ],
 )
-def test_other_images_are_stored_as_rgb_png(tmp_path, mode, kind):
-    image = PIL.Image.fromarray(harness.random_image(40, 60)).convert(mode)
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    record, issues = converted_file(tmp_path, buffer.getvalue())
+def test_other_images_are_stored_as_png(tmp_path, name, reasons):
+    record, issues = converted_file(tmp_path, awkward_images.convertible()[name])
     stored = PIL.Image.open(io.BytesIO(record.encoded))
-    assert (stored.format, stored.mode, stored.size) == ("PNG", "RGB", (60, 40))
-    assert issues == {"image_reencoded": [[None, 1]]}
+    assert (stored.format, stored.size) == ("PNG", (56, 40))
+    assert issues == {key: [[None, 1]] for key in [*reasons, "image_size_differs"]}
+
+
+def test_pixel_range_of_the_command(tmp_path):
+    assert coco._pixel_range([]) is None
+    assert coco._pixel_range(["0", "4095"]) == (0, 4095)
+    for values in (["5"], ["5", "5"], ["a", "b"], ["0", "nan"], ["0", "inf"], ["1", "2", "3"]):
+        with pytest.raises(UserError, match=f"--pixel_range={','.join(values)} must be LOW,HIGH"):
+            coco._pixel_range(values)
+    values = np.full([40, 60], 819, np.uint16)
+    paths = harness.write_coco(tmp_path / "coco", [annotation(1, BOX)])
+    (pathlib.Path(paths[1]) / "1.jpg").write_bytes(harness.image_file(values))
+    manifest = convert(paths, tmp_path / "records", pixel_range=(0, 4095))
+    assert manifest.source["pixel_range"] == [0, 4095]
+    (record,) = records_lib.read_records(manifest_lib.find_shards([str(tmp_path / "records")]))
+    assert (np.asarray(PIL.Image.open(io.BytesIO(record.encoded))) == 51).all()
 
 
 def test_size_of_the_file_counts(tmp_path):

@@ -143,8 +143,8 @@ JPEG = harness.encode_image(harness.random_image(40, 60))
 FULL = schema.encode_mask(np.ones([130, 130], np.uint8))
 EMPTY = schema.encode_mask(np.zeros([3, 3], np.uint8))
 CONTENT = [
-    ("image/encoded", 0, JPEG[: len(JPEG) // 2], "the image cannot be decoded: .*truncated"),
-    ("image/encoded", 0, b"GIF89a", "the image cannot be decoded"),
+    ("image/encoded", 0, JPEG[: len(JPEG) // 2], "1.jpg: it cannot be decoded: its end is missing"),
+    ("image/encoded", 0, b"GIF89a", "1.jpg: it cannot be decoded: .* not a JPEG or PNG"),
     ("image/height", 0, 41, "the image is 40 x 60, the record says 41 x 60"),
     ("image/source_id", 0, b"seven", "the image id 'seven' is not a whole number"),
     ("image/object/bbox/ymin", 1, float("nan"), r"object 1 \(id 2\): the box .* is not finite"),

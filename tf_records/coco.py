@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ def convert(
     skip_bad_images: bool = False,
     masks: str = grabcut_masks.ANNOTATED,
     set_a: Sequence[str] | None = None,
+    pixel_range: tuple[float, float] | None = None,
 ) -> Manifest:
     """Writes the records of a COCO json.
 
@@ -42,6 +44,7 @@ def convert(
       skip_bad_images: drop and list missing or corrupt images, instead of an error.
       masks: whose they are, one of `grabcut_masks.CHOICES`.
       set_a: class names kept in the manifest.
+      pixel_range: of images with more than 8 bits a channel, see `image_formats.to_picture`.
 
     Raises:
       UserError: the json or an image is unusable, or the output exists.
@@ -60,6 +63,8 @@ def convert(
     }
     if masks != grabcut_masks.ANNOTATED:
         source["masks"] = masks
+    if pixel_range:
+        source["pixel_range"] = list(pixel_range)
     vocabulary = content.vocabulary
     classes = {
         external_id: (class_id, vocabulary.names[class_id - 1])
@@ -68,7 +73,7 @@ def convert(
     kept = output.reusable(source, len(content.items))
     if kept is None and not skip_bad_images:
         _check_files(content.items, images)
-    settings = Settings(images, classes, mask_size, skip_bad_images, masks)
+    settings = Settings(images, classes, mask_size, skip_bad_images, masks, pixel_range)
     return writer.write(
         functools.partial(encode_image, settings=settings),
         content.items,
@@ -106,8 +111,24 @@ def _define_flags() -> None:
         list(grabcut_masks.CHOICES),
         "Masks: as annotated; or by GrabCut, for all objects or only for those without a mask.",
     )
+    flags.DEFINE_list(
+        "pixel_range",
+        [],
+        "LOW,HIGH: values that become black and white where images have more than 8 bits a channel "
+        "or floats. Default: each image's own smallest and largest, without outliers.",
+    )
     flags.DEFINE_bool("skip_bad_images", False, "Drop and list missing or corrupt images.")
     output_lib.define_flags()
+
+
+def _pixel_range(values: Sequence[str]) -> tuple[float, float] | None:
+    try:
+        low, high = map(float, values) if values else (0.0, 1.0)
+    except ValueError:
+        low = high = 0.0
+    if not -math.inf < low < high < math.inf:
+        raise UserError(f"--pixel_range={','.join(values)} must be LOW,HIGH, such as 0,4095.")
+    return (low, high) if values else None
 
 
 def main() -> None:
@@ -122,6 +143,7 @@ def main() -> None:
         mask_size=options.mask_size,
         skip_bad_images=options.skip_bad_images,
         masks=options.masks,
+        pixel_range=_pixel_range(options.pixel_range),
     )
     print(writer.describe(manifest, options.output_dir))
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from maskx_tf.data.coco.boxes import as_number, clean_box
-from maskx_tf.data.coco.images import BadImageError, EncodedImage, read_image
+from maskx_tf.data.coco.images import read_image
 from maskx_tf.data.coco.instances import ImageItem, is_text
 from maskx_tf.data.coco.issues import Issue
 from maskx_tf.data.coco.masks import MaskError, crop_mask
+from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.data.records.manifest import HUMAN
 from maskx_tf.data.records.schema import ImageRecord, ObjectRecord
 from maskx_tf.errors import UserError
@@ -31,6 +32,7 @@ class Settings(NamedTuple):
       mask_size: largest side of a mask, 0: full resolution.
       skip_bad_images: drop images that are missing or corrupt, instead of an error.
       masks: whose they are, one of `grabcut_masks.CHOICES`.
+      pixel_range: see `image_formats.to_picture`.
     """
 
     images: str
@@ -38,13 +40,15 @@ class Settings(NamedTuple):
     mask_size: int
     skip_bad_images: bool
     masks: str = grabcut_masks.ANNOTATED
+    pixel_range: tuple[float, float] | None = None
 
 
 def encode_image(item: ImageItem, settings: Settings) -> Encoded:
     """The record of an image, with the issues of its annotations; UserError if the file is bad."""
     try:
         expected = (item.height, item.width)
-        image = read_image(pathlib.Path(settings.images) / item.file_name, expected)
+        path = pathlib.Path(settings.images) / item.file_name
+        image = read_image(path, expected, settings.pixel_range)
     except BadImageError as error:
         if not settings.skip_bad_images:
             raise UserError(
@@ -52,21 +56,19 @@ def encode_image(item: ImageItem, settings: Settings) -> Encoded:
                 "list such images."
             ) from None
         return Encoded(None, issues=_dropped(item, error.reason))
-    issues = []
-    if image.change:
-        issues.append(Issue(image.change, item.image_id))
-    if (item.height, item.width) not in ((image.height, image.width), (None, None)):
+    issues = [Issue(change, item.image_id) for change in image.changes]
+    if (item.height, item.width) not in (image.size, (None, None)):
         issues.append(Issue("image_size_differs", item.image_id))
     objects = []
     for annotation_id, text in item.annotations:
-        made, reasons = _decode_object(annotation_id, text, item, image, settings)
+        made, reasons = _decode_object(annotation_id, text, item, image.size, settings)
         issues += [Issue(reason, item.image_id, annotation_id) for reason in reasons]
         if made is not None:
             objects.append(made)
-    record = ImageRecord(
-        item.image_id, item.file_name, image.encoded, image.height, image.width, objects
+    record = ImageRecord(item.image_id, item.file_name, image.encoded, *image.size, objects)
+    record, found = grabcut_masks.with_grabcut(
+        record, image.pixels, settings.masks, settings.mask_size
     )
-    record, found = grabcut_masks.with_grabcut(record, settings.masks, settings.mask_size)
     return encode(record, issues + found)
 
 
@@ -79,23 +81,23 @@ def _dropped(item: ImageItem, reason: str) -> tuple[Issue, ...]:
 
 
 def _decode_object(
-    annotation_id: int, text: bytes, item: ImageItem, image: EncodedImage, settings: Settings
+    annotation_id: int, text: bytes, item: ImageItem, size: tuple[int, int], settings: Settings
 ) -> tuple[ObjectRecord | None, list[str]]:
     try:
         annotation = json.loads(text) | {"id": annotation_id}
     except RecursionError:  # just as deep as the reader could go
         return None, ["annotation_malformed"]
-    return make_object(annotation, item, image, settings)
+    return make_object(annotation, item, size, settings)
 
 
 def make_object(
-    annotation: Mapping[str, Any], item: ImageItem, image: EncodedImage, settings: Settings
+    annotation: Mapping[str, Any], item: ImageItem, size: tuple[int, int], settings: Settings
 ) -> tuple[ObjectRecord | None, list[str]]:
     """The object of an annotation, or None, and the reasons (of `issues`) for every change."""
-    box, reasons = clean_box(annotation.get("bbox"), image.height, image.width)
+    box, reasons = clean_box(annotation.get("bbox"), *size)
     if box is None:
         return None, reasons
-    annotated_size = (item.height or image.height, item.width or image.width)
+    annotated_size = (item.height or size[0], item.width or size[1])
     segmentation = annotation.get("segmentation")
     mask = None
     if segmentation:

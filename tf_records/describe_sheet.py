@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import pathlib
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from maskx_tf import visualize
+from maskx_tf.data import decoding
 from maskx_tf.data.records import framing, index, schema
 from maskx_tf.data.records.manifest import Manifest, find_shards
 from maskx_tf.data.records.schema import ImageRecord, ObjectRecord
@@ -48,8 +47,7 @@ def _read(found: index.Index, record: int) -> ImageRecord:
 
 
 def _draw(record: ImageRecord, names: tuple[str, ...], green: set[int]) -> np.ndarray:
-    with Image.open(io.BytesIO(record.encoded)) as encoded:
-        image = np.array(encoded.convert("RGB"))
+    image = decoding.to_array(record.encoded)
     scale = min(1.0, _SIDE_PX / max(image.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)

@@ -53,7 +53,7 @@ def gather(directory: str, manifest: Manifest, workers: int = 0) -> Statistics:
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     processes = min(pool.num_workers(workers, manifest.num_images), len(paths))
     with (
-        pool.mapper(function, processes) as run,
+        pool.mapper(function, processes, decodes=True) as run,
         tqdm.tqdm(total=manifest.num_images, desc=manifest.name, unit=" images") as bar,
     ):
         for sizes, objects in run(paths):

@@ -8,7 +8,7 @@ import numpy as np
 
 from maskx_tf.data.coco.issues import Issue
 from maskx_tf.data.coco.masks import crop_size, sample
-from maskx_tf.data.records.schema import GRABCUT, ImageRecord, ObjectRecord, decode_image
+from maskx_tf.data.records.schema import GRABCUT, ImageRecord, ObjectRecord
 from maskx_tf.ops import grabcut
 
 # What --masks means: those of the annotations; GrabCut's for all objects; GrabCut's for objects
@@ -18,12 +18,13 @@ CHOICES = (ANNOTATED, ALL, MISSING)
 
 
 def with_grabcut(
-    record: ImageRecord, masks: str, mask_size: int
+    record: ImageRecord, pixels: np.ndarray, masks: str, mask_size: int
 ) -> tuple[ImageRecord, list[Issue]]:
     """The record with masks by GrabCut; crowd regions, of several objects each, keep theirs.
 
     Args:
-      record: of an image whose bytes can be decoded.
+      record: of an image.
+      pixels: uint8 RGB [H, W, 3] of the image.
       masks: one of `CHOICES`.
       mask_size: largest side of a mask in pixels, 0: no limit.
 
@@ -37,7 +38,7 @@ def with_grabcut(
     ]
     if not any(chosen):
         return record, []
-    image = decode_image(record.encoded)
+    image = pixels[..., ::-1]  # in OpenCV's order
     objects, issues = [], []
     for item, wanted in zip(record.objects, chosen, strict=True):
         if wanted:

@@ -31,18 +31,22 @@ def num_workers(wanted: int, num_items: int) -> int:
 
 
 @contextlib.contextmanager
-def mapper(function: Callable[[Item], Result], workers: int) -> Iterator[Callable]:
+def mapper(
+    function: Callable[[Item], Result], workers: int, *, decodes: bool = False
+) -> Iterator[Callable]:
     """Gives `map(items) -> iterator of results in order`; in this process for one worker.
 
     Args:
       function: picklable, sent to each process once; must depend on nothing but its item.
       workers: number of processes.
+      decodes: the function decodes images: TensorFlow is imported once for all processes.
     """
     if workers == 1:
         yield lambda items: map(function, items)
         return
     # Not forked from this process: TensorFlow's threads would not survive that.
     context = multiprocessing.get_context("spawn" if os.name == "nt" else "forkserver")
+    context.set_forkserver_preload(["maskx_tf.data.decoding"] if decodes else [])
     executor = concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=context, initializer=_set_function, initargs=(function,)
     )

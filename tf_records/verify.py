@@ -72,7 +72,7 @@ def _verify_directory(
     hashes: dict[str, str] = {}
     walked: dict[str, list[Fault]] = {path: [] for path in present}
     with (
-        pool.mapper(function, workers) as run,
+        pool.mapper(function, workers, decodes=True) as run,
         tqdm.tqdm(total=manifest.num_images, desc=manifest.name, unit=" images") as bar,
     ):
         for result in run(_tasks(walked)):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import PIL.Image
 
 from maskx_tf.data.coco.masks import POLYGON_CELLS
 from maskx_tf.data.records import index, schema
@@ -47,7 +45,7 @@ def examine(payload: bytes, names: Sequence[str]) -> Contents:
         return Contents(image_id, (), (str(error).rstrip("."),))
     size = image["image/height"], image["image/width"]
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    faults = list(_image_faults(image, image_id, size))
+    faults = list(_image_faults(image, image_id))
     for number, row in enumerate(rows):
         found = _object_faults(row, size, names)
         faults += [f"object {number} (id {row['id']}): {fault}" for fault in found]
@@ -55,20 +53,11 @@ def examine(payload: bytes, names: Sequence[str]) -> Contents:
     return Contents(image_id, objects, tuple(faults))
 
 
-def _image_faults(image: dict[str, Any], image_id: str, size: tuple[int, int]) -> Iterator[str]:
+def _image_faults(image: dict[str, Any], image_id: str) -> Iterator[str]:
     if image_id == index.NO_ID:
         yield f"the image id {_text(image['image/source_id'])!r} is not a whole number"
-    try:
-        with PIL.Image.open(io.BytesIO(image["image/encoded"]), formats=("JPEG", "PNG")) as picture:
-            width, height = picture.size
-            # Reads all of the data, so finds truncation, at an eighth of the size.
-            picture.draft(picture.mode, (-(-width // 8), -(-height // 8)))
-            picture.load()
-    except Exception as error:  # Pillow raises a dozen types on damaged files
-        yield f"the image cannot be decoded: {error}"
-        return
-    if (height, width) != size:
-        yield f"the image is {height} x {width}, the record says {size[0]} x {size[1]}"
+    if fault := schema.image_fault(image):
+        yield fault
 
 
 def _object_faults(row: dict[str, Any], size: tuple[int, int], names: Sequence[str]):

@@ -106,7 +106,7 @@ def _write_shards(
     bar: tqdm.tqdm,
 ) -> dict[int, Part]:
     workers = pool.num_workers(wanted_workers, sum(map(plan.size, missing)))
-    with pool.mapper(function, workers) as run:
+    with pool.mapper(function, workers, decodes=True) as run:
         results = run(plan.items(items, missing))
         return {
             index: write_shard(

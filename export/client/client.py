@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from export.client import retries
 from export.client.errors import ServerError
 from export.client.rest import RestTransport
+from maskx_tf.data.image_formats import BadImageError, upright_file
 from maskx_tf.errors import ImageError, UserError
 from maskx_tf.inference.detections import Detections
 
@@ -89,7 +90,10 @@ class Client:
         else:
             encoded, name = _read(image), name or os.fspath(image)
         try:
+            encoded = upright_file(encoded)
             outputs = retries.call(lambda: self._transport.predict(encoded), self._max_retries)
+        except BadImageError as error:
+            raise ImageError(f"{name}: {error}") from None
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from None
         try:

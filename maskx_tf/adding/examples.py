@@ -68,12 +68,12 @@ def collect(
     shown = [e for e in source.images if any(a.class_name in names for a in by_image[e.image_id])]
     for entry in tqdm.tqdm(shown, unit="image", desc="features"):
         try:
-            encoded = read_image(images / entry.file_name, (entry.height, entry.width)).encoded
-            image = preprocessing.decode_image(tf.constant(encoded))
-        except (BadImageError, tf.errors.OpError) as error:
-            problems.append(f"{entry.file_name}: {str(error).splitlines()[0]}")
+            image = read_image(images / entry.file_name, (entry.height, entry.width))
+        except BadImageError as error:
+            problems.append(str(error))
             continue
-        parts.append(_of_image(detector, image, by_image[entry.image_id], names, rng, counts))
+        pixels = tf.constant(image.pixels)
+        parts.append(_of_image(detector, pixels, by_image[entry.image_id], names, rng, counts))
     if problems:
         print(f"{len(problems)} images cannot be read, such as {problems[0]}", file=sys.stderr)
     parts.append(_no_samples(detector.loaded))

@@ -58,7 +58,7 @@ def class_means(
     ).take(total)
     sums = np.zeros([loaded.vocabulary.num_classes, config.box_fc_units])
     counts = np.zeros(len(sums), np.int64)
-    with reading_errors():
+    with reading_errors(records):
         for image, labels in tqdm.tqdm(dataset, total=total, unit="image", desc="known classes"):
             given = _given(labels)
             if not len(given.labels):

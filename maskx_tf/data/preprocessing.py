@@ -73,9 +73,3 @@ def resize_crop_and_pad(
     image.set_shape([short, long, 3] if short == long else [None, None, 3])
     image_scale = tf.cast(resized, tf.float32) / original
     return image, tf.cast(kept, tf.float32), image_scale, tf.cast(offset, tf.float32)
-
-
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """uint8 RGB [h, w, 3] from JPEG or PNG bytes; grey images become RGB, EXIF is ignored."""
-    # The op reads PNG as well; the accurate transform is what Pillow and OpenCV decode with.
-    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")

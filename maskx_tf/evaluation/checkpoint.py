@@ -82,7 +82,7 @@ def evaluate(
     ground_truth = ground_truth_from_json(annotations, vocabulary) if annotations else None
     by_grabcut = masks == "grabcut"
     with (
-        reading_errors(),
+        reading_errors(config.eval_records),
         GrabCutMasks(config.eval_records) if by_grabcut else contextlib.nullcontext() as segment,
     ):
         evaluator = runner.ModelEvaluator(

@@ -10,6 +10,7 @@ from typing import Self
 
 import numpy as np
 
+from maskx_tf.data import decoding
 from maskx_tf.data.records import index, manifest, schema
 from maskx_tf.ops import grabcut
 from maskx_tf.ops import masks as mask_ops
@@ -36,7 +37,7 @@ class GrabCutMasks:
     def __call__(self, image_id: int, boxes_yxyx: np.ndarray) -> list[Rle]:
         """Run-length codes of the masks in boxes [N, 4], pixels of the original image."""
         columns, _ = schema.columns_of(self._places[image_id].read())
-        image = schema.decode_image(columns["image/encoded"])
+        image = decoding.to_array(columns["image/encoded"])[..., ::-1]  # in OpenCV's order
         segment = functools.partial(_segment, image)
         return list(self._threads.map(segment, np.asarray(boxes_yxyx, np.float64).tolist()))
 

@@ -14,11 +14,15 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from maskx_tf.data.image_formats import BadImageError, to_picture, turned, upright_file
 from maskx_tf.errors import ImageError, UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
+SUFFIXES = (
+    *_JPEG, ".png", ".avif", ".bmp", ".gif", ".jp2", ".ppm", ".tif", ".tiff", ".webp"
+)  # fmt: skip
 
 
 def find_images(patterns: Sequence[str]) -> list[pathlib.Path]:
@@ -108,7 +112,7 @@ def overlay_paths(paths: Sequence[pathlib.Path], directory: pathlib.Path) -> lis
     inputs = {path.resolve() for path in paths}
     targets: dict[pathlib.Path, None] = {}
     for path in paths:
-        suffix = ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
+        suffix = ".jpg" if path.suffix.lower() in _JPEG else ".png"
         target, number = directory / f"{path.stem}{suffix}", 1
         while target in targets:
             number += 1
@@ -135,22 +139,17 @@ def read_upright(
     """
     name = name or ("image" if isinstance(image, bytes) else os.fspath(image))
     try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as stored:
-            is_jpeg = stored.format in ("JPEG", "MPO")  # the model turns no others
-            upright = ImageOps.exif_transpose(stored) if is_jpeg else stored
-            for picture in (upright, stored):
-                if (picture.height, picture.width) == image_size:
-                    return to_rgb(picture)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        data = image if isinstance(image, bytes) else pathlib.Path(image).read_bytes()
+        picture = to_picture(upright_file(data))
+        with Image.open(io.BytesIO(picture.encoded)) as stored:
+            pixels = np.asarray(stored.convert("RGB"))
+    except (OSError, ValueError, BadImageError, Image.DecompressionBombError) as error:
         raise ImageError(f"{name} cannot be drawn on: {error}") from None
+    upright = turned(pixels, picture.orientation)
+    for candidate in (upright, pixels):
+        if candidate.shape[:2] == image_size:
+            return candidate
     raise ImageError(
-        f"{name} cannot be drawn on: it has {upright.width} × {upright.height} pixels here, and "
-        f"{image_size[1]} × {image_size[0]} for the model."
+        f"{name} cannot be drawn on: it has {upright.shape[1]} × {upright.shape[0]} pixels here, "
+        f"and {image_size[1]} × {image_size[0]} for the model."
     )
-
-
-def to_rgb(picture: Image.Image) -> np.ndarray:
-    """uint8 RGB [height, width, 3]; of 16 bits the upper 8, as the model takes them."""
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return np.asarray(picture.convert("RGB"))

@@ -1,4 +1,4 @@
-"""What the first bytes of an image file say, read in the graph: kind, size, EXIF orientation.
+"""What a JPEG file says of itself, read in the graph: EXIF orientation, number of scans.
 
 Everything is plain integer arithmetic on the bytes as a uint8 vector: a served model has no Python.
 """
@@ -7,50 +7,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-JPEG, PNG, GIF, BMP, UNKNOWN = range(5)
-_HEADER_BYTES = 32  # holds the size of a PNG, GIF or BMP file
 _MAX_SEGMENTS = 100  # of a JPEG file, looked through for EXIF
-_GIF_WINDOW = 64  # sub-blocks of a GIF file looked at in one step
-_MAX_GIF_STEPS = 2000  # up to the end of its first frame
-
-
-def kind(encoded: tf.Tensor) -> tf.Tensor:
-    """int32 [], what the bytes, string [], begin as: `JPEG`, `PNG`, `GIF`, `BMP`, `UNKNOWN`."""
-    starts = {JPEG: b"\xff\xd8\xff", PNG: b"\x89PNG\r\n\x1a\n", GIF: b"GIF8", BMP: b"BM"}
-    found = [
-        tf.equal(tf.strings.substr(encoded, 0, len(start)), start) for start in starts.values()
-    ]
-    return tf.argmax(tf.stack([*found, tf.constant(True)]), output_type=tf.int32)
-
-
-def size(encoded: tf.Tensor, kind_of_file: int) -> tf.Tensor:
-    """int64 [2], (height, width) as a file of the given kind says: what its decoder will allocate.
-
-    Of a GIF it is the size of the screen. A header cut short gives any numbers: decoding will fail.
-    """
-    if kind_of_file == JPEG:
-        return tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.int64)  # libjpeg's own reading
-    data = tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEADER_BYTES), tf.uint8)
-    if kind_of_file == PNG:
-        return tf.stack(
-            [number(data, 20, 4, big_endian=True), number(data, 16, 4, big_endian=True)]
-        )
-    if kind_of_file == GIF:
-        return tf.stack([number(data, 8, 2), number(data, 6, 2)])
-    height, width = number(data, 22, 4), number(data, 18, 4)
-    return tf.stack([tf.minimum(height, 2**32 - height), width])  # negative: rows from the top
-
-
-def png_starts_with_its_header(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether (bool []) the first chunk of a PNG file, string [], is the one that `size` reads."""
-    data = tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEADER_BYTES), tf.uint8)
-    return number(data, 12, 4, big_endian=True) == int.from_bytes(b"IHDR", "big")
-
-
-def bmp_bits(encoded: tf.Tensor) -> tf.Tensor:
-    """Bits per pixel, int64 [], of a BMP file, string []; of 8 and less it has a palette."""
-    data = tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEADER_BYTES), tf.uint8)
-    return number(data, 28, 2)
 
 
 def number(data: tf.Tensor, position: tf.Tensor, count: int, big_endian=False) -> tf.Tensor:
@@ -69,9 +26,15 @@ def _bytes(data: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
 
 
 def jpeg_scans(encoded: tf.Tensor) -> tf.Tensor:
-    """int64 [], starts of scans in a JPEG file; those of an embedded preview are counted too."""
+    """int64 [], starts of scans in a JPEG file; those of an embedded preview are counted too.
+
+    Told from other bytes, as of a film that a phone appends, by their length: 6 + 2 per component.
+    """
     data = tf.io.decode_raw(encoded, tf.uint8)
-    return tf.math.count_nonzero((data[:-1] == 0xFF) & (data[1:] == 0xDA))
+    shifted = tf.pad(data, [[0, 4]])
+    marker, code, high, low, components = (shifted[i : tf.size(data) + i] for i in range(5))
+    is_start = (marker == 0xFF) & (code == 0xDA) & (high == 0) & (low == 6 + 2 * components)
+    return tf.math.count_nonzero(is_start & (components >= 1) & (components <= 4))
 
 
 def jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
@@ -122,55 +85,6 @@ def _tiff_orientation(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     values = tf.boolean_mask(column(8), (column(0) == 0x0112) & (column(2) == 3))
     value = tf.concat([values, [1]], axis=0)[0]
     return tf.where((value >= 1) & (value <= 8), value, 1)
-
-
-def gif_first_frame(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """A GIF file cut after its first frame: a decoder of all frames would fill the memory.
-
-    Returns:
-      (string [], int64 [4]: left, top, width, height of the frame). The string is empty where no
-      whole frame is found.
-    """
-    data = tf.io.decode_raw(encoded, tf.uint8)
-    at_block, in_extension, in_image, done = range(4)
-
-    def table_bytes(position):
-        packed = number(data, position, 1)
-        colors = tf.bitwise.left_shift(tf.constant(2, tf.int64), packed & 7)
-        return tf.where(packed >= 0x80, 3 * colors, 0)
-
-    def goes_on(position, state, frame):
-        return (state != done) & (position < _length(data))
-
-    def step(position, state, frame):
-        lengths = _bytes(data, position + 256 * tf.range(_GIF_WINDOW, dtype=tf.int64))
-        # Sub-blocks of full length, as nearly all are, are passed many at a time.
-        full = tf.reduce_sum(tf.math.cumprod(tf.cast(lengths == 255, tf.int64)))
-        full = tf.where(state != at_block, full, 0)
-        byte = lengths[0]
-        is_image = (state == at_block) & (byte == 0x2C)
-        is_extension = (state == at_block) & (byte == 0x21)
-        is_wrong = (state == at_block) & ~is_image & ~is_extension
-        after = tf.where(full > 0, 256 * full, 1 + byte)
-        after = tf.where(~is_image, after, 11 + table_bytes(position + 9))
-        after = tf.where(~is_extension, after, 2)
-        ends = (state != at_block) & (byte == 0)
-        next_state = tf.where(ends, tf.where(state == in_image, done, at_block), state)
-        next_state = tf.where(is_extension, in_extension, next_state)
-        next_state = tf.where(is_image, in_image, next_state)
-        next_position = tf.where(is_wrong, _length(data) + 1, position + after)
-        return [next_position, next_state, tf.where(is_image, position, frame)]
-
-    start = 13 + table_bytes(tf.constant(10, tf.int64))
-    position, state, frame = tf.while_loop(
-        goes_on, step, [start, tf.constant(at_block), tf.zeros([], tf.int64)],
-        maximum_iterations=_MAX_GIF_STEPS,
-    )  # fmt: skip
-    whole = tf.strings.substr(
-        encoded, 0, tf.cast(position, tf.int32) * tf.cast(state == done, tf.int32)
-    )
-    cut = tf.where(state == done, whole + b";", b"")
-    return cut, tf.stack([number(data, frame + 1 + 2 * i, 2) for i in range(4)])
 
 
 def _length(data: tf.Tensor) -> tf.Tensor:

@@ -13,10 +13,11 @@ import PIL.Image
 import PIL.ImageOps
 import tensorflow as tf
 
+from maskx_tf.data import decoding
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.image_formats import BadImageError, to_rgb, upright_file
 from maskx_tf.errors import ImageError, UserError
 from maskx_tf.inference import image_bytes
-from maskx_tf.inference.image_files import to_rgb
 
 # The path of an image file, its bytes, a picture of Pillow, or uint8 RGB [H, W, 3].
 Image = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
@@ -43,9 +44,11 @@ def read_image(image: Image) -> tuple[str, np.ndarray]:
 
 def _decode(encoded: bytes, name: str) -> np.ndarray:
     try:
-        return image_bytes.decode(tf.constant(encoded)).numpy()
+        return image_bytes.decode(tf.constant(upright_file(encoded))).numpy()
+    except BadImageError as error:
+        raise ImageError(f"{name}: {error}") from None
     except (tf.errors.OpError, ValueError) as error:
-        raise ImageError(f"{name}: {image_bytes.reason(error)}") from None
+        raise ImageError(f"{name}: {decoding.reason(error)}") from None
 
 
 def _pixels(image: Any) -> np.ndarray:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from maskx_tf.config import Config
-from maskx_tf.data import preprocessing
+from maskx_tf.data import decoding, preprocessing
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.inference.batching import Batching, on_rows
-from maskx_tf.inference.image_bytes import MAX_PIXELS, decode, require
+from maskx_tf.inference.image_bytes import MAX_PIXELS, decode
 from maskx_tf.ops import graph_rle
 
 
@@ -93,7 +93,7 @@ class DetectionModule(tf.Module):
         autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")]
     )
     def detect_bytes(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Detections of JPEG, PNG, BMP or GIF files (of a GIF its first frame), string [B]."""
+        """Detections of JPEG or PNG files of 8 bits a channel, string [B]."""
         return self._detect(lambda encoded: decode(encoded, self._max_pixels), image_bytes)
 
     @tf.function(
@@ -109,7 +109,7 @@ class DetectionModule(tf.Module):
         if self._most_images:
             count = tf.shape(images)[0]
             text = f"The request has {{}} images; at most {self._most_images} are accepted."
-            images = require(images, count <= self._most_images, text, count)
+            images = decoding.require(images, count <= self._most_images, text, count)
         canvases, sizes, scales, is_portrait, image_sizes = tf.map_fn(
             lambda image: self._to_canvas(to_pixels(image)),
             images,

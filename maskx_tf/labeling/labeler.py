@@ -7,13 +7,12 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 import tqdm
 
-from maskx_tf.data import preprocessing
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.coco.boxes import clean_box
-from maskx_tf.data.coco.images import BadImageError, read_image
+from maskx_tf.data.coco.images import read_image
+from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.errors import UserError
 from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.labeling.journal import Journal
@@ -149,12 +148,9 @@ def _label_image(
     result: dict[str, Any] = {"image_id": entry.image_id, "problems": [], "masks": []}
     try:
         # The pixels that the boxes refer to: stored ones, unless only turned ones have the size.
-        encoded = read_image(images / entry.file_name, (entry.height, entry.width))
-        image = preprocessing.decode_image(tf.constant(encoded.encoded)).numpy()
+        image = read_image(images / entry.file_name, (entry.height, entry.width)).pixels
     except BadImageError as error:
         return result | {"problems": [[error.reason, None]]}
-    except tf.errors.OpError:
-        return result | {"problems": [["image_corrupt", None]]}
     height, width = image.shape[:2]
     result["size"] = [height, width]
     if (entry.height, entry.width) not in ((height, width), (None, None)):

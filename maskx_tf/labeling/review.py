@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from maskx_tf import visualize
-from maskx_tf.data import preprocessing
 from maskx_tf.data.coco.images import read_image
 from maskx_tf.labeling.labeler import PROBLEMS, Labels, Problem
 from maskx_tf.labeling.source import Source
@@ -82,8 +81,7 @@ def _picture(source: Source, labels: Labels, row: Doubt, images: pathlib.Path) -
     assert row.annotation is not None
     annotation = source.annotations[row.annotation]
     entry = next(image for image in source.images if image.image_id == annotation.image_id)
-    encoded = read_image(images / entry.file_name, (entry.height, entry.width)).encoded
-    image = preprocessing.decode_image(tf.constant(encoded)).numpy()
+    image = read_image(images / entry.file_name, (entry.height, entry.width)).pixels
     x, y, width, height = annotation.bbox
     left, right = _window(x, width, image.shape[1])
     top, bottom = _window(y, height, image.shape[0])

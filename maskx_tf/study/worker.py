@@ -72,7 +72,7 @@ def _train(entry: dict) -> dict[str, dict]:
     evaluations = {}
     for name, mask_classes in splits.items():
         class_ids = load_mask_classes(mask_classes, vocabulary)
-        with reading_errors():
+        with reading_errors(options.eval_records):
             evaluator = runner.ModelEvaluator(model, options, vocabulary, class_ids)
             evaluations[name] = evaluator.evaluate()
     return evaluations

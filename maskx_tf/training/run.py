@@ -113,7 +113,7 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
     evaluator = Evaluator(loaded, average) if config.eval_records else None
     if evaluator and missed:
         print(f"Step {start} was not evaluated; evaluating it now.", file=sys.stderr)
-        with reading_errors():
+        with reading_errors(config.eval_records):
             _evaluate(config, _controller(config, strategy, optimizer.iterations, evaluator))
     if start >= config.train_steps:
         print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
@@ -124,7 +124,7 @@ def _train(config: Config, strategy: tf.distribute.Strategy, interruption: Inter
         saved = config.replace(feature_cache="")  # it is no part of what makes the result
         checkpoints.save_run(saved, vocabulary, mask_class_ids)  # not if the checkpoint misfits
         tensorboard_hparams.write_run(config)
-    with reading_errors():
+    with reading_errors((*config.train_records, *config.eval_records)):
         dataset = _training_data(loaded, strategy, start)
         trainer = Trainer(model, optimizer, dataset, strategy, average, interruption)
         if devices.is_chief(strategy):

@@ -1,6 +1,6 @@
 // The request to TensorFlow Serving's REST interface, and its answer as objects.
 
-const DECODED_BY_THE_SERVER = ["image/jpeg", "image/png", "image/gif", "image/bmp"];
+const DECODED_BY_THE_SERVER = ["image/jpeg", "image/png"];
 
 export class RequestError extends Error {}
 

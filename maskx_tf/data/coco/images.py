@@ -1,51 +1,56 @@
-"""Reading of image files for records: checked, original bytes kept where they can be."""
+"""Reading of image files for records: checked by decoding them, original bytes where possible."""
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 import pathlib
 from typing import NamedTuple
 
-import PIL.Image
-import PIL.ImageOps
+import numpy as np
 
-_KEPT_FORMATS = {"JPEG", "MPO", "PNG"}  # MPO: a JPEG followed by further pictures
-_KEPT_MODES = {"L", "RGB", "1", "I;16"}
-_EXIF_ORIENTATION = 0x0112
-_EXIF_TURNED = {2, 3, 4, 5, 6, 7, 8}
-_EXIF_TRANSPOSED = {5, 6, 7, 8}  # orientations that exchange height and width
+from maskx_tf.data import image_formats
+from maskx_tf.data.image_formats import BadImageError
 
 
-class BadImageError(Exception):
-    """An image file that cannot be used; `reason` is a key of `issues.REASONS`."""
+class ReadImage(NamedTuple):
+    """An image file.
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class EncodedImage(NamedTuple):
-    """JPEG or PNG bytes, size in pixels, and what was done or is odd (a reason of `issues`)."""
+    Attributes:
+      encoded: JPEG or PNG bytes.
+      pixels: uint8 RGB [H, W, 3], what training decodes of them.
+      changes: what was done to it or is odd, reasons of `issues`.
+    """
 
     encoded: bytes
-    height: int
-    width: int
-    change: str | None
+    pixels: np.ndarray
+    changes: tuple[str, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.pixels.shape[0], self.pixels.shape[1]
 
 
-def read_image(path: pathlib.Path, expected: tuple[int | None, int | None]) -> EncodedImage:
-    """Reads and checks an image file.
+def read_image(
+    path: pathlib.Path,
+    expected: tuple[int | None, int | None],
+    pixel_range: tuple[float, float] | None = None,
+) -> ReadImage:
+    """Reads an image file and decodes it as training will.
 
     Args:
       path: of the file.
       expected: (height, width) that the annotations were made for, None where unknown; an image is
         turned as its EXIF says only if this makes it fit.
+      pixel_range: see `image_formats.to_picture`.
 
     Raises:
-      BadImageError: missing, truncated or not an image.
+      BadImageError: missing, damaged or not an image; names the file.
     """
+    # Imported here: who knows of no image to read does without TensorFlow.
+    from maskx_tf.data import decoding
+
     name = printable(str(path))
     try:
         if not os.path.isfile(path):  # a device would be read for ever
@@ -55,36 +60,20 @@ def read_image(path: pathlib.Path, expected: tuple[int | None, int | None]) -> E
         message = f"{name} cannot be read: {error.strerror}"
         raise BadImageError("image_missing", message) from None
     try:
-        return _decode(data, expected)
-    except Exception as error:  # Pillow raises a dozen types on damaged files
-        message = f"{name} cannot be decoded: {' '.join(str(error).split())}"
-        raise BadImageError("image_corrupt", message) from None
+        picture = image_formats.to_picture(data, pixel_range)
+        pixels = decoding.to_array(picture.encoded)
+    except BadImageError as error:
+        raise BadImageError(error.reason, f"{name} cannot be used: {error}") from None
+    height, width = pixels.shape[:2]
+    size_tells = picture.orientation in image_formats.TRANSPOSED and height != width
+    if size_tells and expected == (width, height):
+        pixels = image_formats.turned(pixels, picture.orientation)
+        return ReadImage(image_formats.png(pixels), pixels, (*picture.changes, "image_rotated"))
+    is_known = picture.orientation == 1 or (size_tells and expected == (height, width))
+    changes = () if is_known else ("image_rotation_unknown",)
+    return ReadImage(picture.encoded, pixels, (*picture.changes, *changes))
 
 
 def printable(path: str) -> str:
     """A path for a message: in quotes and escaped where it would not stay on one line."""
     return path if path.isprintable() else repr(path)
-
-
-def _decode(data: bytes, expected: tuple[int | None, int | None]) -> EncodedImage:
-    with PIL.Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
-        size_tells = orientation in _EXIF_TRANSPOSED and height != width
-        if size_tells and expected == (width, height):
-            upright = PIL.ImageOps.exif_transpose(image).convert("RGB")
-            return EncodedImage(_png(upright), width, height, "image_rotated")
-        is_known = orientation not in _EXIF_TURNED or (size_tells and expected == (height, width))
-        if image.format in _KEPT_FORMATS and image.mode in _KEPT_MODES:
-            # Reads all of the entropy-coded data, so finds truncation, at an eighth of the size.
-            image.draft(image.mode, (-(-width // 8), -(-height // 8)))
-            image.load()
-            change = None if is_known else "image_rotation_unknown"
-            return EncodedImage(data, height, width, change)
-        return EncodedImage(_png(image.convert("RGB")), height, width, "image_reencoded")
-
-
-def _png(image: PIL.Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from absl import logging
 
-from maskx_tf.data.records import framing
+from maskx_tf.data.records import framing, schema
 from maskx_tf.data.records.example_peek import peek
 from maskx_tf.data.records.framing import Fault, Frame
 from maskx_tf.errors import UserError
@@ -62,14 +62,13 @@ def build(
     Args:
       paths: the files.
       counts: number of records that a file should hold, where it is known.
-      skip_corrupt: read all records, leave out those that are damaged, and warn of them; else
-        payloads are not read and damage between records is an error.
+      skip_corrupt: read all records and decode their images, leave out those that are damaged, and
+        warn of them; else payloads are not read and damage between records is an error.
 
     Raises:
       UserError: a file is missing, holds no record, or its framing is damaged.
     """
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        scanned = list(pool.map(functools.partial(_scan, payloads=skip_corrupt), paths))
+    scanned = _scan_all(paths, payloads=skip_corrupt)
     messages = {
         path: message
         for path, (rows, faults) in zip(paths, scanned, strict=True)
@@ -95,6 +94,12 @@ def build(
         length=rows[:, 2],
         portrait=rows[:, 3] > 0,
     )
+
+
+def damaged_files(paths: Sequence[pathlib.Path]) -> list[str]:
+    """A sentence for each file with records that training cannot use; all of them are read."""
+    scanned = zip(paths, _scan_all(paths, payloads=True), strict=True)
+    return [_loss(path, len(rows), None, faults) for path, (rows, faults) in scanned if faults]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,10 +162,17 @@ def describe_damage(path: pathlib.Path, number: int, offset: int) -> str:
             frame = Frame(offset, int.from_bytes(header, "little"))
             if frame.end > path.stat().st_size:
                 return f"{place}: the file is shorter than when it was opened"
-            payload, damage = framing.read_payload(file, frame)
+            payload, fault = framing.read_payload(file, frame)
     except OSError as error:
         return f"{place}: {error.strerror}"
-    return f"{place} (image {image_id(payload)}): {damage or 'it could not be read'}"
+    return f"{place} (image {image_id(payload)}): {fault or 'it could not be read'}"
+
+
+def _scan_all(
+    paths: Sequence[pathlib.Path], payloads: bool
+) -> list[tuple[np.ndarray, list[Fault]]]:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(functools.partial(_scan, payloads=payloads), paths))
 
 
 def _scan(path: pathlib.Path, payloads: bool) -> tuple[np.ndarray, list[Fault]]:
@@ -173,23 +185,30 @@ def _scan(path: pathlib.Path, payloads: bool) -> tuple[np.ndarray, list[Fault]]:
     try:
         with open(path, "rb", buffering=0) as file:
             for item in framing.walk(path):
-                damage = item if isinstance(item, Fault) else None
+                fault = item if isinstance(item, Fault) else None
                 if isinstance(item, Frame):
-                    damage = _payload_fault(file, item) if payloads else None
+                    fault = _payload_fault(file, item, number) if payloads else None
                     portrait = _is_portrait(file, item)
-                    if damage is None:
+                    if fault is None:
                         rows.append((number, item.offset, item.length, int(portrait)))
                     number += 1
-                if damage is not None:
-                    faults.append(damage)
+                if fault is not None:
+                    faults.append(fault)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     return np.array(rows, np.int64).reshape(-1, 4), faults
 
 
-def _payload_fault(file: BinaryIO, frame: Frame) -> Fault | None:
-    payload, damage = framing.read_payload(file, frame)
-    return Fault(frame.offset, f"image {image_id(payload)}: {damage}") if damage else None
+def _payload_fault(file: BinaryIO, frame: Frame, number: int) -> Fault | None:
+    """What is wrong with a record: damage, or what training would stumble on."""
+    payload, fault = framing.read_payload(file, frame)
+    if fault is None:
+        try:
+            fault = schema.image_fault(schema.columns_of(payload)[0])
+        except UserError as error:
+            fault = str(error).rstrip(".")
+    where = f"record {number}, image {image_id(payload)}"
+    return Fault(frame.offset, f"{where}: {fault}") if fault else None
 
 
 def _is_portrait(file: BinaryIO, frame: Frame) -> bool:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
+from absl import logging
 
 from maskx_tf.data.records import framing
-from maskx_tf.data.records.index import REMEDY, Index, describe_damage
+from maskx_tf.data.records.index import REMEDY, Index, damaged_files, describe_damage
+from maskx_tf.data.records.manifest import find_records
 from maskx_tf.errors import UserError
 
 _DAMAGED = "damaged record:"
 _OPEN_FILES = 4  # they wait for the disk
+_MAX_FILES = 3  # damaged ones in a message
 
 
 def read(index: Index, examples: tf.data.Dataset) -> tf.data.Dataset:
@@ -66,10 +69,14 @@ def check(payload: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def reading_errors() -> Iterator[None]:
+def reading_errors(records: Sequence[str] = ()) -> Iterator[None]:
     """Turns what TensorFlow reports of a record that cannot be used into a UserError.
 
     Around everything that takes batches from a dataset of `pipeline.make_dataset`.
+
+    Args:
+      records: of these datasets. TensorFlow does not tell of which record an image cannot be
+        decoded: they are searched for it.
     """
     try:
         yield
@@ -81,6 +88,17 @@ def reading_errors() -> Iterator[None]:
             raise UserError(
                 f"{damage}. {REMEDY.format(path.parent)}, or train with --skip_corrupt_records."
             ) from None
-        if found := re.search(r"assertion failed: (.*?)\n", message, re.DOTALL):
-            raise UserError(f"A record cannot be used: {found[1]}.") from None
+        found = re.search(r"assertion failed: (.*?)\n", message, re.DOTALL)
+        if found and " at byte " in found[1]:
+            text = found[1].replace("] [", " ").strip("[]")
+            raise UserError(f"A record cannot be used: {text}.") from None
+        if not records or not re.search("jpeg|png|image", message, re.IGNORECASE):
+            raise
+        paths = find_records(records, check_sizes=False).paths
+        logging.warning("An image cannot be decoded; looking for it in %d files.", len(paths))
+        if faults := damaged_files(paths):
+            remedy = REMEDY.format(paths[0].parent)
+            raise UserError(
+                f"{' '.join(faults[:_MAX_FILES])} {remedy}, or train with --skip_corrupt_records."
+            ) from None
         raise

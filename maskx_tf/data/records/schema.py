@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
+from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.data.records import framing
 from maskx_tf.data.records.example_proto import serialize
 from maskx_tf.data.records.manifest import HUMAN
@@ -105,15 +106,6 @@ def decode_mask(encoded: bytes) -> np.ndarray:
     return (image > 0).astype(np.uint8)
 
 
-def decode_image(encoded: bytes) -> np.ndarray:
-    """uint8 BGR [H, W, 3] of JPEG or PNG bytes, as stored (EXIF does not turn it)."""
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
-    if image is None:
-        raise UserError(f"an image of {len(encoded)} bytes is neither JPEG nor PNG")
-    return image
-
-
 def serialize_record(record: ImageRecord) -> bytes:
     """The serialised tf.Example of an image; equal records give equal bytes."""
     objects = record.objects
@@ -179,6 +171,24 @@ def columns_of(serialized: bytes) -> tuple[dict[str, Any], dict[str, list]]:
         counts = ", ".join(f"{name}: {len(values)}" for name, values in columns.items())
         raise UserError(f"{where}: its object features differ in length ({counts}).")
     return image, columns
+
+
+def image_fault(image: Mapping[str, Any]) -> str | None:
+    """What keeps training from decoding the image of a record, in words; None: nothing.
+
+    Args:
+      image: features as of `columns_of`.
+    """
+    from maskx_tf.data import decoding
+
+    size = (image["image/height"], image["image/width"])
+    try:
+        height, width = decoding.to_array(image["image/encoded"]).shape[:2]
+    except BadImageError as error:
+        return f"{image['image/filename'].decode(errors='replace')}: {error}"
+    if (height, width) != size:
+        return f"the image is {height} x {width}, the record says {size[0]} x {size[1]}"
+    return None
 
 
 def from_example(serialized: bytes) -> ImageRecord:
