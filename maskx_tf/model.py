@@ -56,7 +56,6 @@ class MaskXRCNN(tf_keras.Model):
         super().__init__(name="maskx_rcnn", dtype="float32")
         self.config, self.num_classes = config, num_classes
         self.conventions = CONVENTIONS[config.conventions]
-        use_winograd = convolution.uses_winograd(config.convolutions)
         self.backbone = backbone.ResNet(
             config.backbone,
             config.backbone_width,
@@ -64,12 +63,11 @@ class MaskXRCNN(tf_keras.Model):
             config.stride_on,
             config.frozen_stages,
             config.backbone_padding,
-            use_winograd,
             name="backbone",
         )
         levels = tuple(x for x in self.backbone.levels if x >= config.min_level)
         self.roi_levels = levels
-        self.fpn = FPN(levels, config.max_level, config.fpn_filters, use_winograd, name="fpn")
+        self.fpn = FPN(levels, config.max_level, config.fpn_filters, name="fpn")
         self.rpn = rpn.RPN(
             config.rpn_filters,
             config.anchor_size,
@@ -77,7 +75,6 @@ class MaskXRCNN(tf_keras.Model):
             config.anchor_offset,
             config.rpn_nms_iou,
             config.conventions,
-            use_winograd,
             name="rpn",
         )
         _check_groups(config, num_classes)
@@ -85,7 +82,7 @@ class MaskXRCNN(tf_keras.Model):
             num_classes, config.box_fc_units, config.class_groups, name="box_head"
         )
         self.mask_head = mask_head.MaskHead(
-            config.mask_filters, config.mask_convs, config.mask_mlp, use_winograd, name="mask_head"
+            config.mask_filters, config.mask_convs, config.mask_mlp, name="mask_head"
         )
         if config.mask_output == "transfer":
             self.weight_transfer = weight_transfer.WeightTransfer(
@@ -385,8 +382,9 @@ def build_model(
     before = tf_keras.mixed_precision.global_policy()
     tf_keras.mixed_precision.set_global_policy(POLICIES[config.precision])
     try:  # layers take the policy over when they are made
-        model = MaskXRCNN(config, num_classes, embeddings)
-        model(images, sizes)
+        with convolution.algorithm(config.convolutions):
+            model = MaskXRCNN(config, num_classes, embeddings)
+            model(images, sizes)
     finally:
         tf_keras.mixed_precision.set_global_policy(before)
     return model

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 from maskx_tf.layers import convolution
 from maskx_tf.layers.backbone import ConvNorm
@@ -131,47 +132,74 @@ def count(operation, function, *specs):
     return sum(node.op == operation for node in nodes)
 
 
+def products(layer, channels=MANY):
+    """Convolutions that a layer is computed by: six of Winograd's algorithm, or one."""
+    dtype = tf.as_dtype(layer.compute_dtype)
+    layer.build([None, 8, 8, channels])
+    return count("Conv2D", layer.call, tf.TensorSpec([2, 8, 8, channels], dtype))
+
+
 @pytest.mark.parametrize(
-    ("kernel", "stride", "dtype", "chosen", "expected"),
+    ("size", "channels", "filters", "options"),
     [
-        ((3, 3, MANY, MANY), 1, tf.float32, True, 6),
-        ((3, 3, MANY, MANY), 1, tf.float32, False, 1),
-        ((3, 3, MANY, MANY), 2, tf.float32, True, 1),
-        ((3, 3, MANY - 1, MANY), 1, tf.float32, True, 1),
-        ((3, 3, MANY, MANY - 1), 1, tf.float32, True, 1),
-        ((1, 1, MANY, MANY), 1, tf.float32, True, 1),
-        ((7, 7, MANY, MANY), 1, tf.float32, True, 1),
-        ((3, 3, MANY, MANY), 1, tf.bfloat16, True, 1),
+        (3, MANY, MANY, {"strides": 2}),
+        (3, MANY, MANY, {"dilation_rate": 2}),
+        (3, MANY, MANY, {"pad": 1}),
+        (3, MANY, MANY, {"dtype": "bfloat16"}),
+        (3, MANY - 1, MANY, {}),
+        (3, MANY, MANY - 1, {}),
+        (1, MANY, MANY, {}),
+        (7, MANY, MANY, {}),
     ],
 )
-def test_where_it_is_used(kernel, stride, dtype, chosen, expected):
-    specs = tf.TensorSpec([2, 8, 8, kernel[2]], dtype), tf.TensorSpec(kernel, dtype)
-
-    def convolve(x, kernel):
-        return convolution.convolve(x, kernel, stride, "SAME", use_winograd=chosen)
-
-    assert count("Conv2D", convolve, *specs) == expected
+def test_where_winograd_is_not_used(size, channels, filters, options):
+    with convolution.algorithm("winograd"):
+        assert products(convolution.Conv2D(filters, size, **options), channels) == 1
 
 
-def test_choice(monkeypatch):
-    assert convolution.uses_winograd("winograd") and not convolution.uses_winograd("direct")
+def test_the_algorithm_is_that_under_which_a_layer_is_made(monkeypatch):
+    def layer():
+        return convolution.Conv2D(MANY, 3)
+
+    with convolution.algorithm("winograd"):
+        inside = layer()
+        with convolution.algorithm("direct"):
+            assert products(layer()) == 1
+        assert products(layer()) == 6
+    assert products(inside) == 6 and products(layer()) == 1
     for gpus in ([], ["a GPU"]):
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda _, found=gpus: found)
-        assert convolution.uses_winograd("auto") == (not gpus)
+        with convolution.algorithm("auto"):
+            assert products(layer()) == (1 if gpus else 6)
+
+
+@pytest.mark.parametrize("options", [{}, {"strides": 2}, {"dilation_rate": 2}])
+def test_equals_the_keras_layer(options):
+    x, kernel = random_inputs(2, 6, 8, channels=5)
+    ours = convolution.Conv2D(3, 3, **options)
+    keras = tf_keras.layers.Conv2D(3, 3, padding="same", **options)
+    for layer in (ours, keras):
+        layer.build(x.shape)
+        layer.kernel.assign(kernel)
+    np.testing.assert_allclose(ours(x), keras(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("relu", [True, False])
 def test_folded_layers(relu):
     x, _ = random_inputs(1, 6, 7, channels=MANY)
-    layers = [
-        convolution.Conv2D(MANY, 3, use_winograd=True, activation="relu" if relu else None),
-        convolution.Conv2D(MANY, 1, use_winograd=True),
-        ConvNorm(MANY, 3, 1, "batch_norm", relu=relu, use_winograd=True),
-        ConvNorm(MANY, 3, 2, "batch_norm", relu=relu, use_winograd=True),
-    ]
+    with convolution.algorithm("winograd"):
+        layers = [
+            convolution.Conv2D(MANY, 3, activation="relu" if relu else None),
+            convolution.Conv2D(MANY, 1),
+            ConvNorm(MANY, 3, 1, "batch_norm", relu=relu),
+            ConvNorm(MANY, 3, 2, "batch_norm", relu=relu),
+            ConvNorm(MANY, 3, 1, "group_norm", relu=relu),
+        ]
     for layer in layers:
         expected = layer(x)
-        layer.fold()
+        for part in (layer, *layer.submodules):  # in any order, as `folding.fold` does
+            if isinstance(part, ConvNorm | convolution.Conv2D):
+                part.fold()
         np.testing.assert_allclose(layer(x), expected, atol=1e-5)
         assert count("Einsum", layer.call, tf.TensorSpec(x.shape)) == 0  # no transform of kernels
 

@@ -1,12 +1,10 @@
 """Backbones: ResNet-50/101 as published, and a small residual network for small images."""
 
-from typing import Any
-
 import tensorflow as tf
 import tf_keras
 
 from maskx_tf.layers import initializers
-from maskx_tf.layers.convolution import convolve, prepare
+from maskx_tf.layers.convolution import Conv2D
 
 # Blocks of each stage, from stage 2 on.
 STAGES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "small": (1, 1, 1)}
@@ -57,17 +55,15 @@ class ConvNorm(tf_keras.layers.Layer):
         norm: str,
         relu: bool = True,
         padding: str = "symmetric",
-        use_winograd: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.stride, self.use_winograd = stride, use_winograd
-        pad = (size - 1) // 2 if stride > 1 and padding == "symmetric" else 0
-        self.padding = [[0, 0], [pad, pad], [pad, pad], [0, 0]] if pad else "SAME"
-        self.conv = tf_keras.layers.Conv2D(
+        self.conv = Conv2D(
             filters,
             size,
-            padding="same",  # not used, but Keras refuses small maps without
+            strides=stride,
+            # A 1x1 kernel needs none either way.
+            pad=(size // 2 or None) if stride > 1 and padding == "symmetric" else None,
             use_bias=False,
             kernel_initializer=initializers.msra_fill(),
             name="conv",
@@ -75,7 +71,7 @@ class ConvNorm(tf_keras.layers.Layer):
         self.norm = normalization_layer(norm, "norm")
         self.relu = relu
         self._is_fixed = norm == "frozen_batch_norm"
-        self._folded: tuple[tf.Variable, tf.Variable] | None = None
+        self._folded_bias: tf.Variable | None = None
 
     def build(self, input_shape) -> None:
         """Creates the weights of both parts, which are not always called as layers."""
@@ -94,28 +90,23 @@ class ConvNorm(tf_keras.layers.Layer):
         """Keeps the merged kernel and bias, now also of trained batch norm. For inference only."""
         if isinstance(self.norm, tf_keras.layers.BatchNormalization):
             kernel, bias = self._merged()
-            kernel = prepare(
-                kernel, self.stride, self.compute_dtype, use_winograd=self.use_winograd
-            )
-            self._folded = (
-                tf.Variable(kernel, trainable=False, name="kernel"),
-                tf.Variable(bias, trainable=False, name="bias"),
-            )
+            self.conv.fold(kernel)
+            self._folded_bias = tf.Variable(bias, trainable=False, name="bias")
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), filters]."""
         # Merging costs a product of the kernel's size and saves two of the features', forward and
         # backward. In half precision it would round the statistics.
-        if self._folded or (self._is_fixed and self.compute_dtype == "float32"):
-            kernel, bias = (tf.cast(v, x.dtype) for v in self._folded or self._merged())
-            x = tf.nn.bias_add(self._convolve(x, kernel), bias)
+        if self._folded_bias is not None:
+            x = self.conv.convolution_op(x, self.conv.kernel)  # with the merged one, which it keeps
+            x = tf.nn.bias_add(x, tf.cast(self._folded_bias, x.dtype))
+        elif self._is_fixed and self.compute_dtype == "float32":
+            kernel, bias = self._merged()
+            x = tf.nn.bias_add(self.conv.convolution_op(x, kernel), bias)
         else:
-            x = self._convolve(x, tf.cast(self.conv.kernel, x.dtype))
+            x = self.conv.convolution_op(x, self.conv.kernel)
             x = tf.cast(self.norm(x, training=training and self.norm.trainable), x.dtype)
         return tf.nn.relu(x) if self.relu else x
-
-    def _convolve(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        return convolve(x, kernel, self.stride, self.padding, use_winograd=self.use_winograd)
 
 
 class ResidualBlock(tf_keras.layers.Layer):
@@ -131,23 +122,21 @@ class ResidualBlock(tf_keras.layers.Layer):
         project: bool,
         stride_on: str = "1x1",
         padding: str = "symmetric",
-        use_winograd: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         outer = 4 * filters if bottleneck else filters
-        options: dict[str, Any] = {"padding": padding, "use_winograd": use_winograd}
         if bottleneck:
             strides = (stride, 1) if stride_on == "1x1" else (1, stride)
             self.convs = [
                 ConvNorm(filters, 1, strides[0], norm, name="conv1"),
-                ConvNorm(filters, 3, strides[1], norm, **options, name="conv2"),
+                ConvNorm(filters, 3, strides[1], norm, padding=padding, name="conv2"),
                 ConvNorm(outer, 1, 1, norm, relu=False, name="conv3"),
             ]
         else:
             self.convs = [
-                ConvNorm(filters, 3, stride, norm, **options, name="conv1"),
-                ConvNorm(outer, 3, 1, norm, relu=False, **options, name="conv2"),
+                ConvNorm(filters, 3, stride, norm, padding=padding, name="conv1"),
+                ConvNorm(outer, 3, 1, norm, relu=False, padding=padding, name="conv2"),
             ]
         self.shortcut = (
             ConvNorm(outer, 1, stride, norm, relu=False, name="shortcut") if project else None
@@ -172,7 +161,6 @@ class ResNet(tf_keras.layers.Layer):
       stride_on: `1x1` or `3x3`, the convolution of a bottleneck that has the stride.
       frozen_stages: 0: none, 1: the stem, 2: stem and stage 2, …; no gradient enters these.
       padding: `symmetric` or `same`, how convolutions and pooling with stride 2 pad.
-      use_winograd: see `convolution.Conv2D`.
     """
 
     def __init__(
@@ -183,7 +171,6 @@ class ResNet(tf_keras.layers.Layer):
         stride_on: str = "1x1",
         frozen_stages: int = 2,
         padding: str = "symmetric",
-        use_winograd: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -209,7 +196,6 @@ class ResNet(tf_keras.layers.Layer):
                     project=index == 0 and (bottleneck or stage > 2),
                     stride_on=stride_on,
                     padding=padding,
-                    use_winograd=use_winograd,
                     name=f"res{stage}_{index}",
                 )
                 for index in range(count)

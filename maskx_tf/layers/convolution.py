@@ -1,5 +1,8 @@
 """2-D convolution by the faster of two algorithms."""
 
+import contextlib
+from collections.abc import Iterator
+
 import tensorflow as tf
 import tf_keras
 
@@ -7,70 +10,76 @@ from maskx_tf.ops import winograd
 
 # Below, Winograd's transforms cost more than they save.
 LEAST_CHANNELS = 64
+# What a new layer uses; see `algorithm`.
+_algorithm = "direct"
 
 
-def uses_winograd(choice: str) -> bool:
-    """Whether layers shall use Winograd's algorithm where it pays.
+@contextlib.contextmanager
+def algorithm(choice: str) -> Iterator[None]:
+    """Layers made within compute 3x3 convolutions by `choice`, as they take over Keras' policy.
 
     Args:
-      choice: `direct`, `winograd`, or `auto`: unless there is a GPU, whose library chooses itself.
+      choice: `direct`; `winograd`, where it pays; or `auto`: winograd unless there is a GPU, whose
+        library chooses itself.
     """
-    return choice == "winograd" or (choice == "auto" and not tf.config.list_physical_devices("GPU"))
-
-
-def prepare(
-    kernel: tf.Tensor, stride: int, dtype: tf.DType | str, *, use_winograd: bool
-) -> tf.Tensor:
-    """What `convolve` takes in place of a kernel [h, w, C, K] that will not change.
-
-    Transformed where Winograd's algorithm pays for inputs of `dtype`, else the kernel itself.
-    """
-    pays = use_winograd and _pays(kernel.shape, stride, dtype)
-    return winograd.transform_kernel(kernel) if pays else kernel
-
-
-def convolve(
-    x: tf.Tensor, kernel: tf.Tensor, stride: int, padding="SAME", *, use_winograd: bool
-) -> tf.Tensor:
-    """`tf.nn.conv2d` of x [B, H, W, C] with a kernel [h, w, C, K] or one of `prepare`.
-
-    In half precision always directly: Winograd's transforms would round too much.
-    """
-    if kernel.shape.rank == 5:
-        return winograd.conv3x3_transformed(x, kernel)
-    if use_winograd and padding == "SAME" and _pays(kernel.shape, stride, x.dtype):
-        return winograd.conv3x3(x, kernel)
-    return tf.nn.conv2d(x, kernel, stride, padding)
-
-
-def _pays(shape: tf.TensorShape, stride: int, dtype: tf.DType | str) -> bool:
-    height, width, *channels = shape
-    is_wide = min(channels) >= LEAST_CHANNELS
-    return (height, width, stride) == (3, 3, 1) and is_wide and dtype == tf.float32
+    global _algorithm
+    before = _algorithm
+    if choice == "auto":
+        choice = "direct" if tf.config.list_physical_devices("GPU") else "winograd"
+    _algorithm = choice
+    try:
+        yield
+    finally:
+        _algorithm = before
 
 
 class Conv2D(tf_keras.layers.Conv2D):
-    """Keras' layer with padding "same", computed by `convolve`.
+    """Keras' layer with padding "same", computed by the algorithm that it was made under.
+
+    Winograd's takes half the products of a 3x3 convolution of stride 1. In half precision it is
+    not used: its transforms would round too much.
 
     Args:
       filters, kernel_size: of the Keras layer.
-      use_winograd: whether Winograd's algorithm is used where it pays.
+      pad: rows and columns of zeros on all sides, in place of TensorFlow's "same", which with
+        stride 2 pads even inputs more at the bottom and the right.
       **kwargs: of the Keras layer.
     """
 
-    def __init__(self, filters: int, kernel_size: int, *, use_winograd: bool, **kwargs):
+    def __init__(self, filters: int, kernel_size: int, *, pad: int | None = None, **kwargs):
         super().__init__(filters, kernel_size, padding="same", **kwargs)
-        self.use_winograd = use_winograd
-        self._prepared: tf.Variable | None = None
+        self._pad = "SAME" if pad is None else [[0, 0], [pad, pad], [pad, pad], [0, 0]]
+        is_plain = pad is None and {self.strides, self.dilation_rate} == {(1, 1)}
+        self._may_use_winograd = (
+            _algorithm == "winograd" and is_plain and self.kernel_size == (3, 3)
+        )
+        self._folded: tf.Variable | None = None
 
-    def fold(self) -> None:
-        """Keeps the kernel as `prepare` makes it. For inference only."""
-        kernel = tf.convert_to_tensor(self.kernel)
-        value = prepare(kernel, self.strides[0], self.compute_dtype, use_winograd=self.use_winograd)
-        if value is not kernel:
-            self._prepared = tf.Variable(value, trainable=False, name="kernel")
+    def fold(self, kernel: tf.Tensor | None = None) -> None:
+        """Keeps a kernel in the form that is computed with. For inference only.
+
+        Args:
+          kernel: float32 [h, w, C, K], used from now on in place of the layer's own. None: that,
+            if it gains from being kept and none is kept yet.
+        """
+        if kernel is not None:
+            pays = self._pays(kernel.shape, self.compute_dtype)
+            value = winograd.transform_kernel(kernel) if pays else kernel
+        elif self._folded is None and self._pays(self.kernel.shape, self.compute_dtype):
+            value = winograd.transform_kernel(tf.convert_to_tensor(self.kernel))
+        else:
+            return
+        self._folded = tf.Variable(value, trainable=False, name="kernel")
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """What Keras calls for the convolution itself."""
-        kernel = tf.convert_to_tensor(kernel if self._prepared is None else self._prepared)
-        return convolve(inputs, kernel, self.strides[0], use_winograd=self.use_winograd)
+        """The convolution itself, [B, H, W, C] with a kernel [h, w, C, K], unless one is kept."""
+        kernel = tf.cast(kernel if self._folded is None else self._folded, inputs.dtype)
+        if kernel.shape.rank == 5:
+            return winograd.conv3x3_transformed(inputs, kernel)
+        if self._pays(kernel.shape, inputs.dtype):
+            return winograd.conv3x3(inputs, kernel)
+        return tf.nn.conv2d(inputs, kernel, self.strides, self._pad, dilations=self.dilation_rate)
+
+    def _pays(self, shape: tf.TensorShape, dtype: tf.DType | str) -> bool:
+        is_wide = min(shape[2:]) >= LEAST_CHANNELS
+        return self._may_use_winograd and is_wide and dtype == tf.float32

@@ -14,7 +14,6 @@ class FPN(tf_keras.layers.Layer):
       backbone_levels: levels of the backbone features used, ascending, e.g. (2, 3, 4, 5).
       max_level: coarsest level of the output; levels above the backbone's are subsampled by 2.
       filters: channels of every output level.
-      use_winograd: see `convolution.Conv2D`.
     """
 
     def __init__(
@@ -22,7 +21,6 @@ class FPN(tf_keras.layers.Layer):
         backbone_levels: tuple[int, ...],
         max_level: int,
         filters: int,
-        use_winograd: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -33,7 +31,6 @@ class FPN(tf_keras.layers.Layer):
             return Conv2D(
                 filters,
                 size,
-                use_winograd=use_winograd,
                 kernel_initializer=initializers.xavier_fill(),
                 name=name,
             )

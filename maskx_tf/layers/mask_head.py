@@ -17,7 +17,6 @@ class MaskHead(tf_keras.layers.Layer):
       filters: C, channels of the trunk.
       convs: number of 3x3 convolutions before the deconvolution.
       mlp: adds the class-agnostic branch, one linear layer from the whole trunk output to the map.
-      use_winograd: see `convolution.Conv2D`.
     """
 
     def __init__(
@@ -25,7 +24,6 @@ class MaskHead(tf_keras.layers.Layer):
         filters: int = 256,
         convs: int = 4,
         mlp: bool = True,
-        use_winograd: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -34,7 +32,6 @@ class MaskHead(tf_keras.layers.Layer):
             Conv2D(
                 filters,
                 3,
-                use_winograd=use_winograd,
                 activation="relu",
                 kernel_initializer=initializers.msra_fill(),
                 name=f"conv{i}",

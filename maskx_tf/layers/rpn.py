@@ -21,7 +21,6 @@ class RPN(tf_keras.layers.Layer):
       anchor_offset: see `anchors.level_anchors`.
       nms_iou: NMS threshold, within a level.
       conventions: a key of `CONVENTIONS`.
-      use_winograd: see `convolution.Conv2D`.
     """
 
     def __init__(
@@ -32,7 +31,6 @@ class RPN(tf_keras.layers.Layer):
         anchor_offset: float,
         nms_iou: float,
         conventions: str = "aligned",
-        use_winograd: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -45,7 +43,6 @@ class RPN(tf_keras.layers.Layer):
             return Conv2D(
                 channels,
                 size,
-                use_winograd=use_winograd,
                 activation=activation,
                 kernel_initializer=initializers.gaussian_fill(0.01),
                 dtype=dtype,
