@@ -1,4 +1,7 @@
-"""Entry point: a trained model as a SavedModel (`python -m export.saved_model --model_dir=…`).
+"""Writes a trained model as a SavedModel.
+
+Example:
+  maskx export --model_dir=runs/mine --output_dir=exported/mine
 
 The SavedModel needs TensorFlow only. It is read back and compared with the model it came from
 before it gets its place in the output directory.
@@ -78,7 +81,7 @@ def define_flags() -> None:
         "float32",
         ["float32", "bfloat16"],
         "Precision that layers compute in. bfloat16 is faster on processors that support it; "
-        "python -m maskx_tf.evaluate --precision=bfloat16 shows what it costs in AP.",
+        "maskx evaluate --precision=bfloat16 shows what it costs in AP.",
     )
     flags.DEFINE_enum(
         "convolutions",

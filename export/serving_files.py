@@ -43,7 +43,7 @@ tensorflow_model_server --port=8500 --rest_api_port=8501 \\
 ## The local server, for machines without Docker
 
 ```bash
-python -m export.serving.server --model_base_path=OUTPUT_DIR --model_name=$model_name \\
+maskx serve --model_base_path=OUTPUT_DIR --model_name=$model_name \\
     --port=8500 --rest_api_port=8501
 ```
 

@@ -1,4 +1,8 @@
-"""Entry point: new classes from a few boxes (`python -m maskx_tf.add_classes --boxes=new.json`)."""
+"""Adds classes to a trained model from a few boxes, without training.
+
+Example:
+  maskx add-classes --model_dir=runs/mine --boxes=new.json --images=photos --output_dir=runs/more
+"""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def evaluate(
       per_class: also list the AP of every class.
       engine: "faster_coco_eval" or "pycocotools"; the results are the same.
       progress: show a progress bar.
-      **options: of the data and of detections, as `python -m maskx_tf.evaluate --help` lists them,
+      **options: of the data and of detections, as `maskx evaluate --help` lists them,
         such as mask_classes="voc" or max_detections=300.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The whole pipeline on the embedded data set, without download or GPU: `python -m maskx_tf.demo`.
+"""Runs the whole pipeline on the embedded data set, without download or GPU: `maskx demo`.
 
 Makes Shapes, trains one box detector on all classes and, on top of it, the mask head of Mask^X
 R-CNN and of the class-agnostic baseline with the masks of set A only; evaluates both on A and B;
@@ -25,7 +25,7 @@ from maskx_tf.checkpoints import VOCABULARY
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation.factors import explained_share
-from maskx_tf.system import cli
+from maskx_tf.system import cli, verbs
 from maskx_tf.system.files import write_atomically
 from maskx_tf.system.progress import format_duration
 
@@ -165,7 +165,8 @@ def execute(steps: list[Step]) -> None:
         if step.is_done():
             print(f"{title}: already done", flush=True)
             continue
-        print(f"\n{title}\n  python -m {' '.join(step.command)}", flush=True)
+        command = " ".join([verbs.command(step.command[0]), *step.command[1:]])
+        print(f"\n{title}\n  {command}", flush=True)
         started = time.monotonic()
         code = subprocess.run([sys.executable, "-m", *step.command], env=environment).returncode
         if code:
@@ -232,6 +233,13 @@ def report(plans: list[Plan]) -> str:
     return "\n\n".join(parts)
 
 
+def define_flags() -> None:
+    """Defines this command's flags."""
+    flags.DEFINE_string("output_dir", "runs/demo", "Where data, models and pictures go.")
+    flags.DEFINE_list("seeds", ["0"], "Seeds of data and training; everything is run for each.")
+    flags.DEFINE_bool("oracle", False, "Also train the oracle, with the masks of all classes.")
+
+
 def main() -> None:
     """Runs the demo and says what came out and where it is."""
     started = time.monotonic()
@@ -258,7 +266,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output_dir", "runs/demo", "Where data, models and pictures go.")
-    flags.DEFINE_list("seeds", ["0"], "Seeds of data and training; everything is run for each.")
-    flags.DEFINE_bool("oracle", False, "Also train the oracle, with the masks of all classes.")
+    define_flags()
     cli.run(main)

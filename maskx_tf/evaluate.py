@@ -1,4 +1,8 @@
-"""Entry point: box and mask AP of a trained model (`python -m maskx_tf.evaluate --model_dir=…`)."""
+"""Computes box and mask AP of a trained model, for A, B and all classes.
+
+Example:
+  maskx evaluate --model_dir=runs/mine --per_class
+"""
 
 from __future__ import annotations
 

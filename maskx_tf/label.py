@@ -1,4 +1,8 @@
-"""Entry point: masks for the boxes of a COCO json (`python -m maskx_tf.label --annotations=…`)."""
+"""Adds masks to the boxes of a COCO json.
+
+Example:
+  maskx label --annotations=boxes.json --images=photos --model_dir=runs/mine --output=masks.json
+"""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class MaskXRCNN(tf_keras.Model):
         raise UserError(
             f"{filepath} would be a file that cannot be loaded again. Save the weights with "
             "tf.train.Checkpoint(model=model), or what maskx_tf.load reads with "
-            "maskx_tf.checkpoints.save_new; or export a run (python -m export.saved_model)."
+            "maskx_tf.checkpoints.save_new; or export a run (maskx export)."
         )
 
     def save_weights(self, filepath, *args, **kwargs) -> None:

@@ -1,4 +1,8 @@
-"""Entry point: detections and pictures of image files (`python -m maskx_tf.predict --images=…`)."""
+"""Writes the detections of image files, as COCO json and as pictures.
+
+Example:
+  maskx predict --model_dir=runs/mine --images=photos --output_dir=predictions
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Trains a model: `python -m maskx_tf.train --flagfile=configs/shapes/stage1_boxes.flags`.
+"""Trains a model, and goes on with a run that was interrupted when the command is repeated.
 
-Running the same command again resumes at the last checkpoint.
+Example:
+  maskx train --flagfile=configs/shapes/stage1_boxes.flags
 """
 
 import sys

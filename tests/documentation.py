@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 
+from maskx_tf.system import verbs
 from tests.harness import REPOSITORY
 
 DOCUMENTS = sorted(
@@ -19,13 +20,21 @@ _FLAG = re.compile(r"(?:^| )--(\w+)")
 
 
 def commands(path: pathlib.Path) -> Iterator[list[str]]:
-    """The words after `python -m` of the shell commands in a document's blocks."""
+    """The module and the other words of each command in a document's blocks."""
     for kind, block in _FENCE.findall(path.read_text()):
-        if kind != "bash":
-            continue
-        for line in re.sub(r"\\\n", " ", block).splitlines():
-            if found := re.search(r"python -m (.+)", line):
-                yield shlex.split(found[1], comments=True)
+        if kind == "bash":
+            yield from commands_in(block)
+
+
+def commands_in(text: str) -> Iterator[list[str]]:
+    """The same for the lines of a text, written `python -m MODULE …` or `maskx VERB …`."""
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        if found := re.search(r"python -m (.+)", line):
+            yield shlex.split(found[1], comments=True)
+        elif found := re.match(r"\s*(?:\$ )?maskx (.+)", line):
+            verb, words = verbs.split(shlex.split(found[1], comments=True))
+            if words[:1] != ["completion"]:
+                yield [verbs.VERBS[verb].module, *words]  # KeyError: there is no such verb
 
 
 def flags_by_module() -> dict[str, set[str]]:
@@ -51,6 +60,12 @@ def anchors(path: pathlib.Path) -> set[str]:
     text = _FENCE.sub("", path.read_text())
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def inline_verbs(path: pathlib.Path) -> Iterator[list[str]]:
+    """The words after `maskx` of the code spans of a document's text."""
+    for span in re.findall(r"`maskx ([^`\n]+)`", _FENCE.sub("", path.read_text())):
+        yield span.split()
 
 
 def inline_flags(path: pathlib.Path) -> set[str]:

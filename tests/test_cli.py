@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ import time
 import pytest
 from absl import app, flags
 
+from maskx_tf.system import verbs
 from tests import documentation
 from tests.harness import REPOSITORY
 
@@ -159,6 +161,31 @@ class TestStderr:
             process.kill()
 
 
+class TestEnd:
+    @pytest.mark.parametrize(
+        ("body", "arguments"),
+        [("while True: print('a line')", ()), ("print('a line')", ()), ("", ("--help",))],
+    )
+    def test_output_that_nobody_reads(self, body, arguments):
+        """As in `… | head -1`: the status of SIGPIPE, and no word about it."""
+        process = start(f"{body}\nreturn", *arguments)
+        process.stdout.close()
+        assert process.wait(timeout=60) == 141
+        assert process.stderr.read() == b""
+        process.communicate()
+
+    def test_another_broken_pipe_keeps_its_traceback(self):
+        code, _, err = run("ends = os.pipe(); os.close(ends[0]); os.write(ends[1], b'x')")
+        assert code == 1 and err.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
+
+    def test_ctrl_c(self):
+        process = start("print('begun', flush=True); time.sleep(60)")
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert process.communicate() == (b"", b"")
+
+
 def test_the_entry_point_of_training():
     """The real command: what is missing is named, in the last line."""
     command = [sys.executable, "-m", "maskx_tf.train", "--num_gpus=0"]
@@ -173,9 +200,12 @@ def commands():
     for folder in PACKAGES:
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
             _, _, started = path.read_text().partition('\nif __name__ == "__main__":\n')
-            if re.search(r"^    (cli|app)\.run\(", started, re.MULTILINE):
+            if re.search(r"^    cli\.run\(", started, re.MULTILINE):
                 module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
                 yield module.removesuffix(".__main__")
+
+
+COMMANDS = list(commands())
 
 
 def flags_of_project():
@@ -188,25 +218,35 @@ def flags_of_project():
     }
 
 
-def test_commands_are_found():
-    assert {"maskx_tf.train", "maskx_tf.study", "export.serving.server"} <= set(commands())
-    assert set(documentation.flags_by_module()) <= set(commands())
+def test_every_command_of_the_packages_has_a_verb():
+    inner = {"maskx_tf.study.worker"}  # started by the study
+    mine = {module for module in COMMANDS if not module.startswith("benchmarks.")}
+    assert mine - inner == set(verbs.NAMES)
+    assert set(documentation.flags_by_module()) <= set(COMMANDS)
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
-@pytest.mark.parametrize("module", commands())
-def test_help_lists_every_flag_with_its_meaning(module, monkeypatch, capsys):
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_says_what_a_command_does_and_lists_every_flag(module, monkeypatch, capsys):
     app.define_help_flags()
     before = set(flags.FLAGS)
     monkeypatch.setattr(sys, "argv", [module, "--help"])
     try:
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as end:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         defined = flags_of_project()
     finally:
         for name in set(flags.FLAGS) - before:
             delattr(flags.FLAGS, name)
-    shown = re.findall(r"^  --(?:\[no\])?(\w+): \S", capsys.readouterr().out, re.MULTILINE)
-    assert sorted(shown) == sorted(defined) != []
-    documented = documentation.flags_by_module().get(module, set())
-    assert documented <= defined | {"flagfile"}
+    assert not end.value.code
+    help_text = capsys.readouterr().out
+    assert help_text.startswith(f"usage: {verbs.command(module)} [--option=value ...]\n\n")
+    assert max(map(len, help_text.splitlines())) <= 100
+    shown = re.findall(r"^  --(?:\[no\])?(\w+)(?:=\S+)?(?:  +|\n {28})\S", help_text, re.MULTILINE)
+    assert sorted(shown) == sorted({*defined, "flagfile"})
+    known = {*shown, "help"}
+    assert documentation.flags_by_module().get(module, set()) <= known
+    about = help_text.partition("\nOptions")[0] if module in verbs.NAMES else ""
+    for example, *arguments in documentation.commands_in(about):
+        assert example == module
+        assert {word[2:].split("=")[0] for word in arguments if word.startswith("--")} <= known

@@ -5,6 +5,7 @@ import re
 from absl import flags
 
 from maskx_tf import config
+from maskx_tf.system import verbs
 from tests import documentation
 from tests.documentation import DOCUMENTS
 from tests.harness import REPOSITORY, check_each
@@ -29,7 +30,7 @@ def project_flags():
     for folder in ("maskx_tf", "tf_records", "export", "benchmarks"):
         for path in (REPOSITORY / folder).rglob("*.py"):
             found.update(re.findall(r'\bDEFINE_\w+\(\s*"(\w+)"', path.read_text()))
-    return found | {"flagfile", "help"}
+    return found | {"flagfile", "help", "helpfull"}
 
 
 def test_links_lead_somewhere():
@@ -57,3 +58,18 @@ def test_commands_of_the_documents_are_found():
     found = documentation.flags_by_module()
     assert "model_dir" in found["maskx_tf.evaluate"]
     assert "images" in found["tf_records.coco"]  # on a second line of its command
+
+
+def test_the_page_of_the_commands_lists_them_in_the_order_of_their_help():
+    text = (REPOSITORY / "docs" / "commands.md").read_text()
+    rows = re.findall(r"^\| `maskx ([\w -]+)` \| `([\w.]+)` \|", text, re.MULTILINE)
+    assert rows == [(name, verb.module) for name, verb in verbs.VERBS.items()]
+
+
+def test_verbs_in_the_text_exist():
+    def check(path):
+        for words in documentation.inline_verbs(path):
+            verb, _ = verbs.split(words)
+            assert verb or words[0] in {"completion", "--help", "VERB", "records", "weights"}, words
+
+    check_each(check, DOCUMENTS)

@@ -12,6 +12,7 @@ from google.protobuf import text_format
 
 from export import serving_files, warmup
 from maskx_tf.inference.batching import Batching
+from maskx_tf.system.verbs import VERBS
 from tests import harness, tiny
 
 SERVING = harness.REPOSITORY / "export" / "serving"
@@ -101,16 +102,17 @@ def test_serving_md(tmp_path):
         "-e MODEL_NAME=fish",
         '"$PWD/OUTPUT_DIR:/models/fish:ro"',
         '--model_base_path="$PWD/OUTPUT_DIR"',
-        "python -m export.serving.server --model_base_path=OUTPUT_DIR --model_name=fish",
+        "maskx serve --model_base_path=OUTPUT_DIR --model_name=fish",
         "curl http://localhost:8501/v1/models/fish ",
     ):
         assert command in text
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         assert shlex.split(block, comments=True)  # quotes and continued lines are closed
-    commands = re.findall(r"^python -m (\S+)((?:\\\n|.)*)", text, re.MULTILINE)
-    assert [module for module, _ in commands] == ["export.serving.server"]
-    for module, arguments in commands:
-        source = (harness.REPOSITORY / f"{module.replace('.', '/')}.py").read_text()
+    commands = re.findall(r"^maskx (\w+)((?:\\\n|.)*)", text, re.MULTILINE)
+    assert [verb for verb, _ in commands] == ["serve"]
+    for verb, arguments in commands:
+        module = VERBS[verb].module.replace(".", "/")
+        source = (harness.REPOSITORY / f"{module}.py").read_text()
         defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', source)
         used = re.findall(r"--(\w+)", arguments)
         assert len(used) == 4 and set(used) <= set(defined)

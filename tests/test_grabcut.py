@@ -233,7 +233,7 @@ class TestEvaluation:
         content[len(content) // 4 if in_image else content.index(b"image/source_id")] ^= 1
         path.write_bytes(content)
         with (
-            pytest.raises(UserError, match="does not match its checksum.*tf_records.verify"),
+            pytest.raises(UserError, match="does not match its checksum.*records verify"),
             GrabCutMasks((str(tmp_path / "records"),)) as segment,
         ):
             segment(1, np.array([BOX]))

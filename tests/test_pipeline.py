@@ -511,7 +511,7 @@ def damaged_records(tmp_path, kind):
 @pytest.mark.parametrize("kind", corruption.KINDS)
 def test_corruption_stops_with_its_name(tmp_path, kind, training):
     records, shard = damaged_records(tmp_path, kind)
-    named = pytest.raises(UserError, match=rf"{shard.name}.*tf_records.verify")
+    named = pytest.raises(UserError, match=rf"{shard.name}.*records verify")
     with named as error, reading_errors():
         dataset = make_dataset(records, CONFIG, PETS, (1,), training=training, seed=0)
         for _ in dataset.take(12):

@@ -23,8 +23,9 @@ class Ports:
 
 @contextlib.contextmanager
 def command(root, *arguments):
-    """(process, client) of the command, for which maskx_tf cannot be imported; it is ready."""
-    script = "import sys, runpy; sys.modules['maskx_tf'] = None; sys.argv[0] = 'server'; "
+    """(process, client) of the command, for which no model code can be imported; it is ready."""
+    script = "import sys, runpy; sys.modules['maskx_tf.layers'] = None; sys.argv[0] = 'server'; "
+    script += "sys.modules['maskx_tf.config'] = None; "
     script += "runpy.run_module('export.serving.server', run_name='__main__')"
     arguments = [f"--model_base_path={root}", "--port=0", "--rest_api_port=0", *arguments]
     process = subprocess.Popen(

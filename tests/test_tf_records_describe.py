@@ -116,5 +116,5 @@ def test_no_objects_at_all(tmp_path):
 def test_damage_is_an_error(directory):
     path = Manifest.load(directory).shards[1].file
     corruption.damage(pathlib.Path(directory, path), "payload bit", 0)
-    with pytest.raises(UserError, match=r"00001-of-00002.tfrecord, record 0 .*tf_records.verify"):
+    with pytest.raises(UserError, match=r"00001-of-00002.tfrecord, record 0 .*records verify"):
         summary_of(directory)

@@ -1,4 +1,8 @@
-"""COCO-format data sets to record shards: `python -m tf_records.coco --help`."""
+"""Writes the records of a data set in COCO's format.
+
+Example:
+  maskx records coco --annotations=train.json --images=photos --output_dir=records/mine/train
+"""
 
 from __future__ import annotations
 
@@ -97,7 +101,8 @@ def _check_files(items: Sequence[instances.ImageItem], images: str) -> None:
         )
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+    """Defines this command's flags."""
     flags.DEFINE_string("annotations", None, "COCO-format json.", required=True)
     flags.DEFINE_string("images", None, "Directory of the image files.", required=True)
     flags.DEFINE_string("output_dir", None, "Directory to write records to.", required=True)
@@ -149,5 +154,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    define_flags()
     cli.run(main)

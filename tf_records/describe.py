@@ -1,4 +1,8 @@
-"""What a record directory holds: `python -m tf_records.describe DIR`."""
+"""Counts what a record directory holds, and draws a sheet of samples.
+
+Example:
+  maskx records describe records/mine/train --output_dir=described
+"""
 
 from __future__ import annotations
 
@@ -156,10 +160,18 @@ def write(
         visualize.write_picture(draw_sheet(directory, manifest, count), output / "samples.jpg")
 
 
+def define_flags() -> None:
+    """Defines this command's flags."""
+    directories.define_flags()
+    flags.DEFINE_string("output_dir", "", "Where to write describe.json and samples.jpg.")
+    flags.DEFINE_integer("samples", 12, "Images on the sheet samples.jpg; 0: no sheet.")
+    flags.DEFINE_integer("workers", 0, "Processes; 0: one per core.")
+
+
 def main() -> None:
     """Prints the description of each directory, and writes it where asked."""
     options = flags.FLAGS
-    found = directories.from_flags("tf_records.describe")
+    found = directories.from_flags()
     if options.output_dir and len(found) > 1:
         raise UserError("--output_dir takes the description of one directory; name one.")
     for directory in found:
@@ -172,9 +184,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    directories.define_flags()
-    flags.DEFINE_string("output_dir", "", "Where to write describe.json and samples.jpg.")
-    flags.DEFINE_integer("samples", 12, "Images on the sheet samples.jpg; 0: no sheet.")
-    flags.DEFINE_integer("workers", 0, "Processes; 0: one per core.")
+    define_flags()
     sys.argv = directories.to_flag(sys.argv)
     cli.run(main)

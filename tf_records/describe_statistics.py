@@ -76,7 +76,7 @@ def _read(path: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
             if not 1 <= item.class_id <= num_classes:
                 raise UserError(
                     f"{path}: image {record.image_id} has class {item.class_id} of {num_classes}; "
-                    f"python -m tf_records.verify {pathlib.Path(path).parent} lists all damage."
+                    f"maskx records verify {pathlib.Path(path).parent} lists all damage."
                 )
             y1, x1, y2, x2 = item.box_yxyx.tolist()
             side = max((y2 - y1) * (x2 - x1), 0) ** 0.5

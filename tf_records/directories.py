@@ -1,4 +1,4 @@
-"""Directories given to a command without a flag: `python -m tf_records.verify DIR...`."""
+"""Directories given to a command without a flag: `maskx records verify DIR...`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from maskx_tf.errors import UserError
+from maskx_tf.system import usage
 
 
 def define_flags() -> None:
@@ -34,8 +35,8 @@ def to_flag(argv: Sequence[str]) -> list[str]:
     return [*kept, f"--records={','.join(directories)}"] if directories else kept
 
 
-def from_flags(command: str) -> list[str]:
+def from_flags() -> list[str]:
     """The directories named; UserError if there are none."""
     if not flags.FLAGS.records:
-        raise UserError(f"Name the directories of records: python -m {command} DIR...")
+        raise UserError(f"Name the directories of records: {usage.program()} DIR...")
     return flags.FLAGS.records

@@ -1,4 +1,8 @@
-"""Random sets A, as files for --mask_classes: `python -m tf_records.splits --help`."""
+"""Draws a random set A, as a file for --mask_classes.
+
+Example:
+  maskx records splits --vocabulary=coco --size=20 --seed=1 --output=a.txt
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,8 @@ def main() -> None:
     print(f"{path}: {options.size} of the {len(names)} classes of {options.vocabulary}.")
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+    """Defines this command's flags."""
     flags.DEFINE_string("vocabulary", None, "`coco`, or a class list (.json, .txt).", required=True)
     flags.DEFINE_integer("size", None, "Number of classes in set A.", required=True)
     flags.DEFINE_integer("seed", 0, "Seed of the random choice.", lower_bound=0)
@@ -36,5 +41,5 @@ def _define_flags() -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    define_flags()
     cli.run(main)

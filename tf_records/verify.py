@@ -1,4 +1,8 @@
-"""Finds every corruption of record directories: `python -m tf_records.verify DIR...`."""
+"""Finds every damage of record directories.
+
+Example:
+  maskx records verify records/mine/train records/mine/val
+"""
 
 from __future__ import annotations
 
@@ -138,9 +142,15 @@ def _read(
     return Record(path, number, frame.offset, found.image_id, crc, found.faults), found.objects
 
 
+def define_flags() -> None:
+    """Defines this command's flags."""
+    directories.define_flags()
+    flags.DEFINE_integer("workers", 0, "Processes; 0: one per core.")
+
+
 def main() -> None:
     """Prints each fault and the counts; exit code 1 if there are faults."""
-    report = verify(directories.from_flags("tf_records.verify"), flags.FLAGS.workers)
+    report = verify(directories.from_flags(), flags.FLAGS.workers)
     for fault in report.faults:
         print(fault)
     print(report.summary())
@@ -149,7 +159,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    directories.define_flags()
-    flags.DEFINE_integer("workers", 0, "Processes; 0: one per core.")
+    define_flags()
     sys.argv = directories.to_flag(sys.argv)
     cli.run(main)

@@ -6,7 +6,7 @@
         for detection in client.detect("photo.jpg"):
             print(detection.class_name, detection.score, detection.mask().sum())
 
-The same as a command: `python -m export.client --help`. See docs/client.md.
+The same as a command: `maskx client --help`. See docs/client.md.
 """
 
 from export.client.client import Client

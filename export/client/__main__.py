@@ -1,4 +1,8 @@
-"""Entry point: detections of image files from a server (`python -m export.client --url=…`)."""
+"""Asks a server for the detections of image files.
+
+Example:
+  maskx client --url=http://localhost:8501 --images=photos --output=detections.json
+"""
 
 from __future__ import annotations
 

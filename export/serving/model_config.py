@@ -7,8 +7,10 @@ import pathlib
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from maskx_tf.errors import UserError
 
-class ConfigError(Exception):
+
+class ConfigError(UserError):
     """What the user gave to start the server is wrong; the message says what to do."""
 
 

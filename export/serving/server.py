@@ -1,6 +1,7 @@
-"""Entry point: a local server that speaks TensorFlow Serving's REST and gRPC interface.
+"""Serves exported models on this machine, over TensorFlow Serving's REST and gRPC interface.
 
-    python -m export.serving.server --model_base_path=exported/maskx
+Example:
+  maskx serve --model_base_path=exported/mine
 
 For trying a model out, and for machines without Docker. For production take TensorFlow Serving:
 it reads the same directories, and clients need no change. See docs/serving.md.
@@ -13,14 +14,13 @@ import contextlib
 import gc
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no part of maskx_tf is needed here
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is there
 
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags, logging
 from aiohttp import web
 
 from export.serving import grpc_api, model_config, rest
@@ -29,6 +29,8 @@ from export.serving.metrics import Metrics
 from export.serving.poller import Poller
 from export.serving.servable import Servable
 from export.serving.versions import Model
+from maskx_tf.errors import UserError
+from maskx_tf.system import cli
 
 NOTICE = (
     "This is a local server for trying models out. For production use TensorFlow Serving, which "
@@ -191,35 +193,24 @@ def _options() -> Options:
     return Options(**{name: getattr(values, name) for name in names})
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Reads the flags and serves."""
     values = flags.FLAGS
+    if values.model_config_file:
+        configs = model_config.read(values.model_config_file)
+    else:
+        configs = model_config.single(values.model_name, values.model_base_path)
+    threads = values.tensorflow_inter_op_parallelism, values.tensorflow_intra_op_parallelism
+    logging.set_verbosity(logging.INFO)
+    tf.get_logger().setLevel("ERROR")
+    gc.collect()
+    gc.freeze()  # so that collecting an unloaded model does not halt requests for a second
     try:
-        if argv[1:]:
-            raise model_config.ConfigError(f"unexpected argument {argv[1]!r}: write --name=value.")
-        if values.model_config_file:
-            configs = model_config.read(values.model_config_file)
-        else:
-            configs = model_config.single(values.model_name, values.model_base_path)
-        threads = values.tensorflow_inter_op_parallelism, values.tensorflow_intra_op_parallelism
-        logging.set_verbosity(logging.INFO)
-        tf.get_logger().setLevel("ERROR")
-        gc.collect()
-        gc.freeze()  # so that collecting an unloaded model does not halt requests for a second
         asyncio.run(serve(Server(configs, _options(), threads)))
-    except (model_config.ConfigError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        print(f"error: {' '.join(str(error).split())} See --help.", file=sys.stderr)
-        sys.exit(2)
+    except OSError as error:  # of a port
+        raise UserError(f"{error}.") from None
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=_parse)
+    cli.run(main)

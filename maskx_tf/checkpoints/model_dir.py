@@ -43,7 +43,7 @@ def require_masks(loaded: LoadedModel, path: str) -> None:
     if not loaded.has_masks:
         raise UserError(
             f"{path} detects boxes only (--mode=stage1_boxes): its mask head was never trained. "
-            f"Train one on top of it (python -m maskx_tf.train --mode=stage2_masks "
+            f"Train one on top of it (maskx train --mode=stage2_masks "
             f"--init_checkpoint={path} …), or take a model with masks."
         )
 

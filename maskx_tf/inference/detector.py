@@ -190,7 +190,7 @@ def load_saved_model(path: str) -> Detector:
     if not classes.is_file():
         raise UserError(
             f"--saved_model={path} is not an exported model: there is no {classes}; make one with "
-            "python -m export.saved_model."
+            "maskx export."
         )
     loaded = tf.saved_model.load(str(directory))
     # A signature does not keep its variables alive; the closure does, through `loaded`.

@@ -101,7 +101,7 @@ def wanted(
             f"The model does not know {len(unknown)} of the classes: {listed}"
             f"{', …' if len(unknown) > 10 else ''}. Rename the categories to the model's classes, "
             "leave such boxes as they are with --skip_unknown_classes, or teach the model the "
-            "classes: python -m maskx_tf.add_classes."
+            "classes: maskx add-classes."
         )
     return todo, problems
 

@@ -1,6 +1,7 @@
-"""Runs or resumes a study: `python -m maskx_tf.study --flagfile=FLAGFILE`.
+"""Runs or resumes a study: many trainings, their tables and figures (docs/study.md).
 
-See docs/study.md.
+Example:
+  maskx study --flagfile=configs/shapes/study.flags --dry_run
 """
 
 import sys

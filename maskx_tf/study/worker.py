@@ -84,7 +84,7 @@ def _evaluate_alone(entry: dict) -> dict[str, dict]:
         output = pathlib.Path(arguments[-1].removeprefix("--output="))
         command = [sys.executable, "-m", "maskx_tf.evaluate", *arguments]
         if subprocess.run(command).returncode:
-            raise UserError(f"failed: python -m maskx_tf.evaluate {' '.join(arguments)}")
+            raise UserError(f"failed: maskx evaluate {' '.join(arguments)}")
         evaluations[name] = json.loads(output.read_text())
         if "mask" not in evaluations[name]:
             raise UserError(

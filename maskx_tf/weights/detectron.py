@@ -1,4 +1,7 @@
-"""Imports the authors' Caffe2 models: `python -m maskx_tf.weights.detectron --weights=….pkl …`.
+"""Imports the authors' Caffe2 models.
+
+Example:
+  maskx weights detectron --weights=model_final.pkl --output_dir=runs/imported
 
 Mask R-CNN and Faster R-CNN with FPN, class-agnostic or not, and Mask^X R-CNN with any T, for any
 number of classes. The model runs in Detectron's conventions (docs/weights.md).
@@ -115,6 +118,15 @@ def _stale(name: str) -> str:
     return ""
 
 
+def define_flags() -> None:
+    """Defines this command's flags."""
+    importing.define_flags()
+    flags.DEFINE_string("embedding", "", "Blob of T's class embeddings, if there are several.")
+    flags.DEFINE_bool(
+        "restore_classes", False, f"Take the rows of all classes from the *{BACKUP} blobs."
+    )
+
+
 def main() -> None:
     """Imports, prints the report."""
     values = flags.FLAGS
@@ -124,9 +136,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    importing.define_flags()
-    flags.DEFINE_string("embedding", "", "Blob of T's class embeddings, if there are several.")
-    flags.DEFINE_bool(
-        "restore_classes", False, f"Take the rows of all classes from the *{BACKUP} blobs."
-    )
+    define_flags()
     cli.run(main)

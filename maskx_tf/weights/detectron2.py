@@ -1,4 +1,7 @@
-"""Imports detectron2's Mask R-CNN and Faster R-CNN: `python -m maskx_tf.weights.detectron2 …`.
+"""Imports detectron2's Mask R-CNN and Faster R-CNN.
+
+Example:
+  maskx weights detectron2 --weights=model_final_f10217.pkl --output_dir=runs/imported
 
 Its weights are those of Detectron under other names and with the background last; they are renamed
 and then follow the same rules. The model runs in our own conventions, which are detectron2's, with
@@ -173,11 +176,16 @@ def _stale(name: str) -> str:
     return ""
 
 
+def define_flags() -> None:
+    """Defines this command's flags."""
+    importing.define_flags()
+
+
 def main() -> None:
     """Imports, prints the report."""
     importing.run(load)
 
 
 if __name__ == "__main__":
-    importing.define_flags()
+    define_flags()
     cli.run(main)

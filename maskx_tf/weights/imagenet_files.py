@@ -80,7 +80,7 @@ def read_detectron(path: str, backbone: str) -> ImageNetResNet:
     if "blobs" in content:
         raise UserError(
             f"--backbone_weights={path} holds a whole detector; convert it with "
-            "`python -m maskx_tf.weights.detectron` and give that as --init_checkpoint."
+            "`maskx weights detectron` and give that as --init_checkpoint."
         )
     content = content.get("model", content)
     blobs = Blobs(content if isinstance(content, dict) else {}, f"--backbone_weights={path}")

@@ -1,4 +1,8 @@
-"""Entry point: writes the embedded data set Shapes (`python -m tf_records.shapes --help`)."""
+"""Draws the embedded data set Shapes and writes its records (docs/shapes.md).
+
+Example:
+  maskx records shapes --output_dir=data/shapes
+"""
 
 import pathlib
 
@@ -9,7 +13,8 @@ from tf_records import writer
 from tf_records.shapes.dataset import generate
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+    """Defines this command's flags."""
     flags.DEFINE_string("output_dir", None, "Directory to write to.", required=True)
     flags.DEFINE_integer("train_images", 8_000, "Number of training images.")
     flags.DEFINE_integer("val_images", 400, "Number of validation images.")
@@ -38,5 +43,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    define_flags()
     cli.run(main)

@@ -1,4 +1,8 @@
-"""Visual Genome to record shards: `python -m tf_records.visual_genome --help`.
+r"""Writes the records of Visual Genome.
+
+Example:
+  maskx records visual-genome --objects=objects.json --image_data=image_data.json \
+      --images=vg --output_dir=records/vg
 
 The rules, for classes, splits and each known defect, are in docs/visual_genome.md.
 """
@@ -161,7 +165,8 @@ def _locate(data: Data, split: str, directory: str, skip_bad_images: bool) -> Ma
     return moved
 
 
-def _define_flags() -> None:
+def define_flags() -> None:
+    """Defines this command's flags."""
     flags.DEFINE_string("objects", None, "objects.json, version 1.0, 1.2 or 1.4.", required=True)
     flags.DEFINE_string("image_data", None, "image_data.json.", required=True)
     flags.DEFINE_string("images", None, "Directory with VG_100K and VG_100K_2.", required=True)
@@ -209,5 +214,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    _define_flags()
+    define_flags()
     cli.run(main)

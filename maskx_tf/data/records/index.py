@@ -22,7 +22,7 @@ from maskx_tf.data.records.example_peek import peek
 from maskx_tf.data.records.framing import Fault, Frame
 from maskx_tf.errors import UserError
 
-REMEDY = "python -m tf_records.verify {} lists all damage; write the records again"
+REMEDY = "maskx records verify {} lists all damage; write the records again"
 _MAX_LISTED = 10  # places of damage in a message
 _THREADS = 8  # they wait for the disk
 _SIZE_KEYS = ("image/height", "image/width")

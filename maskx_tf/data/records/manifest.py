@@ -99,7 +99,7 @@ class Manifest:
         except OSError:
             raise UserError(
                 f"{directory} holds no finished records (no {FILE_NAME}); make them with "
-                "python -m tf_records.coco, visual_genome or shapes."
+                "maskx records coco, visual-genome or shapes."
             ) from None
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}); write the records again.") from None
@@ -228,6 +228,6 @@ def _check_files(found: Found, check_sizes: bool) -> None:
             state = "is missing" if size is None else f"has {size} bytes"
             raise UserError(
                 f"{path} {state}; its manifest says {expected} bytes. "
-                f"python -m tf_records.verify {path.parent} lists all damage; write the records "
+                f"maskx records verify {path.parent} lists all damage; write the records "
                 "again."
             )

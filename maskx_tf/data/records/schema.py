@@ -294,5 +294,5 @@ def read_records(paths: Iterable[str | os.PathLike[str]]) -> Iterator[ImageRecor
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}.") from None
         except UserError as error:
-            remedy = f"python -m tf_records.verify {pathlib.Path(path).parent} lists all damage."
+            remedy = f"maskx records verify {pathlib.Path(path).parent} lists all damage."
             raise UserError(f"{error}; {remedy}") from None

@@ -1,0 +1,61 @@
+"""The verbs of the command `maskx`: the module that each runs, and what it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """What `maskx NAME` does."""
+
+    module: str
+    meaning: str
+
+
+GROUPS: dict[str, dict[str, Verb]] = {
+    "Try it": {
+        "demo": Verb("maskx_tf.demo", "Train, evaluate and draw on an embedded data set"),
+    },
+    "Use a model": {
+        "predict": Verb("maskx_tf.predict", "Detections and pictures of image files"),
+        "label": Verb("maskx_tf.label", "Masks for boxes that people drew"),
+        "add-classes": Verb("maskx_tf.add_classes", "New classes from a few boxes, no training"),
+        "weights detectron": Verb("maskx_tf.weights.detectron", "Import the authors' models"),
+        "weights detectron2": Verb("maskx_tf.weights.detectron2", "Import detectron2's models"),
+    },
+    "Make records of a data set": {
+        "records coco": Verb("tf_records.coco", "Of data in COCO's format"),
+        "records visual-genome": Verb("tf_records.visual_genome", "Of Visual Genome"),
+        "records shapes": Verb("tf_records.shapes", "Of the embedded data set, drawn anew"),
+        "records describe": Verb("tf_records.describe", "Count what is in records, draw samples"),
+        "records verify": Verb("tf_records.verify", "Find every damage of records"),
+        "records splits": Verb("tf_records.splits", "Draw random sets A of classes with masks"),
+    },
+    "Train and compare": {
+        "train": Verb("maskx_tf.train", "Train a model, or go on with a run"),
+        "evaluate": Verb("maskx_tf.evaluate", "Box and mask AP of a trained model"),
+        "study": Verb("maskx_tf.study", "Many runs, their tables and figures"),
+    },
+    "Serve a model": {
+        "export": Verb("export.saved_model", "Write a SavedModel for TensorFlow Serving"),
+        "serve": Verb("export.serving.server", "Serve exported models on this machine"),
+        "client": Verb("export.client", "Detections of image files from a server"),
+    },
+}
+VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}
+NAMES = {verb.module: name for name, verb in VERBS.items()}
+
+
+def split(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The verb that a command line begins with, "" if none, and the words after it."""
+    for length in (2, 1):
+        name = " ".join(words[:length]).replace("_", "-")
+        if len(words) >= length and name in VERBS:
+            return name, list(words[length:])
+    return "", list(words)
+
+
+def command(module: str) -> str:
+    """How a person runs a module: `maskx train`, or `python -m …` where there is no verb."""
+    return f"maskx {NAMES[module]}" if module in NAMES else f"python -m {module}"
