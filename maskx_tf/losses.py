@@ -1,8 +1,11 @@
-"""The five losses (facts of the published training, paper §3.3), each a pure function.
+"""The losses (facts of the published training, paper §3.3), and `TERMS`, the table of them.
 
-Every function returns (value, count): the loss, already normalised, and how many elements it saw.
-With no element the value is exactly 0 and its gradients are finite.
+Each is a pure function that returns (value, count): the loss, already normalised, and how many
+elements it saw. With no element the value is exactly 0 and its gradients are finite.
 """
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -62,3 +65,43 @@ def mask_loss(logits: tf.Tensor, targets: tf.Tensor, valid: tf.Tensor) -> Loss:
     entropy = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
     total, count = _masked_sum(tf.reduce_mean(entropy, axis=[1, 2]), valid)
     return total / tf.maximum(count, 1.0), count
+
+
+IMAGES = "images"
+
+
+class Term(NamedTuple):
+    """A loss as a term of the training objective.
+
+    Attributes:
+      name: what logs and messages call it.
+      trains: `boxes` or `masks`, the part of the model and so the modes that it belongs to.
+      mean_over: what its value is a mean over: `IMAGES`, of which all replicas have as many; or
+        RoIs, by the name of the loss that counts them.
+      weight: its factor, or the name of the option that is it; at 0 it is left out.
+      of_masks: of the mask head's losses the function itself, of mask logits [R, m, m] and
+        `objective.MaskExamples`; those of the box detector are computed in `objective`.
+      needs_masks: False of a loss that learns from boxes alone: RoIs of objects without a mask then
+        reach the mask head too, and `MaskExamples.boxes_yxyx` is there.
+    """
+
+    name: str
+    trains: str
+    mean_over: str
+    weight: float | str = 1.0
+    of_masks: Callable[[tf.Tensor, Any], Loss] | None = None
+    needs_masks: bool = True
+
+
+TERMS = (
+    Term("rpn_score", "boxes", IMAGES),
+    Term("rpn_box", "boxes", IMAGES),
+    Term("class", "boxes", mean_over="class"),
+    Term("box", "boxes", mean_over="class"),
+    Term(
+        "mask",
+        "masks",
+        mean_over="mask",
+        of_masks=lambda logits, examples: mask_loss(logits, examples.targets, examples.valid),
+    ),
+)

@@ -1,10 +1,12 @@
 """The training objective: targets, heads and losses of one batch, with partial supervision."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from maskx_tf import losses
+from maskx_tf.config import Config
 from maskx_tf.layers import box_head, rpn
 from maskx_tf.model import MaskXRCNN
 from maskx_tf.ops import boxes, replicas, sampling
@@ -28,7 +30,29 @@ class MaskExamples(NamedTuple):
     features: tf.Tensor  # [R, S, S, C], RoIAlign at the size of the mask head
     classes: tf.Tensor  # int32 [R]
     targets: tf.Tensor  # float32 {0, 1} [R, m, m]
-    valid: tf.Tensor  # bool [R], False for the RoI that stands in where the batch has none
+    valid: tf.Tensor  # bool [R], False without a mask, as of the RoI that stands in for none
+    # float32 [R, 4], the object's box in cells of the mask, within 0 and m; empty of the RoI that
+    # stands in for none. Only where a loss learns from boxes alone, see `losses.Term`.
+    boxes_yxyx: tf.Tensor | None = None
+
+
+def loss_terms(config: Config) -> tuple[losses.Term, ...]:
+    """The losses that a run trains, with their weights."""
+    trained = {
+        "boxes": config.mode != "stage2_masks",
+        "masks": config.mode != "stage1_boxes",
+    }
+    found = [term for term in losses.TERMS if trained[term.trains]]
+    weighted = [
+        term._replace(weight=getattr(config, term.weight)) if isinstance(term.weight, str) else term
+        for term in found
+    ]
+    return tuple(term for term in weighted if term.weight)
+
+
+def learns_from_boxes(config: Config) -> bool:
+    """Whether RoIs of objects without a mask reach the mask head."""
+    return not all(term.needs_masks for term in loss_terms(config))
 
 
 def trim_objects(labels: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -64,7 +88,7 @@ def training_losses(
         replicas.
 
     Returns:
-      {name: (value, count)} with the names rpn_score, rpn_box, class, box, mask.
+      {name: (value, count)} of the run's `loss_terms`, without their weights.
     """
     config = model.config
     if config.mode == "stage2_masks":
@@ -105,7 +129,8 @@ def frozen_mask_examples(
 
 def _mask_losses(model, examples: MaskExamples) -> Losses:
     logits = model.mask_logits(examples.features, examples.classes)
-    return {"mask": losses.mask_loss(logits, examples.targets, examples.valid)}
+    of_masks = {term.name: term.of_masks for term in loss_terms(model.config) if term.of_masks}
+    return {name: compute(logits, examples) for name, compute in of_masks.items()}
 
 
 def _proposals(model, outputs, image_sizes) -> tf.Tensor:
@@ -152,7 +177,7 @@ def _sample_rois(model, proposals, labels, seed) -> RoiSample:
     crowd = labels["is_crowd"][..., None]
     objects = tf.where(crowd, 0.0, labels["boxes_yxyx"])
     crowds = tf.where(crowd, labels["boxes_yxyx"], 0.0)
-    masks_only = config.mode == "stage2_masks"
+    masks_only = config.mode == "stage2_masks" and not learns_from_boxes(config)
     eligible = labels["has_mask"] if masks_only else labels["classes"] > 0
     candidates = tf.shape(proposals)[1] + tf.shape(objects)[1]
     sample, rois, matched = sampling.sample_rois(
@@ -188,49 +213,72 @@ def _box_losses(model, pyramid, sample: RoiSample, labels) -> Losses:
 
 
 def _mask_examples(model, pyramid, sample: RoiSample, labels) -> MaskExamples:
+    from_boxes = learns_from_boxes(model.config)
+    usable = labels["classes"] > 0 if from_boxes else labels["has_mask"]
     if model.config.mask_rois == "ground_truth":
-        chosen, valid = sampling.where_or_first(labels["has_mask"] & ~labels["is_crowd"])  # [R, 2]
+        chosen, valid = sampling.where_or_first(usable & ~labels["is_crowd"])  # [R, 2]
         rois, object_indices = tf.gather_nd(labels["boxes_yxyx"], chosen), chosen[:, 1]
     else:
-        matched_mask = tf.gather(labels["has_mask"], sample.object_indices, batch_dims=1)
-        chosen, valid = sampling.where_or_first(sample.positive & matched_mask)  # [R, 2]
+        matched = tf.gather(usable, sample.object_indices, batch_dims=1)
+        chosen, valid = sampling.where_or_first(sample.positive & matched)  # [R, 2]
         rois = tf.gather_nd(sample.boxes_yxyx, chosen)
         object_indices = tf.gather_nd(sample.object_indices, chosen)
     image_indices = chosen[:, 0]
     batch, most = tf.unstack(tf.shape(labels["classes"]))
-    masks = labels["masks"]
+    masks, size = labels["masks"], model.config.mask_size
+    regions = model.conventions.mask_regions(rois)
     targets = mask_targets(
         tf.reshape(masks, [batch * most, *masks.shape[2:]]),
         tf.reshape(labels["boxes_yxyx"], [-1, 4]),
-        model.conventions.mask_regions(rois),
+        regions,
         image_indices * most + object_indices,
-        model.config.mask_size,
+        size,
     )
-    classes = tf.gather_nd(labels["classes"], tf.stack([image_indices, object_indices], axis=1))
+    places = tf.stack([image_indices, object_indices], axis=1)
+    classes = tf.gather_nd(labels["classes"], places)
     features = model.flat_roi_features(pyramid, rois, image_indices, model.config.mask_roi_size)
-    return MaskExamples(features, classes, targets, valid)
+    if not from_boxes:
+        return MaskExamples(features, classes, targets, valid)
+    cells = boxes.in_cells(tf.gather_nd(labels["boxes_yxyx"], places), regions, size)
+    return MaskExamples(
+        features,
+        classes,
+        targets,
+        valid & tf.gather_nd(labels["has_mask"], places),
+        tf.where(valid[:, None], cells, 0.0),
+    )
 
 
-# The count that a loss is a mean over; the others are means over images, of which all have B.
-_MEAN_OVER = {"class": "class", "box": "class", "mask": "mask"}
-
-
-def shares(values: Losses) -> dict[str, tf.Tensor]:
+def shares(values: Losses, terms: Sequence[losses.Term]) -> dict[str, tf.Tensor]:
     """This replica's part of each loss of the whole batch: its sum over replicas is that loss.
 
     A mean over RoIs is one over the RoIs of all replicas: it weighs a replica by its count.
 
     Args:
       values: {name: (value, count)} of this replica's images.
+      terms: over what each is a mean, and its weight.
+
+    Returns:
+      {name: float []} in the order of `terms`.
     """
     count = tf.distribute.get_replica_context().num_replicas_in_sync
-    names = sorted(set(_MEAN_OVER.values()) & values.keys())
-    totals = tf.unstack(replicas.total(tf.stack([values[n][1] for n in names]))) if names else []
-    weights = {
+    counted = sorted({term.mean_over for term in terms} - {losses.IMAGES})
+    totals = (
+        tf.unstack(replicas.total(tf.stack([values[name][1] for name in counted])))
+        if counted
+        else []
+    )
+    of_replica = {
         name: values[name][1] / tf.maximum(total, 1.0)
-        for name, total in zip(names, totals, strict=True)
+        for name, total in zip(counted, totals, strict=True)
     }
-    return {
-        name: value * weights[_MEAN_OVER[name]] if name in _MEAN_OVER else value / count
-        for name, (value, _) in values.items()
-    }
+
+    def share(term: losses.Term) -> tf.Tensor:
+        value = values[term.name][0]
+        if term.mean_over == losses.IMAGES:
+            value = value / count
+        else:
+            value = value * of_replica[term.mean_over]
+        return value if term.weight == 1.0 else value * term.weight
+
+    return {term.name: share(term) for term in terms}

@@ -23,6 +23,14 @@ def pairs():
     return a, b
 
 
+def test_in_cells_of_a_region():
+    regions = tf.constant([[10.0, 20, 50, 60], [10, 20, 50, 60], [0, 0, 0, 0]])
+    inner = tf.constant([[20.0, 30, 40, 70], [0, 0, 12, 21], [1, 1, 2, 2]])
+    # A cell is 10 pixels; what reaches beyond the region is cut off.
+    wanted = [[1, 1, 3, 4], [0, 0, 0.2, 0.1], [0, 0, 0, 0]]
+    np.testing.assert_allclose(boxes.in_cells(inner, regions, 4), wanted, atol=1e-6)
+
+
 def test_area_of_a_negative_side_is_zero():
     values = boxes.area(tf.constant([[1.0, 2, 4, 7], [4, 2, 1, 7], [4, 7, 1, 2], [0, 0, 0, 0]]))
     np.testing.assert_array_equal(values, [15, 0, 0, 0])

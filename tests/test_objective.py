@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maskx_tf import losses, objective
 from maskx_tf.model import build_model
-from maskx_tf.objective import training_losses, trim_objects
+from maskx_tf.objective import loss_terms, training_losses, trim_objects
 from tests import batches, oracles
 
 BOX_PARTS = {"backbone", "fpn", "rpn", "box_head"}
 MASK_PARTS = {"mask_head", "weight_transfer"}
+OF_MASKS = ("mask", "area")
 SEED = tf.constant([0, 0])
 
 ON_GPU = bool(tf.config.list_physical_devices("GPU"))
@@ -47,20 +49,20 @@ class Step:
     def _compute(self, features, labels):
         variables = self.model.trainable_variables
         with tf.GradientTape(persistent=True) as tape:
-            losses = training_losses(self.model, features, labels, SEED)
-            others = [value for name, (value, _) in losses.items() if name != "mask"]
+            found = training_losses(self.model, features, labels, SEED)
+            others = [value for name, (value, _) in found.items() if name not in OF_MASKS]
             others = tf.add_n(others) if others else None
-        mask = tape.gradient(losses["mask"][0], variables) if "mask" in losses else None
+        mask = tape.gradient(found["mask"][0], variables) if "mask" in found else None
         rest = tape.gradient(others, variables) if others is not None else None
-        return losses, mask, rest
+        return found, mask, rest
 
     def __call__(self, labels):
         """{loss: value}, {loss: count}, {variable: gradient of the mask loss}, {… of the rest}."""
         for variable, value in zip(self.model.weights, self._saved, strict=True):
             variable.assign(value)  # moving averages
-        losses, mask, rest = self.compute(self.features, batches.to_tensors(labels))
-        values = {name: value.numpy() for name, (value, _) in losses.items()}
-        counts = {name: count.numpy() for name, (_, count) in losses.items()}
+        found, mask, rest = self.compute(self.features, batches.to_tensors(labels))
+        values = {name: value.numpy() for name, (value, _) in found.items()}
+        counts = {name: count.numpy() for name, (_, count) in found.items()}
         return values, counts, self._by_name(mask), self._by_name(rest)
 
     def _by_name(self, gradients):
@@ -335,6 +337,46 @@ class TestModes:
         )
         first, again, other = (float(losses(tf.constant(s))) for s in ([0, 1], [0, 1], [0, 2]))
         assert first == again != other
+
+
+class TestLossThatLearnsFromBoxes:
+    """A further row in the table of losses; its value is the mean area of the objects' boxes."""
+
+    @pytest.fixture(autouse=True)
+    def further_loss(self, monkeypatch):
+        def of_masks(logits, examples):
+            sides = examples.boxes_yxyx[:, 2:] - examples.boxes_yxyx[:, :2]
+            areas = tf.reduce_prod(sides, axis=1) + 0 * tf.reduce_sum(logits)
+            count = tf.math.count_nonzero(areas, dtype=tf.float32)
+            return tf.reduce_sum(areas) / tf.maximum(count, 1.0), count
+
+        further = losses.Term("area", "masks", "area", 0.5, of_masks, needs_masks=False)
+        monkeypatch.setattr(losses, "TERMS", (*losses.TERMS, further))
+
+    def test_it_sees_all_foreground_rois_and_the_mask_loss_those_with_masks(self, step, partial):
+        values, counts, *_ = Step()(partial)
+        assert list(values) == ["rpn_score", "rpn_box", "class", "box", "mask", "area"]
+        wanted, wanted_counts, *_ = step(partial)  # traced before there was a further loss
+        assert counts["area"] == counts["box"] > counts["mask"] == wanted_counts["mask"]
+        assert values["mask"] == pytest.approx(wanted["mask"], rel=1e-4)
+        config = batches.tiny_config()
+        # Foreground overlaps its object, but not in full.
+        assert 0 < values["area"] < config.mask_size**2
+        terms = loss_terms(config)
+        shares = objective.shares({n: (values[n], counts[n]) for n in values}, terms)
+        assert float(shares["area"]) == pytest.approx(0.5 * values["area"])
+
+    def test_stage_2_on_ground_truth_boxes(self, partial):
+        step = Step(mode="stage2_masks", mask_rois="ground_truth")
+        values, counts, *_ = step(partial)
+        assert list(values) == ["mask", "area"]
+        assert counts["mask"] == 4 and counts["area"] == 6
+        assert values["area"] == pytest.approx(step.model.config.mask_size**2, rel=1e-4)
+
+    def test_a_batch_without_objects(self, labels):
+        nothing = {name: np.zeros_like(value) for name, value in labels.items()}
+        values, counts, mask, _ = Step(mode="stage2_masks")(nothing)
+        assert values == counts == {"mask": 0, "area": 0} and mask == {}
 
 
 class TestByHand:

@@ -82,7 +82,7 @@ def training_dataset(
 ) -> tf.data.Dataset:
     """Batches from step `start` on, computed where the cache lacks them.
 
-    A batch is ({"features"}, {"classes", "targets", "valid"}) of `objective.MaskExamples`.
+    A batch is ({"features"}, {"classes", "targets", "valid", …}) of `objective.MaskExamples`.
 
     Args:
       loaded: the model with its options; those are of stage 2.
@@ -90,34 +90,41 @@ def training_dataset(
       start: first step.
     """
     model, config, _, mask_class_ids = loaded
-    digest = key(model, config, config.train_records, ["train", *mask_class_ids])
+    kind = "train with boxes" if objective.learns_from_boxes(config) else "train"
+    digest = key(model, config, config.train_records, [kind, *mask_class_ids])
     store = RowStore(pathlib.Path(config.feature_cache) / digest, _arrays(config))
     if len(store) < config.train_steps:
         with store.filling():
             first = len(store)
             if first < config.train_steps:
                 store.append(_compute(loaded, batches(first), first))
-    specs = [tf.TensorSpec([None, *a.shape], a.dtype) for a in _arrays(config)]
+    arrays = _arrays(config)
 
     def read(step: tf.Tensor) -> tuple[dict, dict]:
-        arrays = tf.numpy_function(lambda s: store.read(int(s)), [step], [s.dtype for s in specs])
-        shaped = [tf.ensure_shape(a, s.shape) for a, s in zip(arrays, specs, strict=True)]
-        features, classes, targets, valid = shaped
-        labels = {"classes": classes, "targets": tf.cast(targets, tf.float32), "valid": valid}
-        return {"features": features}, labels
+        values = tf.numpy_function(
+            lambda s: store.read(int(s)), [step], [tf.as_dtype(array.dtype) for array in arrays]
+        )
+        labels = {
+            array.name: tf.ensure_shape(value, [None, *array.shape])
+            for array, value in zip(arrays, values, strict=True)
+        }
+        features = labels.pop("features")
+        return {"features": features}, labels | {"targets": tf.cast(labels["targets"], tf.float32)}
 
     steps = tf.data.Dataset.range(start, config.train_steps)
     return steps.map(read, num_parallel_calls=2, deterministic=True).prefetch(4)
 
 
 def _arrays(config: Config) -> tuple[Array, ...]:
-    """In the order of `objective.MaskExamples`."""
+    """Those of `objective.MaskExamples`, by name."""
     side, mask = config.mask_roi_size, config.mask_size
+    boxes = (Array("boxes_yxyx", "float32", (4,)),) if objective.learns_from_boxes(config) else ()
     return (
         Array("features", "float32", (side, side, config.fpn_filters)),
         Array("classes", "int32"),
         Array("targets", "uint8", (mask, mask)),
         Array("valid", "bool"),
+        *boxes,
     )
 
 
@@ -133,12 +140,12 @@ def _compute(loaded: LoadedModel, batches: tf.data.Dataset, start: int) -> Itera
     progress = Progress(config.train_steps, config.batch_size)
     progress.start(start)
     for step, batch in zip(range(start, config.train_steps), batches, strict=False):
-        values = [np.asarray(value) for value in compute(*batch, tf.constant(step))]
-        if not np.isfinite(values[0]).all():
+        examples = compute(*batch, tf.constant(step))
+        if not np.isfinite(examples.features).all():
             raise UserError(
                 f"the frozen features of step {step + 1} are not finite; train without "
                 "--feature_cache to learn why."
             )
-        yield values
+        yield [np.asarray(getattr(examples, array.name)) for array in _arrays(config)]
         if (step + 1) % config.summary_interval == 0:
             progress(step + 1, {})

@@ -84,6 +84,14 @@ def clip(
     return tf.clip_by_value(boxes_yxyx, pixel, limits - pixel[::-1])
 
 
+def in_cells(boxes_yxyx: tf.Tensor, regions_yxyx: tf.Tensor, size: int) -> tf.Tensor:
+    """Boxes [R, 4] in cells of a grid of size x size over each region [R, 4], clipped to it."""
+    top_left, bottom_right = regions_yxyx[:, :2], regions_yxyx[:, 2:]
+    cells = (boxes_yxyx - tf.tile(top_left, [1, 2])) * size
+    sides = tf.tile(bottom_right - top_left, [1, 2])
+    return tf.clip_by_value(tf.math.divide_no_nan(cells, sides), 0.0, float(size))
+
+
 def to_original(boxes_yxyx: tf.Tensor, image_scales: tf.Tensor) -> tf.Tensor:
     """Boxes of network-input pixels as boxes of original pixels, as Detectron rescales them.
 

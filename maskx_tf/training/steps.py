@@ -47,22 +47,19 @@ class Trainer(orbit.StandardTrainer):
         self.average = average
         self.model, self.optimizer, self.strategy = model, optimizer, strategy
         self.trained = trained_variables(model)
+        self._terms = objective.loss_terms(model.config)
+        names = tuple(term.name for term in self._terms)
         self._scales_loss = hasattr(optimizer, "get_scaled_loss")
         self._steps = 0  # taken; known without waiting for the device
         self.metrics: dict[str, tf_keras.metrics.Metric] = {}
         with strategy.scope():
             optimizer.build(self.trained)
-            for name in ("loss", *self._loss_names()):
+            for name in ("loss", *names):
                 self.metrics[name] = tf_keras.metrics.Mean(name)
-            self.guard = step_guard.StepGuard(self._loss_names(), model.num_classes)
+            self.guard = step_guard.StepGuard(names, model.num_classes)
         self._step = tf.function(
             self._step_on_replicas, input_signature=dataset.element_spec, autograph=False
         )
-
-    def _loss_names(self) -> tuple[str, ...]:
-        boxes = ("rpn_score", "rpn_box", "class", "box")
-        modes = {"end_to_end": (*boxes, "mask"), "stage1_boxes": boxes, "stage2_masks": ("mask",)}
-        return modes[self.model.config.mode]
 
     def train_loop_begin(self) -> None:
         """Forgets the losses of the last loop."""
@@ -105,7 +102,7 @@ class Trainer(orbit.StandardTrainer):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self.trained)
             losses = objective.training_losses(self.model, features, labels, seed)
-            shares = objective.shares(losses)
+            shares = objective.shares(losses, self._terms)
             total = tf.add_n(list(shares.values()))
             scaled = self.optimizer.get_scaled_loss(total) if self._scales_loss else total
         gradients = [self._added_up(value) for value in tape.gradient(scaled, self.trained)]
