@@ -195,6 +195,31 @@ def test_only_runs_of_one_mask_set_share_training_features(study):
     assert kept["seed0/a_to_b/e2e"] == kept["seed0/detector"] == ("False", "False")
 
 
+def test_no_features_are_shared_where_the_declaration_says_so(study):
+    go(dataclasses.replace(study, share_features=False), seeds=[0])
+    assert "True" not in pathlib.Path("asked.txt").read_text()
+
+
+def test_everything_can_go_into_one_directory(study):
+    split = {"a_to_b": study.splits["a_to_b"]}
+    one = dataclasses.replace(study, directory="one place", splits=split, tables=())
+    go(one, only=["transfer"], seeds=[0])
+    assert (pathlib.Path("one place") / "results.json").is_file()
+    assert (pathlib.Path("one place") / "seed0" / "transfer" / "train.flags").is_file()
+    assert not [path for path in pathlib.Path("runs").rglob("*.flags")]
+
+
+def test_logs_are_shown_from_where_they_were(study, capsys, monkeypatch):
+    pathlib.Path("worker.py").write_text(f"print('of this run', flush=True)\n{WORKER}")
+    log = study.runs_dir / "seed0" / "detector" / "group.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("of the last one\n")
+    go(study, only=["transfer"], seeds=[0], shows_logs=True)
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == ["of this run"] * 4  # the detector's, and one of each split
+    assert log.read_text() == "of the last one\nof this run\n"
+
+
 def test_commands_say_everything(study):
     runs = {run.key: run for run in Plan(study).runs}
     assert runs["seed1/b_to_a/transfer"].commands == [
@@ -745,6 +770,7 @@ def test_no_picture_without_results(study, tmp_path):
         ("at_least = true", "at_least = false", "A unharmed: tolerance needs at_least"),
         ('"b_to_a/A"]', '"b_to_a/A"]\nmetrics = ["AP", "AP60"]', "Table 1: metrics AP60 are none"),
         ("sizes = [2]", "sizes = [2]\nseed = 3", "sizes and rows, no seed"),
+        ("[rows.transfer]", '[rows.detector]\ntitle = "x"\n[rows.transfer]', "called detector"),
     ],
 )
 def test_a_wrong_declaration_is_named(study, old, new, message):

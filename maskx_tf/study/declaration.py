@@ -81,16 +81,18 @@ class Study:
     tables: tuple[Table, ...] = ()
     checks: tuple[Check, ...] = ()
     seconds_per_step: dict[str, float] = dataclasses.field(default_factory=dict)
+    share_features: bool = True  # rows of a split on the same detector train on cached features
+    directory: str = ""  # of everything; empty: one for runs, another for results
 
     @property
     def runs_dir(self) -> pathlib.Path:
         """Where data that are not kept go."""
-        return pathlib.Path("runs") / f"study_{self.name}"
+        return pathlib.Path(self.directory or f"runs/study_{self.name}")
 
     @property
     def results_dir(self) -> pathlib.Path:
         """Where results go."""
-        return pathlib.Path("docs") / "results" / self.name
+        return pathlib.Path(self.directory or f"docs/results/{self.name}")
 
     @property
     def designed_splits(self) -> list[Split]:
@@ -147,6 +149,8 @@ def _check(study: Study) -> None:
     unknown = sorted(set(used) - set(study.rows))
     if unknown:
         raise UserError(f"there are no rows {_list(unknown)}; there are {_list(study.rows)}.")
+    if "detector" in study.rows:
+        raise UserError("a row cannot be called detector: so is the directory of stage 1.")
     for row in study.rows.values():
         if bool(row.flagfile) == bool(row.evaluate):
             raise UserError(f"row {row.name} needs either flagfile or evaluate.")

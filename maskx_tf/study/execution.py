@@ -39,6 +39,15 @@ class _Started:
     group: Group
     process: subprocess.Popen
     log: pathlib.Path
+    shown: int  # bytes of the log
+
+    def show_new_lines(self) -> None:
+        """Prints what the log got since the last call."""
+        with open(self.log, "rb") as file:
+            file.seek(self.shown)
+            new = file.read()
+        self.shown += len(new)
+        print(new.decode(errors="replace"), end="", file=sys.stderr, flush=True)
 
 
 class Execution:
@@ -51,6 +60,7 @@ class Execution:
       jobs: how many groups run at a time.
       deadline: seconds since 1970 after which no run is begun; None: never.
       on_result: called after each result.
+      shows_logs: whether what is written to the logs is printed too.
     """
 
     def __init__(
@@ -61,9 +71,10 @@ class Execution:
         jobs: int = 1,
         deadline: float | None = None,
         on_result: Callable[[], None] = lambda: None,
+        shows_logs: bool = False,
     ):
         self._plan, self._results, self._jobs = plan, results, jobs
-        self._deadline, self._on_result = deadline, on_result
+        self._deadline, self._on_result, self._shows_logs = deadline, on_result, shows_logs
         self._waiting = with_detectors(plan, missing)
         self._total = sum(len(group.runs) for group in self._waiting)
         self._running: list[_Started] = []
@@ -125,13 +136,14 @@ class Execution:
         log = directory / "group.log"
         print(f"{group.name}: {len(missing)} runs, see {log}", flush=True)
         with open(log, "ab") as file:
+            end = file.tell()
             process = subprocess.Popen(
                 [*WORKER, f"--group={directory}/group.json"],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env=os.environ | _threads(self._jobs),
             )
-            self._running.append(_Started(group, process, log))
+            self._running.append(_Started(group, process, log, end))
 
     def _forget_outdated(self, run: Run) -> None:
         """Removes checkpoints of other options, also of the detector; marks the directory."""
@@ -159,7 +171,8 @@ class Execution:
             return {**entry, "evaluate": run.evaluations}
         flagfile = _result_file(self._plan, run).with_suffix(".flags")
         write_atomically(flagfile, config_lib.to_text(run.config))
-        keeps = str(cache) if run.mode == "stage2_masks" else ""
+        can_cache = run.mode == "stage2_masks" and self._plan.study.share_features
+        keeps = str(cache) if can_cache else ""
         training_cache = keeps if group.shares_features else ""
         return {
             **entry,
@@ -170,6 +183,8 @@ class Execution:
 
     def _poll(self, started: _Started) -> None:
         code = started.process.poll()
+        if self._shows_logs:
+            started.show_new_lines()
         for run in started.group.runs:
             self._collect(run)
         if code is None:
@@ -256,14 +271,14 @@ def _own_digest(run: Run) -> str:
 def prepare(plan: Plan, seed: int) -> None:
     """Runs the commands of the declaration whose files are not there; draws the random splits."""
     for command, creates in plan.study.prepare:
-        command, made = plan.fill(command, seed), pathlib.Path(plan.fill(creates, seed))
+        made = pathlib.Path(plan.fill(creates, seed))
         if made.exists():
             continue
-        print(command, flush=True)
-        first, *arguments = shlex.split(command)
+        first, *arguments = (plan.fill(word, seed) for word in shlex.split(command))
+        print(shlex.join([first, *arguments]), flush=True)
         program = sys.executable if first == "python" else first
         if subprocess.run([program, *arguments]).returncode or not made.exists():
-            raise UserError(f"{command} failed or did not make {made}.")
+            raise UserError(f"{shlex.join([first, *arguments])} failed or did not make {made}.")
     config = plan.detector(seed).config
     assert config
     for split in plan.drawn_splits(seed):

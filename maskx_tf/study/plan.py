@@ -112,6 +112,11 @@ class Plan:
     def _directory(self, seed: int) -> pathlib.Path:
         return self.study.runs_dir / f"seed{seed}"
 
+    def _model_dir(self, seed: int, split: str, row: Row) -> pathlib.Path:
+        """Of a row; the split's name says nothing where there is only one."""
+        is_only = len(self.study.splits) == 1
+        return self._directory(seed) / ("" if is_only else split) / row.name
+
     def _detector(self, seed: int) -> Run:
         row = Row("detector", "detector", self.study.detector)
         model_dir = f"--model_dir={self._directory(seed) / 'detector'}"
@@ -145,7 +150,8 @@ class Plan:
             runs = [self._run(row, (split,), seed) for row in rows]
             frozen = tuple(run for run in runs if run.mode == "stage2_masks")
             if frozen:
-                group = Group(f"seed{seed}/{split.name}", seed, frozen, True, len(frozen) > 1)
+                shares = self.study.share_features and len(frozen) > 1
+                group = Group(f"seed{seed}/{split.name}", seed, frozen, True, shares)
                 (random if split.size else stage_wise).append(group)
             end_to_end += [run for run in runs if run.mode == "end_to_end"]
         for run in self._shared_runs(seed):
@@ -199,7 +205,7 @@ class Plan:
             }
             made_of = made.hexdigest()[:12]
             return Run(key, seed, row, splits, arguments, None, made_of, evaluations)
-        arguments = (*self._arguments(row, seed), f"--model_dir={self.study.runs_dir / key}")
+        arguments = (*self._arguments(row, seed), f"--model_dir={self._model_dir(seed, name, row)}")
         if not shared:
             arguments += (f"--mask_classes={splits[0].mask_classes}",)
         config = self._config(arguments)
