@@ -46,4 +46,4 @@ def on_one_line(head: str) -> str:
 
 
 def commands_of(head: str) -> list[str]:
-    return re.findall(r"python -m .*", on_one_line(head))
+    return re.findall(r"\bmaskx \w.*|python -m .*", on_one_line(head))

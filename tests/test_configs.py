@@ -6,6 +6,7 @@ import pytest
 from absl import flags
 
 from maskx_tf.training.optimizer import learning_rate_schedule
+from tests import documentation
 from tests.flagfiles import (
     EXPERIMENTS,
     FLAGFILES,
@@ -47,7 +48,9 @@ def test_flagfiles_start_with_a_comment():
 
 def test_heads_have_the_exact_command():
     def check(path):
-        assert "python -m " in head_of(path)
+        commands = commands_of(head_of(path))
+        assert commands
+        assert all(list(documentation.commands_in(command)) for command in commands)
 
     check_each(check, EXPERIMENTS)
 
@@ -60,7 +63,7 @@ def test_heads_name_row_hardware_and_command():
         for entry in entries:
             assert entry in head, f"{path}: the head lacks {entry!r}"
         (command,) = re.findall(r"# Command: +(.*)", head)
-        assert command == f"python -m maskx_tf.train --flagfile={path}"
+        assert command == f"maskx train --flagfile={path}"
 
     check_each(check, ROWS + SHAPES)
 
@@ -70,7 +73,7 @@ def test_runs_have_the_names_of_their_flagfiles():
         name = str(path.with_suffix("")).removeprefix("configs/")
         assert parse(path).model_dir == f"runs/{name}"
         for command in commands_of(head_of(path)):
-            assert "maskx_tf.evaluate" not in command or f"--model_dir=runs/{name} " in command
+            assert "maskx evaluate" not in command or f"--model_dir=runs/{name} " in command
 
     check_each(check, ROWS + SHAPES)
 
