@@ -7,6 +7,7 @@ import fcntl
 import os
 import pathlib
 import shutil
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -76,3 +77,11 @@ def toy_losses(monkeypatch) -> None:
     from tests import runs
 
     monkeypatch.setattr(objective, "training_losses", runs.toy_losses)
+
+
+@pytest.fixture(params=["in_process", pytest.param("as_process", marks=pytest.mark.thorough)])
+def run_command(request) -> Callable[..., subprocess.CompletedProcess]:
+    """`run_command(module, *arguments)`: `python -m module …` and what came of it."""
+    from tests import commands
+
+    return getattr(commands, request.param)

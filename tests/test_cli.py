@@ -188,10 +188,9 @@ class TestEnd:
         assert process.communicate() == (b"", b"")
 
 
-def test_the_entry_point_of_training():
-    """The real command: what is missing is named, in the last line."""
-    command = [sys.executable, "-m", "maskx_tf.train", "--num_gpus=0"]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+def test_the_entry_point_of_training(run_command):
+    """What is missing is named, in the last line."""
+    result = run_command("maskx_tf.train", "--num_gpus=0")
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.splitlines()[-1] == "error: training needs --model_dir."
     assert "Traceback" not in result.stderr
