@@ -243,7 +243,8 @@ def quick_help():
                 try:
                     maskx.main()
                 finally:
-                    print("TensorFlow was loaded" * ("tensorflow.python" in sys.modules), end="")
+                    loaded = hasattr(sys.modules.get("tensorflow"), "__file__")
+                    print("TensorFlow was loaded" * loaded, end="")
                     sys.stdout.flush()
                     os._exit(0)
             os.close(write_end)
