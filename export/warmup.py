@@ -31,13 +31,13 @@ def write(
     landscape: np.ndarray,
     portrait: np.ndarray,
 ) -> None:
-    """Writes a request for each allowed batch size, or one for each lie where both are too many.
+    """Writes a request for each allowed batch size; one an orientation where both are too many.
 
     Args:
       directory: the SavedModel.
       model_name: written into the requests.
-      batching: of the graph. For a batch size, so many images of each lie are sent, for each lie
-        is batched on its own.
+      batching: of the graph. For a batch size, so many images of each orientation are sent, for
+        each is batched on its own.
       landscape: uint8 [H, W, 3], sent as JPEG.
       portrait: the same.
     """

@@ -58,18 +58,18 @@ def recover(model_dir: str) -> None:
     Files that are not of a training run stay. No other process may be training there.
     """
     directory = pathlib.Path(model_dir)
-    found = [path for path in directory.iterdir() if _LEFTOVER.fullmatch(path.name)]
-    for path in found:
+    leftovers = [path for path in directory.iterdir() if _LEFTOVER.fullmatch(path.name)]
+    for path in leftovers:
         _remove(path)
     listed = _listed(directory)
     for step in _steps(directory):
         if step not in listed and not _is_complete(directory, step):
-            found += _files(directory, step)
+            leftovers += _files(directory, step)
             for path in _files(directory, step):
                 _remove(path)
-    if found:
-        names = ", ".join(sorted(path.name for path in found)[:5])
-        print(f"Removed {len(found)} leftovers of a killed save: {names}", file=sys.stderr)
+    if leftovers:
+        names = ", ".join(sorted(path.name for path in leftovers)[:5])
+        print(f"Removed {len(leftovers)} leftovers of a killed save: {names}", file=sys.stderr)
     _write_list(directory)
 
 

@@ -35,9 +35,9 @@ class RunCheckpoints(tf.train.CheckpointManager):
             with contextlib.suppress(OSError):  # of a new list, where there is no room for it
                 leftovers.recover(self.directory)
             latest = tf.train.latest_checkpoint(self.directory)
-            kept = f"{latest} is kept" if latest else "there is no earlier one"
+            remaining = f"{latest} is kept" if latest else "there is no earlier one"
             raise UserError(
-                f"no checkpoint could be saved in {self.directory} ({kept}): "
+                f"no checkpoint could be saved in {self.directory} ({remaining}): "
                 f"{_reason(error, self.directory)}"
             ) from None
 

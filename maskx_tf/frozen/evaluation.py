@@ -56,15 +56,15 @@ def _compute(model: MaskXRCNN, dataset: tf.data.Dataset, names: list[str]) -> It
     def compute(features, labels):
         sizes, scales = features["image_size"], features["image_scale"]
         pyramid = model.pyramid(features["image"], sizes)
-        found = model.detect_boxes(pyramid, sizes, scales)
-        classes = found["detection_classes"]
-        found["detection_features"] = model.mask_features(
-            pyramid, found["detection_boxes"], classes, scales
+        detected = model.detect_boxes(pyramid, sizes, scales)
+        classes = detected["detection_classes"]
+        detected["detection_features"] = model.mask_features(
+            pyramid, detected["detection_boxes"], classes, scales
         )
-        found["given_features"] = model.mask_features(
+        detected["given_features"] = model.mask_features(
             pyramid, labels["boxes_yxyx"], labels["classes"], scales
         )
-        values = {**features, **labels, **found}
+        values = {**features, **labels, **detected}
         return [values[name] for name in names]
 
     for batch in dataset:
@@ -72,19 +72,19 @@ def _compute(model: MaskXRCNN, dataset: tf.data.Dataset, names: list[str]) -> It
 
 
 def _arrays(config: Config) -> tuple[Array, ...]:
-    most, found = config.max_objects, config.max_detections
+    objects, detections = config.max_objects, config.max_detections
     features = (config.mask_roi_size, config.mask_roi_size, config.fpn_filters)
     return (
         Array("image_id", "int64"),
         Array("original_size", "int32", (2,)),
         Array("image_scale", "float32", (2,)),
-        Array("boxes_yxyx", "float32", (most, 4)),
-        Array("classes", "int32", (most,)),
-        Array("is_crowd", "bool", (most,)),
+        Array("boxes_yxyx", "float32", (objects, 4)),
+        Array("classes", "int32", (objects,)),
+        Array("is_crowd", "bool", (objects,)),
         Array("num_detections", "int32"),
-        Array("detection_boxes", "float32", (found, 4)),
-        Array("detection_scores", "float32", (found,)),
-        Array("detection_classes", "int32", (found,)),
+        Array("detection_boxes", "float32", (detections, 4)),
+        Array("detection_scores", "float32", (detections,)),
+        Array("detection_classes", "int32", (detections,)),
         Array("detection_features", "float32", features),
         Array("given_features", "float32", features),
     )
