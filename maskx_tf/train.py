@@ -48,7 +48,7 @@ def options(values: flags.FlagValues = flags.FLAGS) -> config.Config:
 def main() -> None:
     """Trains what the flags describe and prints the last evaluation."""
     cluster = Cluster(tuple(flags.FLAGS.worker_hosts), flags.FLAGS.worker_index)
-    results = train(options(), cluster)
+    results = train(options(), cluster=cluster)
     if results:
         print(report.format_table(results))
     sys.stdout.flush()

@@ -288,7 +288,8 @@ def test_kills_at_random_moments(tmp_path):
 KILLED_SAVES = """
 import os, pathlib, random, signal, sys, time
 import tensorflow as tf
-from maskx_tf import checkpoint_files, checkpoints
+from maskx_tf import checkpoints
+from maskx_tf.checkpoints import leftovers as files
 from maskx_tf.checkpoints.saving import RunCheckpoints
 from tests.test_checkpoint_files import files_of, names, resumed, saved, save
 
@@ -319,7 +320,7 @@ def save_without_pause(pipe):
 
 def check(pipe):
     os.write(pipe, f"{resumed(directory)}\\n".encode())
-    steps = checkpoint_files._steps(pathlib.Path(directory))
+    steps = files._steps(pathlib.Path(directory))
     assert names(directory) == (files_of(*steps) if steps else []), names(directory)
     assert len(steps) <= 3, steps
 

@@ -477,7 +477,9 @@ class TestTraining:
         manager = tf.train.CheckpointManager(
             tf.train.Checkpoint(model=model, optimizer=optimizer), config.model_dir, 1
         )
-        return run._restore_or_initialize(loaded, manager.checkpoint, None), manager
+        strategy = tf.distribute.get_strategy()
+        state = run.Run(loaded, optimizer, None, manager.checkpoint, None, strategy)
+        return run._restore(state), manager
 
     def test_only_a_fresh_run_loads(self, tmp_path, monkeypatch, capsys):
         calls = []

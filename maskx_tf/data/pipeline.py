@@ -33,17 +33,11 @@ def make_dataset(
 ) -> tf.data.Dataset:
     """Batches of (features, labels).
 
-    With B images, canvas H x W, M = config.max_objects and S = config.mask_crop_size:
-
-      features: image uint8 [B, H, W, 3], RGB, zero padded right and below;
-        image_size float32 [B, 2], (height, width) of the valid part;
-        image_scale float32 [B, 2], network-input pixels per original pixel (y, x);
-        original_size int32 [B, 2]; image_id int64 [B].
-      labels: boxes_yxyx float32 [B, M, 4], network-input pixels, zeros as padding;
-        classes int32 [B, M], 0 as padding; is_crowd bool [B, M];
-        has_mask bool [B, M], the record has a mask, its class is in `mask_class_ids`, no crowd,
-        and in training its source is one of `config.mask_sources`, if these are given;
-        masks uint8 {0, 1} [B, M, S, S], the mask stretched over its box; zeros without mask.
+    Their structure is that of `data.batch`, with M = config.max_objects and S =
+    config.mask_crop_size. has_mask: the record has a mask, its class is in `mask_class_ids`, it is
+    no crowd, and in training its source is one of `config.mask_sources`, if these are given. There
+    are three more features: image_scale float32 [B, 2], network-input pixels per original pixel
+    (y, x); original_size int32 [B, 2]; image_id int64 [B].
 
     Unless the canvas is square, a batch holds images of one orientation. Training: shuffled over
     all records, augmented, repeated without end; batch n is a function of records, options, seed

@@ -10,6 +10,15 @@ from maskx_tf.data.records.manifest import Found
 from maskx_tf.errors import UserError, first_of
 
 
+def require_set_a(mask_class_ids: Sequence[int]) -> None:
+    """UserError where set A is empty, so that nothing would train the mask head."""
+    if not mask_class_ids:
+        raise UserError(
+            "--mask_classes=none leaves the mask head untrained; train boxes alone with "
+            "--mode=stage1_boxes."
+        )
+
+
 def check(files: Found, vocabulary: Vocabulary, mask_class_ids: Sequence[int]) -> str:
     """A warning of the classes of set A that have boxes but no mask; empty if there are none.
 
@@ -24,11 +33,7 @@ def check(files: Found, vocabulary: Vocabulary, mask_class_ids: Sequence[int]) -
     Raises:
       UserError: no class of set A has a mask, so that the mask head would stay as it was drawn.
     """
-    if not mask_class_ids:
-        raise UserError(
-            "--mask_classes=none leaves the mask head untrained; train boxes alone with "
-            "--mode=stage1_boxes."
-        )
+    require_set_a(mask_class_ids)
     shards = files.shards
     if any(path not in shards for path in files.paths):
         return ""
