@@ -1,7 +1,7 @@
 # The commands of a checkout; `make help` lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-all lint format lock clean
+.PHONY: help venv demo test test-all lint format lock clean
 
 PYTHON ?= python3.13 python3.12 python3.11 python3
 PY := .venv/bin/python
@@ -48,13 +48,10 @@ $(STAMP): requirements.lock requirements.txt pyproject.toml
 demo: venv ## Train, evaluate and draw on the embedded data set, on the CPU
 	@$(PY) -m maskx_tf.demo
 
-test: venv ## The fast tests (ARGS="-k name" for some of them)
-	@$(PYTEST) -m "not slow" $(ARGS)
+test: venv ## The quick tests, under 5 minutes (ARGS="-k name" for some of them)
+	@$(PYTEST) -m "not thorough and not slow" $(ARGS)
 
-test-slow: venv ## Only the slow tests
-	@$(PYTEST) -m slow $(ARGS) || { status=$$?; [ $$status -eq 5 ] || exit $$status; }
-
-test-all: venv ## All tests
+test-all: venv ## All tests (ARGS="-m slow" for one tier)
 	@$(PYTEST) $(ARGS)
 
 lint: venv ## Style, formatting and types

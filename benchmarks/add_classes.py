@@ -14,6 +14,8 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,10 +24,29 @@ from absl import flags
 
 from maskx_tf import checkpoints, config
 from maskx_tf.data import decoding, preprocessing
-from maskx_tf.demo import CONFIGS, Step, execute
 from maskx_tf.errors import UserError
 from maskx_tf.system import cli
 from maskx_tf.system.files import write_atomically
+
+CONFIGS = "configs/shapes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A command, without the `python -m`, and the file that it writes last."""
+
+    command: tuple[str, ...]
+    output: pathlib.Path
+
+
+def execute(steps: Sequence[Step]) -> None:
+    """Runs the commands whose output is not there."""
+    for step in steps:
+        if step.output.exists():
+            continue
+        print(f"\npython -m {' '.join(step.command)}", flush=True)
+        if subprocess.run([sys.executable, "-m", *step.command]).returncode:
+            raise UserError(f"{step.command[0]} failed; its message is above.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +114,7 @@ def few_examples(coco: dict, names: Sequence[str], count: int, seed: int) -> dic
 
 def train_steps(setup: Setup, directory: pathlib.Path, records: pathlib.Path) -> list[Step]:
     """The two stages of training on some records: stage1_boxes and cls_box in a directory."""
-    steps, needs = [], records / "manifest.json"
+    steps = []
     for stage in ("stage1_boxes", "cls_box"):
         flagfile, model_dir = f"{CONFIGS}/{stage}.flags", directory / stage
         init = [f"--init_checkpoint={directory / 'stage1_boxes'}"] if stage == "cls_box" else []
@@ -111,17 +132,15 @@ def train_steps(setup: Setup, directory: pathlib.Path, records: pathlib.Path) ->
             f"--model_dir={model_dir}",
             *init,
         )
-        last = model_dir / f"ckpt-{count}.index"
-        steps.append(Step(f"Training {directory.name}, {stage}", command, (needs,), (last,)))
-        needs = last
+        steps.append(Step(command, model_dir / f"ckpt-{count}.index"))
     return steps
 
 
 def model_steps(setup: Setup) -> list[Step]:
     """Data and training of both models; the filtered annotations are written on the way."""
     data, filtered = setup.data, setup.without / "instances_train.json"
-    manifests = tuple(data / "records" / split / "manifest.json" for split in ("train", "val"))
-    execute([Step("Making Shapes", ("tf_records.shapes", f"--output_dir={data}"), (), manifests)])
+    written_last = data / "word_vectors.txt"
+    execute([Step(("tf_records.shapes", f"--output_dir={data}"), written_last)])
     if not filtered.exists():
         coco = json.loads((data / "instances_train.json").read_text())
         write_atomically(filtered, json.dumps(without_classes(coco, setup.classes)))
@@ -133,15 +152,14 @@ def model_steps(setup: Setup) -> list[Step]:
         f"--output_dir={records}",
         "--overwrite",
     )
-    written = (records / "manifest.json",)
     return [
-        Step("Writing the records without these classes", convert, (filtered,), written),
+        Step(convert, records / "manifest.json"),
         *train_steps(setup, setup.without, records),
         *train_steps(setup, setup.full, data / "records" / "train"),
     ]
 
 
-def evaluation(setup: Setup, model_dir: pathlib.Path, needs: pathlib.Path) -> Step:
+def evaluation(setup: Setup, model_dir: pathlib.Path) -> Step:
     command = (
         "maskx_tf.evaluate",
         f"--model_dir={model_dir}",
@@ -149,7 +167,7 @@ def evaluation(setup: Setup, model_dir: pathlib.Path, needs: pathlib.Path) -> St
         f"--mask_classes={setup.data / 'set_a.txt'}",
         "--per_class",
     )
-    return Step(f"Evaluating {model_dir}", command, (needs,), (model_dir / "evaluation.json",))
+    return Step(command, model_dir / "evaluation.json")
 
 
 def draw_steps(setup: Setup, draw: int) -> list[Step]:
@@ -167,9 +185,7 @@ def draw_steps(setup: Setup, draw: int) -> list[Step]:
         f"--images={setup.data / 'train'}",
         f"--output_dir={model_dir}",
     )
-    checkpoint = model_dir / "ckpt-0.index"
-    step = Step(f"Adding the classes, draw {draw}", command, (boxes,), (checkpoint,))
-    return [step, evaluation(setup, model_dir, checkpoint)]
+    return [Step(command, model_dir / "ckpt-0.index"), evaluation(setup, model_dir)]
 
 
 def old_detections_equal(old_dir: pathlib.Path, new_dir: pathlib.Path, images: list) -> int:
@@ -199,7 +215,7 @@ def old_detections_equal(old_dir: pathlib.Path, new_dir: pathlib.Path, images: l
 def all_steps(setup: Setup, draws: int) -> list[Step]:
     """Everything that is reported, in order."""
     steps = model_steps(setup)
-    steps.append(evaluation(setup, setup.full / "cls_box", steps[-1].outputs[0]))
+    steps.append(evaluation(setup, setup.full / "cls_box"))
     for draw in range(draws):
         steps += draw_steps(setup, draw)
     return steps

@@ -28,15 +28,19 @@ def _run(words: list[str]) -> None:
     verb, rest = verbs.split(words)
     if verb:
         sys.argv[1:] = rest
+        if verbs.asks_for_help(rest):
+            from maskx_tf.system import stand_ins
+
+            stand_ins.install()
         # Not imported: `maskx_tf.train` is a function of the package too.
         runpy.run_module(verbs.VERBS[verb].module, run_name="__main__", alter_sys=True)
-    elif not words or words[0] in ("-h", "--help", "help"):
+    elif verbs.asks_for_help(words[:1]) or words in ([], ["help"]):
         print(overview())
     elif words[0] == "--version":
         print(f"maskx_tf {maskx_tf.__version__}")
     elif words[0] == "completion":
         _print_completion(words[1:])
-    elif _group(words[0]) and words[1:] in ([], ["--help"], ["-h"]):
+    elif _group(words[0]) and (not words[1:] or verbs.asks_for_help(words[1:])):
         print(overview(_group(words[0])))
     else:
         told = f"there is no verb {_quoted(words)}.{_suggestion(words)}"

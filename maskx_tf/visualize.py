@@ -144,10 +144,11 @@ def draw_detections(
 
 def side_by_side(ground_truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     """Two pictures, uint8 RGB, beside each other under their captions."""
-    return grid([_captioned(ground_truth, "ground truth"), _captioned(prediction, "prediction")], 2)
+    return grid([captioned(ground_truth, "ground truth"), captioned(prediction, "prediction")], 2)
 
 
-def _captioned(picture: np.ndarray, caption: str) -> np.ndarray:
+def captioned(picture: np.ndarray, caption: str) -> np.ndarray:
+    """A picture, uint8 [H, W, 3] RGB, under a line of text: uint8 [H + 24, W, 3]."""
     font = font_of_size(16)
     canvas = Image.new("RGB", (picture.shape[1], picture.shape[0] + 24), "white")
     canvas.paste(Image.fromarray(picture), (0, 24))

@@ -36,7 +36,7 @@ def outputs(tmp_path, monkeypatch):
     def made(**options):
         setup = add_classes.Setup(tmp_path, **{"classes": ("disc", "ring"), **options})
         steps = add_classes.all_steps(setup, draws=2)
-        return {str(path.relative_to(tmp_path)) for step in steps for path in step.outputs}
+        return {str(step.output.relative_to(tmp_path)) for step in steps}
 
     return made
 

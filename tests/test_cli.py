@@ -1,5 +1,7 @@
 """How entry points start and end: all flags in --help, user errors in one line."""
 
+import json
+import os
 import re
 import runpy
 import signal
@@ -186,10 +188,9 @@ class TestEnd:
         assert process.communicate() == (b"", b"")
 
 
-def test_the_entry_point_of_training():
-    """The real command: what is missing is named, in the last line."""
-    command = [sys.executable, "-m", "maskx_tf.train", "--num_gpus=0"]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+def test_the_entry_point_of_training(run_command):
+    """What is missing is named, in the last line."""
+    result = run_command("maskx_tf.train", "--num_gpus=0")
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.splitlines()[-1] == "error: training needs --model_dir."
     assert "Traceback" not in result.stderr
@@ -225,12 +226,47 @@ def test_every_command_of_the_packages_has_a_verb():
     assert set(documentation.flags_by_module()) <= set(COMMANDS)
 
 
+@pytest.fixture(scope="module")
+def quick_help():
+    """The help of every verb as `maskx VERB --help` prints it, with stand-ins for TensorFlow."""
+    script = """
+        import json, os, subprocess, sys
+        import cv2, google.protobuf.message, numpy  # once, before the forks
+        from maskx_tf import __main__ as maskx
+        from maskx_tf.system import verbs
+        texts = {}
+        for verb in verbs.VERBS:
+            read_end, write_end = os.pipe()
+            if not os.fork():
+                os.dup2(write_end, 1)
+                sys.argv = ["maskx", *verb.split(), "--help"]
+                try:
+                    maskx.main()
+                finally:
+                    loaded = hasattr(sys.modules.get("tensorflow"), "__file__")
+                    print("TensorFlow was loaded" * loaded, end="")
+                    sys.stdout.flush()
+                    os._exit(0)
+            os.close(write_end)
+            texts[verb] = os.fdopen(read_end).read()
+        print(json.dumps(texts))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=REPOSITORY, env=os.environ | {"COLUMNS": "90"}, capture_output=True, text=True,
+    )  # fmt: skip
+    return json.loads(result.stdout)
+
+
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 @pytest.mark.parametrize("module", COMMANDS)
-def test_help_says_what_a_command_does_and_lists_every_flag(module, monkeypatch, capsys):
+def test_help_says_what_a_command_does_and_lists_every_flag(
+    module, quick_help, monkeypatch, capsys
+):
     app.define_help_flags()
     before = set(flags.FLAGS)
     monkeypatch.setattr(sys, "argv", [module, "--help"])
+    monkeypatch.setenv("COLUMNS", "90")
     try:
         with pytest.raises(SystemExit) as end:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -242,6 +278,7 @@ def test_help_says_what_a_command_does_and_lists_every_flag(module, monkeypatch,
     help_text = capsys.readouterr().out
     assert help_text.startswith(f"usage: {verbs.command(module)} [--option=value ...]\n\n")
     assert max(map(len, help_text.splitlines())) <= 100
+    assert quick_help.get(verbs.NAMES.get(module), help_text) == help_text
     shown = re.findall(r"^  --(?:\[no\])?(\w+)(?:=\S+)?(?:  +|\n {28})\S", help_text, re.MULTILINE)
     assert sorted(shown) == sorted({*defined, "flagfile"})
     known = {*shown, "help"}

@@ -16,9 +16,7 @@ from maskx_tf import checkpoints, training
 from maskx_tf.errors import UserError
 from maskx_tf.frozen import training as feature_cache
 from maskx_tf.frozen.row_store import Array, RowStore
-from tests import batches
-from tf_records.shapes import dataset as shapes
-from tf_records.shapes.objects import SceneOptions
+from tests import runs
 
 ARRAYS = (Array("a", "float32", (2,)), Array("b", "uint8"))
 
@@ -133,31 +131,22 @@ class TestRowStore:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """Options of a stage 2 on a stage 1 of a few steps, without model_dir."""
-    directory = tmp_path_factory.mktemp("cache")
-    options = SceneOptions(image_size=64, side=(20, 36))
-    shapes.generate(str(directory), train_images=8, val_images=3, workers=1, options=options)
-    config = batches.tiny_config(
-        model_dir=str(directory / "stage1"),
-        mode="stage1_boxes",
-        train_records=(str(directory / "records" / "train"),),
-        mask_classes=str(directory / "set_a.txt"),
-        pixel_std=(57.0, 57.0, 57.0),
-        num_gpus=0,
-        learning_rate=0.01,
-        train_steps=3,
-        summary_interval=2,
-        panel_images=0,
+def base(shapes_data, stage_1):
+    """Options of 4 steps of stage 2 on the shared stage 1, without model_dir and evaluation."""
+    return runs.config(
+        shapes_data,
+        "",
+        mode="stage2_masks",
+        init_checkpoint=str(stage_1),
+        train_steps=4,
+        checkpoint_interval=1,
         score_threshold=0.0,
     )
-    training.train(config)
-    return config.replace(
-        mode="stage2_masks",
-        init_checkpoint=config.model_dir,
-        eval_records=(str(directory / "records" / "val"),),
-        train_steps=4,
-    )
+
+
+@pytest.fixture(scope="module")
+def with_evaluation(base, shapes_data):
+    return base.replace(eval_records=(str(shapes_data / "records" / "val"),))
 
 
 def weights(model_dir):
@@ -173,39 +162,53 @@ def files(cache):
     return {path: path.stat().st_mtime_ns for path in pathlib.Path(cache).rglob("*.*")}
 
 
-def test_cached_runs_equal_uncached_ones(base, tmp_path):
-    cache = str(tmp_path / "cache")
-    for row in ("transfer", "class_agnostic"):
-        plain, wanted = run(base, tmp_path / row, mask_output=row)
-        found, cached = run(base, tmp_path / f"{row}_c", mask_output=row, feature_cache=cache)
-        for a, b in zip(cached, wanted, strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
-        assert found == plain and json.loads(json.dumps(found)) == found
-        assert {"box", "mask", "mask_given_boxes"} <= found.keys()
-        if row == "transfer":
-            made = files(cache)
-    assert files(cache) == made and len(list(pathlib.Path(cache).iterdir())) == 2
-
-
-def test_a_longer_run_adds_steps_and_a_cut_off_one_goes_on(base, tmp_path):
-    cache = str(tmp_path / "cache")
-    no_eval = base.replace(eval_records=(), checkpoint_interval=1)
-    _, wanted = run(no_eval, tmp_path / "plain")
-    run(no_eval, tmp_path / "run", train_steps=2, feature_cache=cache)
-    _, found = run(no_eval, tmp_path / "run", feature_cache=cache)
+def assert_equal_weights(found, wanted):
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-def test_the_cache_is_no_option_of_the_saved_run(base, tmp_path):
-    run(base, tmp_path / "run", feature_cache=str(tmp_path / "cache"), eval_records=())
+@pytest.fixture(scope="module")
+def uncached(with_evaluation, tmp_path_factory):
+    """(results, weights) of the run without a cache."""
+    return run(with_evaluation, tmp_path_factory.mktemp("uncached"))
+
+
+def test_a_cached_run_equals_an_uncached_one(with_evaluation, uncached, tmp_path):
+    cache = str(tmp_path / "cache")
+    results, cached = run(with_evaluation, tmp_path / "run", feature_cache=cache)
+    assert_equal_weights(cached, uncached[1])
+    assert results == uncached[0] and json.loads(json.dumps(results)) == results
+    assert {"box", "mask", "mask_given_boxes"} <= results.keys()
+    assert len(list(pathlib.Path(cache).iterdir())) == 2  # of training and of evaluation
+    # A cache is no option of what the run is.
     assert checkpoints.load_model(str(tmp_path / "run")).config.feature_cache == ""
+
+
+@pytest.mark.thorough
+def test_another_head_reads_the_same_features(with_evaluation, tmp_path):
+    cache = str(tmp_path / "cache")
+    run(with_evaluation, tmp_path / "first", feature_cache=cache)
+    before = files(cache)
+    other = with_evaluation.replace(mask_output="class_agnostic")
+    wanted_results, wanted = run(other, tmp_path / "plain")
+    results, cached = run(other, tmp_path / "cached", feature_cache=cache)
+    assert_equal_weights(cached, wanted)
+    assert results == wanted_results
+    assert files(cache) == before
+
+
+@pytest.mark.thorough
+def test_a_longer_run_adds_steps_and_a_cut_off_one_goes_on(base, uncached, tmp_path):
+    cache = str(tmp_path / "cache")
+    run(base, tmp_path / "run", train_steps=2, feature_cache=cache)
+    _, cached = run(base, tmp_path / "run", feature_cache=cache)
+    assert_equal_weights(cached, uncached[1])
 
 
 class TestKey:
     @pytest.fixture(scope="class")
     def loaded(self, base):
-        return checkpoints.load_model(base.model_dir)
+        return checkpoints.load_model(base.init_checkpoint)
 
     def key(self, base, model, *what, **changes):
         return feature_cache.key(model, base.replace(**changes), base.train_records, what)
@@ -238,22 +241,23 @@ class TestKey:
     def test_is_another_where_features_are_others(self, base, loaded, changes):
         assert self.key(base, loaded.model, **changes) != self.key(base, loaded.model)
 
-    def test_knows_set_a_records_and_weights(self, base, loaded):
+    def test_knows_set_a_records_and_weights(self, base, with_evaluation, loaded):
         wanted = self.key(base, loaded.model, 1)
         assert self.key(base, loaded.model, 1) == wanted
         assert self.key(base, loaded.model, 2) != wanted
-        assert feature_cache.key(loaded.model, base, base.eval_records, [1]) != wanted
+        assert feature_cache.key(loaded.model, base, with_evaluation.eval_records, [1]) != wanted
         bias = loaded.model.box_head.cls_bias
         before = bias.numpy()
         bias.assign_add(np.full(bias.shape, 1e-3, np.float32))
         assert self.key(base, loaded.model, 1) != wanted
         bias.assign(before)
 
-    def test_knows_which_files_in_which_order(self, base, loaded, tmp_path):
+    def test_knows_which_files_in_which_order(self, with_evaluation, loaded, tmp_path):
         def key_of(*records):
-            return feature_cache.key(loaded.model, base, [str(path) for path in records])
+            return feature_cache.key(loaded.model, with_evaluation, [str(path) for path in records])
 
-        whole = pathlib.Path(base.train_records[0])
+        (val,) = with_evaluation.eval_records
+        whole = pathlib.Path(with_evaluation.train_records[0])
         for name in ("a", "b"):
             shutil.copytree(whole, tmp_path / name)
         (first, *_) = sorted((tmp_path / "b").glob("*.tfrecord*"))
@@ -264,7 +268,7 @@ class TestKey:
             shutil.copy(path, bare)
         assert key_of(tmp_path / "a") == key_of(whole) == key_of(bare / "*")  # wherever it is
         assert key_of(f"{first}*") != key_of(whole)
-        assert key_of(whole, *base.eval_records) != key_of(*base.eval_records, whole)
+        assert key_of(whole, val) != key_of(val, whole)
         (bare_first, *_) = sorted(bare.iterdir())
         bare_first.write_bytes(bare_first.read_bytes() * 2)
         assert key_of(bare / "*") != key_of(whole)

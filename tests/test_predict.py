@@ -4,8 +4,6 @@ import importlib
 import json
 import pathlib
 import signal
-import subprocess
-import sys
 import types
 
 import numpy as np
@@ -23,7 +21,6 @@ from maskx_tf.ops import masks
 from tests import harness, tiny
 
 evaluate = importlib.import_module("maskx_tf.evaluate")  # the command
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
 def fake_detector():
@@ -188,11 +185,6 @@ def run_dir(tmp_path_factory):
     return directory
 
 
-def run_module(module, *arguments):
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-
-
 def test_a_model_of_boxes_only_gives_no_masks(folder, tmp_path, monkeypatch):
     config = tiny.config(image_max_side=64, mode="stage1_boxes")
     loaded = checkpoints.LoadedModel(tiny.model(config), config, tiny.VOCABULARY, tiny.SET_A)
@@ -206,9 +198,9 @@ def test_a_model_of_boxes_only_gives_no_masks(folder, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "overlays" / "a.png").is_file()
 
 
-def test_predict_command(run_dir, folder, tmp_path):
+def test_predict_command(run_command, run_dir, folder, tmp_path):
     common = [f"--model_dir={run_dir}", f"--output_dir={tmp_path / 'out'}"]
-    result = run_module("maskx_tf.predict", f"--images={folder}", *common)
+    result = run_command("maskx_tf.predict", f"--images={folder}", *common)
     assert result.returncode == 0, result.stderr[-2000:]
     assert f"written: {tmp_path}/out/detections.json and {tmp_path}/out/overlays/" in result.stdout
     assert "1 of 3 images could not be read:\n" in result.stderr
@@ -339,7 +331,7 @@ def test_evaluate_checks_its_output_first(run_dir, tmp_path, monkeypatch):
             evaluate.main()
 
 
-def test_evaluate_command(run_dir, tmp_path):
+def test_evaluate_command(run_command, run_dir, tmp_path):
     annotations = [harness.annotation(1, [5, 6, 20, 18]), harness.annotation(2, [9, 4, 30, 22])]
     json_path, images = harness.write_coco(
         tmp_path / "coco", annotations, sizes=((40, 60), (50, 50)), names=tiny.VOCABULARY.names
@@ -350,7 +342,7 @@ def test_evaluate_command(run_dir, tmp_path):
             encoded = (pathlib.Path(images) / f"{image_id}.jpg").read_bytes()
             image = schema.ImageRecord(image_id, f"{image_id}.jpg", encoded, *size, [])
             writer.write(schema.serialize_record(image))
-    result = run_module(
+    result = run_command(
         "maskx_tf.evaluate",
         f"--model_dir={run_dir}",
         f"--eval_records={path}",

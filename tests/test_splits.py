@@ -1,8 +1,6 @@
 """Named sets A, the published random splits, and new random ones."""
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from maskx_tf.data.classes import (
     read_names,
 )
 from maskx_tf.errors import UserError
-from tests import harness
 
 COCO = Vocabulary.from_names(named_classes("coco"))
 # Some of the published splits, as class ids 1..80.
@@ -58,16 +55,10 @@ def test_other_names_are_no_sets(name):
         named_classes(name)
 
 
-def draw(path, *arguments):
-    command = [sys.executable, "-m", "tf_records.splits", f"--output={path}", *arguments]
-    return subprocess.run(
-        command, cwd=harness.REPOSITORY, capture_output=True, text=True, check=False
-    )
-
-
-def test_command_line(tmp_path):
+def test_command_line(run_command, tmp_path):
     path = tmp_path / "a.txt"
-    done = draw(path, "--vocabulary=coco", "--size=20", "--seed=7")
+    command = "tf_records.splits", f"--output={path}", "--vocabulary=coco"
+    done = run_command(*command, "--size=20", "--seed=7")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{path}: 20 of the 80 classes of coco.\n"
     first = path.read_bytes()
@@ -76,7 +67,7 @@ def test_command_line(tmp_path):
     assert load_mask_classes(str(path), COCO) == COCO.ids_of(names)  # in the vocabulary's order
     assert first.startswith(b"# 20 of 80 classes, drawn with seed 7.\n")
     assert names == random_names(COCO.names, 20, np.random.RandomState(7))
-    wrong = draw(path, "--vocabulary=coco", "--size=81")
+    wrong = run_command(*command, "--size=81")
     assert (wrong.returncode, path.read_bytes()) == (2, first)
     assert wrong.stderr == "error: --size=81 must be between 1 and the 80 classes.\n"
 

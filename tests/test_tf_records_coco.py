@@ -4,8 +4,6 @@ import io
 import json
 import math
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import PIL.Image
@@ -504,22 +502,15 @@ def test_no_json_ends_in_a_traceback(tmp_path_factory, changes, polygon):
     issues_lib.summary(issues_lib.tabulate([*content.issues, *encoded.issues]))
 
 
-def run_command(*arguments):
-    command = [sys.executable, "-m", "tf_records.coco", *arguments]
-    return subprocess.run(
-        command, cwd=harness.REPOSITORY, capture_output=True, text=True, check=False
-    )
-
-
-def test_command_line(tmp_path):
+def test_command_line(run_command, tmp_path):
     paths = harness.write_coco(tmp_path, [annotation(1, BOX), annotation(1, [70, 0, 1, 1])])
     directory = str(tmp_path / "records")
     flags = [f"--annotations={paths[0]}", f"--images={paths[1]}", f"--output_dir={directory}"]
-    done = run_command(*flags)
+    done = run_command("tf_records.coco", *flags)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith(f"{directory}: 1 images, 1 objects, 1 with mask")
     assert "1 dropped: nothing of the box lies in the image" in done.stdout
-    again = run_command(*flags)
+    again = run_command("tf_records.coco", *flags)
     assert (again.returncode, again.stdout) == (2, "")
     (line,) = again.stderr.splitlines()
     assert line.startswith(f"error: {directory} holds finished records; add --reuse")

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -224,10 +222,9 @@ def test_arguments_without_a_flag():
     assert directories.to_flag(["verify", "--records="]) == ["verify"]
 
 
-def test_exit_codes(directory):
+def test_exit_codes(run_command, directory):
     def run():
-        command = [sys.executable, "-m", "tf_records.verify", str(directory), "--workers", "1"]
-        return subprocess.run(command, cwd=harness.REPOSITORY, capture_output=True, text=True)
+        return run_command("tf_records.verify", str(directory), "--workers", "1")
 
     good = run()
     assert (good.returncode, good.stdout.splitlines()[-1][-10:]) == (0, "no faults.")

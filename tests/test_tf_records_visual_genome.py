@@ -3,8 +3,6 @@
 import math
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -488,29 +486,16 @@ def test_unusable_options(tmp_path):
         convert(paths, tmp_path / "r", num_classes=0)
 
 
-def test_command_line(tmp_path):
+def test_command_line(run_command, tmp_path):
     paths = write(tmp_path, [vg_entry(1, vg_object("a.n.01", BOX, 1))], [vg_image(1)])
-    command = [
-        sys.executable,
-        "-m",
-        "tf_records.visual_genome",
-        "--test_images=0",
-        "--splits=train",
-    ]
-    command += [f"--{flag}={path}" for flag, path in paths.items()]
-    command += [f"--output_dir={tmp_path / 'r'}"]
-
-    def run():
-        return subprocess.run(
-            command, cwd=harness.REPOSITORY, capture_output=True, text=True, check=False
-        )
-
-    done = run()
+    arguments = ["--test_images=0", "--splits=train", f"--output_dir={tmp_path / 'r'}"]
+    arguments += [f"--{flag}={path}" for flag, path in paths.items()]
+    done = run_command("tf_records.visual_genome", *arguments)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'r' / 'train'}: 1 images, 1 objects, 0 with mask")
     assert "81 classes, 80 of them of COCO." in lines
     assert Manifest.load(tmp_path / "r" / "train").source["test_images"] == 0
-    again = run()
+    again = run_command("tf_records.visual_genome", *arguments)
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr.splitlines()[-1].startswith("error: ")

@@ -1,8 +1,6 @@
 """Training runs: what is trained in each mode, resuming, logs, failures."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import pathlib
 import re
@@ -14,7 +12,7 @@ import tensorflow as tf
 
 from maskx_tf import checkpoints, training
 from maskx_tf.checkpoints.model_dir import holds_averages
-from maskx_tf.data.classes import read_names
+from maskx_tf.data.classes import Vocabulary, read_names
 from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.errors import UserError
 from maskx_tf.layers import roi_align
@@ -23,9 +21,7 @@ from maskx_tf.training import devices, loop, scaling
 from maskx_tf.training.optimizer import build_optimizer
 from maskx_tf.training.steps import Trainer
 from maskx_tf.training.validation import Evaluator
-from tests import batches, oracles
-from tf_records.shapes import dataset as shapes
-from tf_records.shapes.objects import SceneOptions
+from tests import batches, oracles, runs
 
 BOX_PARTS = {"backbone", "fpn", "rpn", "box_head"}
 MASK_PARTS = {"mask_head", "weight_transfer"}
@@ -43,7 +39,7 @@ def in_memory(config, seed=0):
     return Trainer(model, build_optimizer(config), dataset, tf.distribute.get_strategy())
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adamw", marks=pytest.mark.thorough)])
 def test_the_loss_falls(optimizer):
     rate = {"sgd": 0.02, "adamw": 0.003}[optimizer]
     config = batches.tiny_config(
@@ -127,43 +123,16 @@ def test_gradients_on_the_cpu_are_exact_where_rois_overlap():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Records of 8 training and 2 validation images of Shapes."""
-    directory = tmp_path_factory.mktemp("shapes")
-    options = SceneOptions(image_size=64, side=(20, 36))
-    shapes.generate(str(directory), train_images=8, val_images=2, workers=1, options=options)
-    return directory
+def config(stage_1):
+    """The options of the run of 5 steps that the tests share; one that goes on takes a copy."""
+    return checkpoints.load_model(str(stage_1)).config
 
 
-def make_config(data, model_dir, **changes):
-    return batches.tiny_config(
-        model_dir=str(model_dir),
-        train_records=(str(data / "records" / "train"),),
-        mask_classes=str(data / "set_a.txt"),
-        pixel_std=(57.0, 57.0, 57.0),
-        num_gpus=0,
-        learning_rate=0.01,
-        checkpoint_interval=2,
-        summary_interval=2,
-        panel_images=0,
-        **changes,
-    )
-
-
-@pytest.fixture(scope="module")
-def stage_1(data, tmp_path_factory):
-    """(configuration, stderr) of a run of 5 steps."""
-    directory = tmp_path_factory.mktemp("stage_1")
-    config = make_config(data, directory, mode="stage1_boxes", train_steps=5)
-    return config, train_captured(config)
-
-
-def train_captured(config):
-    """stderr of a run without evaluation."""
-    stream = io.StringIO()
-    with contextlib.redirect_stderr(stream):
-        assert training.train(config) == {}
-    return stream.getvalue()
+@pytest.fixture
+def copied(config, stage_1, tmp_path):
+    """The options of a copy of that run."""
+    shutil.copytree(stage_1, tmp_path / "run")
+    return config.replace(model_dir=str(tmp_path / "run"))
 
 
 def contents(model_dir):
@@ -183,26 +152,25 @@ def changed_parts(before, after):
 
 
 class TestRun:
-    def test_what_it_leaves(self, stage_1):
-        config, _ = stage_1
-        files = {path.name for path in pathlib.Path(config.model_dir).iterdir()}
+    def test_what_it_leaves(self, config, stage_1):
+        files = {path.name for path in stage_1.iterdir()}
         assert {"train.flags", "vocabulary.json", "mask_classes.json", "checkpoint"} <= files
         assert {"ckpt-5.index", "ckpt-2.index"} <= files
-        assert list(pathlib.Path(config.model_dir, "train").glob("events*"))
-        loaded = checkpoints.load_model(config.model_dir)
+        assert list((stage_1 / "train").glob("events*"))
+        loaded = checkpoints.load_model(str(stage_1))
         assert loaded.config == config and loaded.vocabulary.num_classes == 72
         assert len(loaded.mask_class_ids) == 36
 
     def test_progress_lines(self, stage_1):
-        lines = [line for line in stage_1[1].splitlines() if line.startswith("step ")]
+        output = (stage_1 / "stderr.txt").read_text()
+        lines = [line for line in output.splitlines() if line.startswith("step ")]
         found = [LINE.fullmatch(line) for line in lines]
         assert all(found), lines
         assert [(m[1], m[2]) for m in found] == [("2", "5"), ("4", "5"), ("5", "5")]
         assert "mask " not in lines[0]
 
     def test_tensorboard_has_the_losses(self, stage_1):
-        config, _ = stage_1
-        (path,) = pathlib.Path(config.model_dir, "train").glob("events*")
+        (path,) = (stage_1 / "train").glob("events*")
         points = {}
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
@@ -211,40 +179,39 @@ class TestRun:
         for name in (*losses, "learning_rate", "images_per_second"):
             assert points[name] == [2, 4, 5]
 
-    def test_stage_1_trains_the_detector_alone(self, stage_1):
-        config, _ = stage_1
+    def test_stage_1_trains_the_detector_alone(self, config, stage_1):
         fresh = build_model(config, 72)
         before = {v.name.removeprefix("maskx_rcnn/"): v.numpy() for v in fresh.weights}
-        assert changed_parts(before, weights(config.model_dir)) == BOX_PARTS
+        assert changed_parts(before, weights(stage_1)) == BOX_PARTS
 
-    def test_the_same_command_resumes(self, stage_1):
-        config = stage_1[0].replace(train_steps=8)
-        output = train_captured(config)
+    def test_the_same_command_resumes(self, copied, toy_losses):
+        config = copied.replace(train_steps=8)
+        output = runs.train(config)
         assert f"Resuming {config.model_dir}/ckpt-5 at step 5.\n" in output
         steps = re.findall(r"^step (\d)/8", output, re.MULTILINE)
         assert steps == ["6", "8"]  # loops end at multiples of the interval again
         assert checkpoints.latest_checkpoint(config.model_dir).endswith("ckpt-8")
         found = pathlib.Path(config.model_dir).glob("ckpt-*.index")
         assert len(list(found)) == config.keep_checkpoints
-        assert f"{config.model_dir} is already trained to step 8." in train_captured(config)
+        assert f"{config.model_dir} is already trained to step 8." in runs.train(config)
 
-    def test_checkpoints_are_not_further_apart_than_asked(self, data, tmp_path):
+    def test_checkpoints_are_not_further_apart_than_asked(self, copied, toy_losses):
         """Whatever the interval of summaries, and after a resume at any step."""
-        config = make_config(data, tmp_path, mode="stage1_boxes", train_steps=1).replace(
-            summary_interval=4, checkpoint_interval=3, keep_checkpoints=9
+        config = copied.replace(
+            train_steps=13, summary_interval=4, checkpoint_interval=3, keep_checkpoints=9
         )
-        train_captured(config)
-        output = train_captured(config.replace(train_steps=9))
-        saved = sorted(int(path.stem.split("-")[1]) for path in tmp_path.glob("ckpt-*.index"))
-        assert saved == [1, 3, 6, 9]
-        assert re.findall(r"^step (\d)/9", output, re.MULTILINE) == ["3", "4", "6", "8", "9"]
+        output = runs.train(config)
+        paths = pathlib.Path(config.model_dir).glob("ckpt-*.index")
+        saved = sorted(int(path.stem.split("-")[1]) for path in paths)
+        assert saved == [2, 4, 5, 6, 9, 12, 13]
+        ends = re.findall(r"^step +(\d+)/13", output, re.MULTILINE)
+        assert ends == ["6", "8", "9", "12", "13"]
 
-    def test_resuming_with_another_architecture_is_an_error(self, stage_1):
-        config = stage_1[0].replace(train_steps=9, fpn_filters=8)
-        settings = pathlib.Path(config.model_dir, "train.flags").read_text()
+    def test_resuming_with_another_architecture_is_an_error(self, copied):
+        before = contents(copied.model_dir)
         with pytest.raises(UserError, match=r"\(--fpn_filters is 16 there, now 8\)"):
-            train_captured(config)
-        assert pathlib.Path(config.model_dir, "train.flags").read_text() == settings
+            runs.train(copied.replace(train_steps=9, fpn_filters=8))
+        assert contents(copied.model_dir) == before
 
     @pytest.mark.parametrize("train_steps", [1, 20])
     @pytest.mark.parametrize(
@@ -259,117 +226,114 @@ class TestRun:
             ({"init_checkpoint": "x"}, "--init_checkpoint is empty there, now x"),
         ],
     )
-    def test_what_a_run_means_stays(self, stage_1, data, train_steps, changes, message):
+    def test_what_a_run_means_stays(self, copied, shapes_data, train_steps, changes, message):
         """Also where nothing is left to be trained."""
-        config = stage_1[0].replace(train_steps=train_steps, **changes)
+        config = copied.replace(train_steps=train_steps, **changes)
         if config.mask_classes == "set_b.txt":
-            config = config.replace(mask_classes=str(data / "set_b.txt"))
+            config = config.replace(mask_classes=str(shapes_data / "set_b.txt"))
         before = contents(config.model_dir)
         with pytest.raises(UserError, match=message) as error:
-            train_captured(config)
+            runs.train(config)
         assert "another --model_dir" in str(error.value) and "\n" not in str(error.value)
         assert contents(config.model_dir) == before
 
-    def test_nothing_is_written_where_nothing_is_trained(self, stage_1):
-        before = contents(stage_1[0].model_dir)
-        output = train_captured(stage_1[0].replace(train_steps=1, learning_rate=0.5))
+    def test_nothing_is_written_where_nothing_is_trained(self, copied):
+        before = contents(copied.model_dir)
+        output = runs.train(copied.replace(train_steps=1, learning_rate=0.5))
         assert "already trained to step" in output
-        assert contents(stage_1[0].model_dir) == before
+        assert contents(copied.model_dir) == before
 
-    def test_an_evaluation_that_was_cut_off_is_made_up_for(self, data, tmp_path, monkeypatch):
-        records = (str(data / "records" / "val"),)
-        config = make_config(data, tmp_path, train_steps=2).replace(
-            eval_records=records, eval_interval=1
+    def test_an_evaluation_that_was_cut_off_is_made_up_for(
+        self, shapes_data, tmp_path, monkeypatch, toy_losses
+    ):
+        config = runs.config(shapes_data, tmp_path, train_steps=2, eval_interval=1).replace(
+            eval_records=(str(shapes_data / "records" / "val"),)
         )
-        real, calls = Evaluator.evaluate, []
+        calls = []
 
         def evaluate(self, num_steps):
             calls.append(num_steps)
             if len(calls) in (1, 3):
                 raise KeyboardInterrupt
-            return real(self, num_steps)
+            return {}
 
         monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+        monkeypatch.setattr(Evaluator, "results", property(lambda self: {"call": len(calls)}))
         validation = tmp_path / loop.VALIDATION
         with pytest.raises(KeyboardInterrupt):
             training.train(config)
         assert not validation.exists()
         with pytest.raises(KeyboardInterrupt):
             training.train(config)
-        assert json.loads(validation.read_text())["step"] == 1
+        assert json.loads(validation.read_text()) == {"step": 1, "call": 2}
         results = training.train(config)
-        assert {"box", "mask"} <= results.keys()
-        assert json.loads(validation.read_text()) == {"step": 2, **results}
-        before = contents(str(tmp_path))
-        assert "not evaluated" not in train_captured(config)
-        assert contents(str(tmp_path)) == before and len(calls) == 4
+        assert results == {"call": 4}
+        assert json.loads(validation.read_text()) == {"step": 2, "call": 4}
+        before = contents(tmp_path)
+        training.train(config)
+        assert contents(tmp_path) == before and len(calls) == 4
 
-    def test_averages_may_begin_and_end_in_a_resumed_run(self, data, tmp_path):
-        config = make_config(data, tmp_path, mode="stage1_boxes", train_steps=1)
-        train_captured(config)
-        output = train_captured(config.replace(train_steps=2, ema_decay=0.9))
+    def test_averages_may_begin_and_end_in_a_resumed_run(self, copied, toy_losses):
+        path = copied.model_dir
+        output = runs.train(copied.replace(train_steps=6, ema_decay=0.9))
         assert "resumes with --ema_decay=0.9, was 0.0." in output
-        assert holds_averages(f"{tmp_path}/ckpt-2")
-        assert not holds_averages(f"{tmp_path}/ckpt-1")
-        train_captured(config.replace(train_steps=3, ema_decay=0.0))
-        assert not holds_averages(f"{tmp_path}/ckpt-3")
+        assert holds_averages(f"{path}/ckpt-6")
+        assert not holds_averages(f"{path}/ckpt-5")
+        runs.train(copied.replace(train_steps=7, ema_decay=0.0))
+        assert not holds_averages(f"{path}/ckpt-7")
 
-    def test_schedule_and_bookkeeping_may_change(self, data, tmp_path):
-        config = make_config(
-            data, tmp_path / "run", mode="stage1_boxes", train_steps=2, warmup_steps=0
-        )
-        train_captured(config)
-        (tmp_path / "a.txt").write_text((data / "set_a.txt").read_text())
-        changed = scaling.scaled(config.replace(train_steps=8, lr_steps=(6,)), 4).replace(
-            vocabulary=str(tmp_path / "run" / "vocabulary.json"),
+    def test_schedule_and_bookkeeping_may_change(self, copied, shapes_data, tmp_path, toy_losses):
+        (tmp_path / "a.txt").write_text((shapes_data / "set_a.txt").read_text())
+        changed = scaling.scaled(
+            copied.replace(train_steps=8, lr_steps=(6,), warmup_steps=0), 4
+        ).replace(
+            vocabulary=f"{copied.model_dir}/vocabulary.json",
             mask_classes=str(tmp_path / "a.txt"),  # the same names
-            eval_records=(str(data / "records" / "val"),),
             keep_checkpoints=1,
-            train_steps=3,
+            train_steps=6,
             num_gpus=0,
         )
-        stream = io.StringIO()
-        with contextlib.redirect_stderr(stream):
-            training.train(changed)
-        output = stream.getvalue()
+        output = runs.train(changed)
         assert "resumes with --lr_steps=3, was 60000,80000." in output
         assert "resumes with --batch_size=4, was 2." in output and "vocabulary=" not in output
         assert checkpoints.load_model(changed.model_dir).config == changed
 
-    def test_masks_that_the_records_lack_are_named(self, data, tmp_path):
-        config = make_config(data, tmp_path / "run", train_steps=1)
+    def test_masks_that_the_records_lack_are_named(self, shapes_data, tmp_path, toy_losses):
+        config = runs.config(shapes_data, tmp_path / "run", train_steps=1)
         with pytest.raises(UserError, match="leaves the mask head untrained"):
-            train_captured(config.replace(mask_classes="none"))
+            runs.train(config.replace(mask_classes="none"))
         assert not pathlib.Path(config.model_dir).exists()
-        shutil.copytree(data / "records" / "train", tmp_path / "records")
+        shutil.copytree(shapes_data / "records" / "train", tmp_path / "records")
         manifest = Manifest.load(tmp_path / "records")
-        bare = next(n for n in read_names(data / "set_a.txt") if n in manifest.class_counts)
+        bare = next(n for n in read_names(shapes_data / "set_a.txt") if n in manifest.class_counts)
         counts = {**manifest.class_counts, bare: (1, 0)}
         dataclasses.replace(manifest, class_counts=counts).save(tmp_path / "records")
-        output = train_captured(config.replace(train_records=(str(tmp_path / "records"),)))
+        output = runs.train(config.replace(train_records=(str(tmp_path / "records"),)))
         table, warning = output.index("parameters, "), output.index(f"but no mask: {bare}.")
         assert table < warning < output.index("step 1/1")
 
-    def test_another_vocabulary_is_an_error(self, stage_1, tmp_path):
-        names = reversed(checkpoints.load_model(stage_1[0].model_dir).vocabulary.names)
+    def test_another_vocabulary_is_an_error(self, copied, tmp_path):
+        names = reversed(Vocabulary.load(f"{copied.model_dir}/vocabulary.json").names)
         (tmp_path / "names.txt").write_text("\n".join(names))
-        config = stage_1[0].replace(train_steps=9, vocabulary=str(tmp_path / "names.txt"))
+        config = copied.replace(train_steps=9, vocabulary=str(tmp_path / "names.txt"))
         with pytest.raises(UserError, match="another vocabulary"):
-            train_captured(config)
+            runs.train(config)
 
-    def test_stage_2_trains_the_mask_head_alone_and_evaluates(self, stage_1, data, tmp_path):
-        source = stage_1[0].model_dir
-        config = make_config(
-            data,
+    def test_stage_2_trains_the_mask_head_alone_and_evaluates(self, stage_1, shapes_data, tmp_path):
+        config = runs.config(
+            shapes_data,
             tmp_path,
             mode="stage2_masks",
-            init_checkpoint=source,
+            init_checkpoint=str(stage_1),
             train_steps=4,
-            eval_records=(str(data / "records" / "val"),),
-        ).replace(panel_images=2)
+            eval_records=(str(shapes_data / "records" / "val"),),
+            panel_images=2,
+        )
         results = training.train(config)
         assert {"box", "mask", "mask_given_boxes"} <= results.keys()
-        assert changed_parts(weights(source), weights(tmp_path)) == MASK_PARTS
+        validation = json.loads((tmp_path / run.VALIDATION).read_text())
+        assert validation == {"step": 4, **results}
+        assert changed_parts(weights(stage_1), weights(tmp_path)) == MASK_PARTS
         assert list((tmp_path / "validation").glob("events*"))
 
 
@@ -385,7 +349,7 @@ class TestUserErrors:
             ({"train_records": ("/absent",)}, "/absent"),
         ],
     )
-    def test_what_is_missing_is_named(self, data, tmp_path, changes, message):
-        config = make_config(data, tmp_path / "run", train_steps=2).replace(**changes)
+    def test_what_is_missing_is_named(self, shapes_data, tmp_path, changes, message):
+        config = runs.config(shapes_data, tmp_path / "run", train_steps=2).replace(**changes)
         with pytest.raises(UserError, match=message):
-            train_captured(config)
+            runs.train(config)

@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from maskx_tf import checkpoints
 from maskx_tf.errors import UserError
 from maskx_tf.weights import detectron, importing
-from tests import detectron_pickle, detectron_reference, harness
+from tests import detectron_pickle, detectron_reference
 
 NARROW = {"width": 8, "fpn": 16, "fc": 32, "mask_filters": 16, "hidden": 16}
 SIZE, SCALE = (96, 128), 1.6  # network input; of an image of 60 x 80 pixels
@@ -378,13 +376,10 @@ class TestErrors:
             detectron.load(str(path))
 
 
-def test_command(tmp_path):
+def test_command(run_command, tmp_path):
     path = write(tmp_path / "model_final.pkl", blobs_of(momentum=True))
-    run = [sys.executable, "-m", "maskx_tf.weights.detectron"]
     arguments = [f"--weights={path}", f"--output_dir={tmp_path / 'run'}", "--mask_classes=voc"]
-    done = subprocess.run(
-        run + arguments, capture_output=True, text=True, cwd=harness.REPOSITORY, check=True
-    )
+    done = run_command("maskx_tf.weights.detectron", *arguments)
     count = len(detectron_pickle.blob_shapes())
     momentum = len(detectron_pickle.blob_shapes(momentum=True)) - count
     assert done.stdout.splitlines() == [
@@ -400,5 +395,5 @@ def test_command(tmp_path):
     assert json.loads((tmp_path / "run" / "mask_classes.json").read_text())[0] == "person"
     assert "--conventions=detectron" in (tmp_path / "run" / "train.flags").read_text()
     pathlib.Path(path).unlink()  # refused before it is read
-    again = subprocess.run(run + arguments, capture_output=True, text=True, cwd=harness.REPOSITORY)
+    again = run_command("maskx_tf.weights.detectron", *arguments)
     assert again.returncode == 2 and again.stderr.startswith("error: --output_dir=")

@@ -9,10 +9,8 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 
 from maskx_tf.errors import UserError
-from maskx_tf.system import files, flagfiles, usage
+from maskx_tf.system import files, flagfiles, usage, verbs
 from maskx_tf.system.ending import fail, quietly
-
-_HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -49,7 +47,7 @@ def run(main: Callable[[], None]) -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses flags; a mistyped flag or flagfile is one line with the remedy, not a usage page."""
-    if any(argument in _HELP for argument in argv[1:]):
+    if verbs.asks_for_help(argv[1:]):
         print(usage.text())
         sys.exit()
     try:

@@ -12,7 +12,7 @@ import os
 
 import argcomplete
 
-from maskx_tf.system import usage, verbs
+from maskx_tf.system import stand_ins, usage, verbs
 
 
 def code(shell: str) -> str:
@@ -22,6 +22,7 @@ def code(shell: str) -> str:
 
 def answer() -> None:
     """Gives the shell that asks what may come next, and ends the process."""
+    stand_ins.install()
     line = os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])]
     argcomplete.autocomplete(parser(verbs.split(line.split()[1:])[0]))
 

@@ -43,13 +43,14 @@ def text(values: flags.FlagValues = flags.FLAGS) -> str:
 
 
 def listed(values: flags.FlagValues = flags.FLAGS) -> Iterator[tuple[str, flags.Flag]]:
-    """The command's own flags, those of libraries left out: (module, flag), as defined.
+    """The flags of the command, those of libraries left out: (module, flag), as defined.
 
-    The module that runs goes by its path.
+    Those of the module that runs, which goes by its path, come first.
     """
-    for module, defined in values.flags_by_module_dict().items():
-        if module == sys.argv[0] or module.split(".")[0] in _PACKAGES:
-            yield from ((module, flag) for flag in defined)
+    by_module = values.flags_by_module_dict()
+    ours = [module for module in by_module if module.split(".")[0] in _PACKAGES]
+    for module in [sys.argv[0], *ours]:
+        yield from ((module, flag) for flag in by_module.get(module, ()))
 
 
 def _describe(flag: flags.Flag, width: int) -> str:

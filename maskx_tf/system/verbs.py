@@ -56,6 +56,11 @@ def split(words: Sequence[str]) -> tuple[str, list[str]]:
     return "", list(words)
 
 
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether one of the words is `--help` or one of its short forms."""
+    return any(word in ("--help", "-help", "--helpshort", "-h", "-?") for word in words)
+
+
 def command(module: str) -> str:
     """How a person runs a module: `maskx train`, or `python -m …` where there is no verb."""
     return f"maskx {NAMES[module]}" if module in NAMES else f"python -m {module}"
