@@ -16,7 +16,7 @@ import tensorflow as tf
 from maskx_tf import checkpoints, objective
 from maskx_tf import config as config_lib
 from maskx_tf.errors import UserError
-from maskx_tf.losses import TERMS
+from maskx_tf.losses import IMAGES, TERMS
 from maskx_tf.ops import replicas
 from maskx_tf.training import devices
 from maskx_tf.training.devices import Cluster
@@ -61,6 +61,14 @@ class TestOneReplica:
             assert float(share) == float(losses[name][0])
         nothing = {name: (tf.constant(0.0), tf.constant(0.0)) for name in losses}
         assert [float(share) for share in objective.shares(nothing, terms).values()] == [0.0] * 4
+
+
+def test_a_mean_over_rois_weighs_a_replica_by_its_rois(monkeypatch):
+    """Of a replica with a quarter of all RoIs; of images each replica has as many."""
+    monkeypatch.setattr(replicas, "total", lambda counts: 4.0 * counts)
+    losses = {term.name: (tf.constant(3.0), tf.constant(2.0)) for term in TERMS}
+    for term, share in zip(TERMS, objective.shares(losses, TERMS).values(), strict=True):
+        assert float(share) == (3.0 if term.mean_over == IMAGES else 0.75)
 
 
 @pytest.mark.parametrize(

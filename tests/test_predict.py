@@ -77,6 +77,11 @@ def test_find_images(folder):
         predict.find_images([])
 
 
+def test_a_name_with_brackets_is_a_file(folder):
+    (folder / "a.png").rename(folder / "a[1].png")
+    assert names(predict.find_images([f"{folder}/a[1].png"])) == ["a[1].png"]
+
+
 def test_image_ids(tmp_path):
     paths = [pathlib.Path("x/a.png"), pathlib.Path("x/b.png")]
     assert predict.image_ids(paths, "") == [1, 2]
