@@ -55,7 +55,7 @@ def run(wheel, tmp_path_factory):
             capture_output=True,
             text=True,
         )
-        assert result.returncode == 0, result.stderr[-3000:]
+        assert result.returncode == 0, (arguments, result.stderr[-3000:])
         return result.stdout
 
     run.directory, run.root = empty, root
@@ -79,11 +79,14 @@ def test_the_commands_work_in_an_empty_directory(run):
     where = run("python", "-c", "import maskx_tf; print(maskx_tf.__file__)")
     assert pathlib.Path(where).is_relative_to(run.root)
     assert "records verify" in run("maskx", "--help")
-    run("maskx", "records", "shapes", "--output_dir=data", "--train_images=3", "--val_images=1")
-    assert "no faults" in run("maskx", "records", "verify", "data/records/train")
-    run(
-        "maskx", "train", "--flagfile=configs/shapes/stage1_boxes.flags", "--num_gpus=0",
-        "--train_records=data/records/train", "--eval_records=", "--model_dir=run",
-        "--mask_classes=data/set_a.txt", "--train_steps=1", "--batch_size=1",
-    )  # fmt: skip
-    assert (run.directory / "run" / "ckpt-1.index").is_file()
+    data = "runs/demo/seed0/data"
+    run("maskx", "records", "shapes", f"--output_dir={data}", "--train_images=3", "--val_images=2")
+    assert "no faults" in run("maskx", "records", "verify", f"{data}/records/train")
+    # A shorter demo: a file of the working directory goes before the package's own.
+    declaration = (REPOSITORY / "configs" / "shapes" / "demo.toml").read_text()
+    steps = '"--train_steps=1", "--lr_steps=", "--warmup_steps=0", "--batch_size=1",\n]'
+    shorter = run.directory / "configs" / "shapes" / "demo.toml"
+    shorter.parent.mkdir(parents=True)
+    shorter.write_text(declaration.replace("\n]", f"\n{steps}", 1))
+    assert "Gain of Mask^X" in run("maskx", "demo")
+    assert (run.directory / "runs/demo/seed0/pictures/overlays/000001.jpg").is_file()
