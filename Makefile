@@ -46,7 +46,7 @@ $(STAMP): requirements.lock requirements.txt pyproject.toml
 	@touch $@
 
 demo: venv ## Train, evaluate and draw on the embedded data set, on the CPU
-	@$(PY) -m maskx_tf.demo
+	@$(PY) -m maskx_tf demo
 
 test: venv ## The quick tests, under 5 minutes (ARGS="-k name" for some of them)
 	@$(PYTEST) -m "not thorough and not slow" $(ARGS)
