@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+import tensorflow as tf
 
 from maskx_tf import training
 from maskx_tf.config import Config
@@ -85,8 +86,13 @@ def build(config: Config, num_classes: int, embeddings: np.ndarray | None = None
 
 
 @_for_python
-def train(config: Config) -> dict:
+def train(config: Config, dataset: tf.data.Dataset | None = None) -> dict:
     """Trains the run that `config` describes, or resumes it where its last checkpoint is.
+
+    Args:
+      config: the options.
+      dataset: batches to train on in place of `config.train_records`, with the classes of
+        `config.vocabulary`; `maskx_tf.data.batch` describes them.
 
     Returns:
       The last evaluation, as of `evaluate`; empty without `config.eval_records`.
@@ -95,7 +101,7 @@ def train(config: Config) -> dict:
       UserError: something that `config` names does not exist or does not fit.
       KeyboardInterrupt: Ctrl-C; the last step is saved, and the same call resumes.
     """
-    return training.train(config)
+    return training.train(config, dataset)
 
 
 @_for_python

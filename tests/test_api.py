@@ -137,6 +137,7 @@ class TestMasks:
 
 
 class TestEvaluate:
+    @pytest.mark.thorough
     def test_scores_of_records(self, run_dir, records):
         results = mx.evaluate(run_dir, records=records, max_detections=9, progress=False)
         assert {"box", "mask", "mask_given_boxes"} <= set(results)
@@ -173,7 +174,7 @@ class TestBuildAndTrain:
 
     @pytest.mark.parametrize(("signal", "raised"), [(2, KeyboardInterrupt), (15, SystemExit)])
     def test_ctrl_c_is_pythons_own(self, monkeypatch, signal, raised):
-        def interrupted(config):
+        def interrupted(config, dataset):
             raise Interrupted(signal)
 
         monkeypatch.setattr(training, "train", interrupted)

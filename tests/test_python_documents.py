@@ -13,6 +13,8 @@ from PIL import Image
 
 from maskx_tf import checkpoints, visualize
 from maskx_tf.config import Config
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.pipeline import make_dataset
 from tests import batches, harness, tiny
 from tf_records import coco
 from tf_records.output import Output
@@ -65,18 +67,22 @@ def test_python_md(place, monkeypatch, capsys):
     monkeypatch.setattr(visualize, "show_picture", shown.append)
     supervision = types.SimpleNamespace(Detections=lambda **given: converted.append(given))
     monkeypatch.setitem(sys.modules, "supervision", supervision)
+    dataset = make_dataset(
+        ["records/train"], Config(**TINY), Vocabulary.load("coco"), [], training=True, seed=0
+    )
     replaced = {
         "mx.Config(": "mx.Config(**TINY, ",
         "train_steps=1000": "train_steps=1",
         "min_score=0.5": "min_score=0",
     }
-    namespace = {"np": np, "Image": Image, "TINY": TINY}
+    namespace = {"np": np, "Image": Image, "TINY": TINY, "my_tf_data": dataset}
     run_blocks(harness.REPOSITORY / "docs" / "python.md", replaced, namespace)
     detections, masks = namespace["detections"], namespace["masks"]
     assert len(detections) > 1 and len(shown) == 1 and (place / "out.jpg").is_file()
     assert "absent.jpg cannot be read: No such file or directory." in capsys.readouterr().out
     assert len(masks) == 1 and masks[0].mask().shape == (240, 320)
-    assert (place / "runs" / "new" / "ckpt-1.index").is_file()
+    for run in ("new", "other"):
+        assert (place / "runs" / run / "ckpt-1.index").is_file()
     assert_fits_supervision(converted[0], detections)
 
 
