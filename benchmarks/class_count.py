@@ -13,7 +13,8 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import cases, inference, timing, training
-from maskx_tf.layers.mask_head import MaskHead
+from maskx_tf.layers.mask_bodies.fcn import FCN
+from maskx_tf.layers.mask_head import MaskHead, in_rows
 from maskx_tf.system import cli
 
 FEW = 80
@@ -22,7 +23,7 @@ DETECTIONS, SIDE, FILTERS = 100, 14, 256
 
 def gathered_masks(num_classes: int):
     """Masks of 100 detections out of the trunk's output, a kernel gathered for each."""
-    head = MaskHead(FILTERS, convs=0, mlp=False)
+    head = MaskHead(FCN(FILTERS, convs=0))
     features = tf.random.normal([DETECTIONS, SIDE, SIDE, FILTERS])
     table = tf.random.normal([num_classes + 1, FILTERS])
     classes = tf.random.uniform([DETECTIONS], 1, num_classes + 1, tf.int32)
@@ -32,15 +33,14 @@ def gathered_masks(num_classes: int):
 
 def all_masks(num_classes: int):
     """The same by a convolution with K + 1 channels, of which one is kept."""
-    head = MaskHead(FILTERS, convs=0, mlp=False)
-    head.build([DETECTIONS, SIDE, SIDE, FILTERS])  # the trunk alone is not a call of the layer
+    body = FCN(FILTERS, convs=0)
     features = tf.random.normal([DETECTIONS, SIDE, SIDE, FILTERS])
     kernel = tf.random.normal([1, 1, FILTERS, num_classes + 1])
     classes = tf.random.uniform([DETECTIONS], 1, num_classes + 1, tf.int32)
 
     @tf.function(autograph=False)
     def run(x):
-        masks = tf.sigmoid(tf.nn.conv2d(head.trunk(x), kernel, 1, "SAME"))
+        masks = tf.sigmoid(tf.nn.conv2d(in_rows(body(x)), kernel, 1, "SAME"))
         return tf.gather(masks, classes, axis=3, batch_dims=1)
 
     return lambda: run(features)

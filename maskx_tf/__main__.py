@@ -87,8 +87,10 @@ def _suggestion(words: list[str]) -> str:
 def _print_completion(words: list[str]) -> None:
     if len(words) != 1 or words[0] not in SHELLS:
         ending.fail(f"name a shell: maskx completion {'|'.join(SHELLS)}; see docs/commands.md.")
-    from maskx_tf.system import completion
-
+    try:
+        from maskx_tf.system import completion
+    except ModuleNotFoundError as error:  # in an installation without dependencies
+        ending.fail(f"completion needs {error.name}: pip install {error.name}.")
     print(completion.code(words[0]))
 
 

@@ -20,11 +20,11 @@ from typing import Any, Literal, NamedTuple
 from absl import flags
 
 from maskx_tf.errors import UserError
+from maskx_tf.layers.choices import BACKBONES, MASK_BODIES
 from maskx_tf.system import flagfiles
 from maskx_tf.system.files import write_atomically
 
 FLAGFILE = "train.flags"
-LAST_STAGE = {"resnet50": 5, "resnet101": 5, "small": 4}  # of each backbone; the first is 2
 
 
 class _Check(NamedTuple):
@@ -219,7 +219,7 @@ class Config:
     )
 
     # Backbone and FPN
-    backbone: str = _detector("resnet50", "Backbone.", choices=tuple(LAST_STAGE))
+    backbone: str = _detector("resnet50", "Backbone.", choices=tuple(BACKBONES))
     backbone_width: int = _detector(
         64, "Filters of the stem; later stages are multiples of it.", _POSITIVE
     )
@@ -324,6 +324,11 @@ class Config:
         "Class vectors for transfer_input=embedding: word vectors in GloVe's text format, a .npy "
         "[K, D] in vocabulary order, randn (a random vector per word) or randn_class (per class).",
     )
+    mask_body: str = _mask_head(
+        "fcn",
+        "Body of the mask head: fcn, 3x3 convolutions and a deconvolution.",
+        choices=tuple(MASK_BODIES),
+    )
     mask_mlp: bool = _mask_head(True, "Add the class-agnostic fully connected branch.")
     mask_rois: str = _training(
         "proposals",
@@ -417,7 +422,7 @@ class Config:
         self._check_levels()
 
     def _check_levels(self) -> None:
-        last = LAST_STAGE[self.backbone]
+        last = BACKBONES[self.backbone].last_stage
         allowed = {
             "frozen_stages": (self.frozen_stages <= last, f"at most {last}"),
             "min_level": (2 <= self.min_level <= last, f"from 2 to {last}"),
@@ -438,7 +443,7 @@ class Config:
     @property
     def mask_size(self) -> int:
         """Side of a predicted mask."""
-        return 2 * self.mask_roi_size
+        return MASK_BODIES[self.mask_body].upsampling * self.mask_roi_size
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some options changed."""

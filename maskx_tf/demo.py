@@ -156,7 +156,7 @@ def main() -> None:
     use(first, (output / "results.json").stat().st_mtime)
     text = summary(plan, results, rows)
     write_atomically(output / "results.txt", text + "\n")
-    report.write(plan, results, "maskx demo")
+    report.write(plan, results, " ".join([verbs.command("maskx_tf.demo"), *sys.argv[1:]]))
     print(
         f"\n{text}\n\n"
         f"Masks of set A were trained on, masks of set B never seen. "

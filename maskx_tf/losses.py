@@ -75,7 +75,8 @@ class Term(NamedTuple):
 
     Attributes:
       name: what logs and messages call it.
-      trains: `boxes` or `masks`, the part of the model and so the modes that it belongs to.
+      part: `rpn`, `box_head` or `mask_head`, whose loss it is; each stage of a cascade of box heads
+        has its own, from the second on with its number after the name, as in `class_2`.
       mean_over: what its value is a mean over: `IMAGES`, of which all replicas have as many; or
         RoIs, by the name of the loss that counts them.
       weight: its factor, or the name of the option that is it; at 0 it is left out.
@@ -86,7 +87,7 @@ class Term(NamedTuple):
     """
 
     name: str
-    trains: str
+    part: str
     mean_over: str
     weight: float | str = 1.0
     of_masks: Callable[[tf.Tensor, Any], Loss] | None = None
@@ -94,13 +95,13 @@ class Term(NamedTuple):
 
 
 TERMS = (
-    Term("rpn_score", "boxes", IMAGES),
-    Term("rpn_box", "boxes", IMAGES),
-    Term("class", "boxes", mean_over="class"),
-    Term("box", "boxes", mean_over="class"),
+    Term("rpn_score", "rpn", IMAGES),
+    Term("rpn_box", "rpn", IMAGES),
+    Term("class", "box_head", mean_over="class"),
+    Term("box", "box_head", mean_over="class"),
     Term(
         "mask",
-        "masks",
+        "mask_head",
         mean_over="mask",
         of_masks=lambda logits, examples: mask_loss(logits, examples.targets, examples.valid),
     ),

@@ -3,36 +3,30 @@
 How the training losses arise from the same layers is in `objective.py`.
 """
 
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
-from maskx_tf.layers import (
-    backbone,
-    box_head,
-    convolution,
-    detections,
-    mask_head,
-    roi_align,
-    rpn,
-    weight_transfer,
-)
+from maskx_tf.layers import choices, convolution, detections, roi_align
+from maskx_tf.layers.box_head import BoxHead
 from maskx_tf.layers.fpn import FPN
+from maskx_tf.layers.mask_branches import MLP
+from maskx_tf.layers.mask_head import MaskHead
+from maskx_tf.layers.rpn import RPN
+from maskx_tf.layers.weight_transfer import LearnedMaskWeights, WeightTransfer
 from maskx_tf.ops import boxes, sampling
 from maskx_tf.ops.conventions import CONVENTIONS
 
 # What Keras calls each `config.precision`.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
-# Parts of the model that a mode trains, by the first part of a variable's name.
-BOX_PARTS = ("backbone", "fpn", "rpn", "box_head")
+# The parts of the model that masks alone need, by the first part of a variable's name.
 MASK_PARTS = ("mask_head", "weight_transfer", "mask_weights")
-TRAINED_PARTS = {
-    "end_to_end": BOX_PARTS + MASK_PARTS,
-    "stage1_boxes": BOX_PARTS,
-    "stage2_masks": MASK_PARTS,
-}
 
 
 class MaskXRCNN(tf_keras.Model):
@@ -45,73 +39,47 @@ class MaskXRCNN(tf_keras.Model):
     [w_cls, w_box] of class c. So any class with boxes has a mask, if it ever had a training mask
     or not. A class-agnostic MLP branch adds its own map to the logits.
 
+    The parts are handed in; `assemble` makes those that the options name. A part is saved, and its
+    variables are named, by the name of its layer.
+
     Args:
-      config: the options; only those of the model are read.
+      config: the options; sizes, thresholds and the network's input are read from it.
       num_classes: K, without background.
-      embeddings: float32 [K, D], the input of T with `transfer_input="embedding"`.
+      backbone: normalised images [B, H, W, 3] -> {level: features}, see `choices.Backbone`.
+      fpn: {level: features} of its `backbone_levels` -> {level: [B, H_l, W_l, C]}.
+      rpn: the pyramid -> logits and deltas; proposes boxes.
+      box_heads: one, or the stages of a cascade: each sees the RoIs where the one before sees their
+        objects, scores are averaged, the last gives the boxes and w_det.
+      mask_head: RoI features and kernels -> mask logits.
+      mask_weights: the kernel of a class: T, or rows that are learned.
+      embeddings: fixed [K + 1, D], background first: what T takes in place of w_det.
     """
 
-    def __init__(self, config: Config, num_classes: int, embeddings: np.ndarray | None = None):
+    def __init__(
+        self,
+        config: Config,
+        num_classes: int,
+        *,
+        backbone: tf_keras.layers.Layer,
+        fpn: FPN,
+        rpn: RPN,
+        box_heads: Sequence[BoxHead],
+        mask_head: MaskHead,
+        mask_weights: WeightTransfer | LearnedMaskWeights,
+        embeddings: tf.Variable | None = None,
+    ):
         # Its own work is float32; the layers follow `config.precision`, see `build_model`.
         super().__init__(name="maskx_rcnn", dtype="float32")
         self.config, self.num_classes = config, num_classes
         self.conventions = CONVENTIONS[config.conventions]
-        self.backbone = backbone.ResNet(
-            config.backbone,
-            config.backbone_width,
-            config.normalization,
-            config.stride_on,
-            config.frozen_stages,
-            config.backbone_padding,
-            name="backbone",
-        )
-        levels = tuple(x for x in self.backbone.levels if x >= config.min_level)
-        self.roi_levels = levels
-        self.fpn = FPN(levels, config.max_level, config.fpn_filters, name="fpn")
-        self.rpn = rpn.RPN(
-            config.rpn_filters,
-            config.anchor_size,
-            config.anchor_ratios,
-            config.anchor_offset,
-            config.rpn_nms_iou,
-            config.conventions,
-            name="rpn",
-        )
-        _check_groups(config, num_classes)
-        self.box_head = box_head.BoxHead(
-            num_classes, config.box_fc_units, config.class_groups, name="box_head"
-        )
-        self.mask_head = mask_head.MaskHead(
-            config.mask_filters, config.mask_convs, config.mask_mlp, name="mask_head"
-        )
-        if config.mask_output == "transfer":
-            self.weight_transfer = weight_transfer.WeightTransfer(
-                config.mask_filters,
-                config.transfer_layers,
-                config.transfer_units,
-                config.transfer_activation,
-                config.transfer_stop_gradient,
-                name="weight_transfer",
-            )
-        else:
-            rows = 1 if config.mask_output == "class_agnostic" else num_classes + 1
-            self.mask_weights = weight_transfer.LearnedMaskWeights(
-                rows, config.mask_filters, name="mask_weights"
-            )
-        if config.transfer_input == "embedding":
-            self.embeddings = self._embedding_rows(embeddings)
-        self.folded_w_seg: tf.Variable | None = None
-
-    def _embedding_rows(self, embeddings: np.ndarray | None) -> tf.Variable:
-        """The fixed class embeddings with a zero row for the background, [K + 1, D]."""
-        if embeddings is None or embeddings.ndim != 2 or len(embeddings) != self.num_classes:
-            shape = None if embeddings is None else embeddings.shape
-            raise UserError(
-                f"The class vectors that T takes have shape {shape}; there must be one row for "
-                f"each of the {self.num_classes} classes, in vocabulary order."
-            )
-        rows = np.pad(embeddings.astype(np.float32), [[1, 0], [0, 0]])
-        return tf.Variable(rows, trainable=False, name="embeddings")
+        self.backbone, self.fpn, self.rpn = backbone, fpn, rpn
+        # Checkpoints know these by the names of the layers: box_head, box_head_2, weight_transfer.
+        for layer in (*box_heads, mask_head, mask_weights):
+            setattr(self, layer.name, layer)
+        self.box_heads = list(box_heads)
+        self.mask_head, self.mask_weights = mask_head, mask_weights
+        if embeddings is not None:
+            self.embeddings = embeddings
 
     @property
     def class_embeddings(self) -> np.ndarray | None:
@@ -151,7 +119,7 @@ class MaskXRCNN(tf_keras.Model):
     ) -> dict[int, tf.Tensor]:
         """Images [B, H, W, 3] RGB 0..255 -> {level: [B, H / 2**level, W / 2**level, C]}."""
         features = self.backbone(self.normalize(images, image_sizes), training=training)
-        return self.fpn({level: features[level] for level in self.roi_levels})
+        return self.fpn({level: features[level] for level in self.fpn.backbone_levels})
 
     def roi_features(
         self, pyramid: dict[int, tf.Tensor], rois_yxyx: tf.Tensor, size: int
@@ -171,7 +139,7 @@ class MaskXRCNN(tf_keras.Model):
     ) -> tf.Tensor:
         """RoIAlign of RoIs [N, 4] of images int32 [N] -> [N, size, size, C]."""
         features = roi_align.multilevel_roi_align(
-            {level: pyramid[level] for level in self.roi_levels},
+            {level: pyramid[level] for level in self.fpn.backbone_levels},
             rois_yxyx,
             image_indices,
             size,
@@ -180,31 +148,19 @@ class MaskXRCNN(tf_keras.Model):
         )
         return tf.ensure_shape(features, [None, size, size, self.config.fpn_filters])
 
+    def w_det(self, classes: tf.Tensor) -> tf.Tensor:
+        """What T takes of the given classes, int32 [U] -> [U, D] (paper §3.2)."""
+        if self.config.transfer_input == "embedding":
+            return tf.gather(self.embeddings, classes)
+        return self.box_heads[-1].class_weights(classes, self.config.transfer_input)
+
     def w_seg(self, classes: tf.Tensor) -> tf.Tensor:
         """T(w_det) of the given classes, int32 [U] -> [U, mask_filters] (paper, equation 1)."""
-        if self.config.transfer_input == "embedding":
-            w_det = tf.gather(self.embeddings, classes)
-        else:
-            w_det = self.box_head.class_weights(classes, self.config.transfer_input)
-        return self.weight_transfer(w_det)
+        return self.mask_weights(self.w_det(classes))
 
     def mask_kernels(self, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Kernel and bias of the mask predictor for each RoI's class.
-
-        With T it runs once for each class present, not for each RoI and not for all classes.
-
-        Args:
-          classes: int32 [N].
-
-        Returns:
-          kernels [N, mask_filters]; biases [N], or None with T.
-        """
-        if self.config.mask_output != "transfer":
-            return self.mask_weights(classes)
-        if self.folded_w_seg is not None:
-            return tf.gather(self.folded_w_seg, classes), None
-        present, place = tf.unique(classes)
-        return tf.gather(self.w_seg(present), place), None
+        """Kernels [N, mask_filters] and, if they are learned, biases [N] of classes int32 [N]."""
+        return self.mask_weights.kernels(classes, self.w_det)
 
     def mask_logits(self, roi_features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """Mask logits [N, m, m] of RoI features [N, S, S, C], for classes int32 [N]."""
@@ -319,23 +275,28 @@ class MaskXRCNN(tf_keras.Model):
         valid = scores > float("-inf")
         return self._boxes(pyramid, proposals, valid, image_sizes, image_scales)
 
-    def _boxes(self, pyramid, proposals, valid, image_sizes, image_scales):
-        """Box head and NMS over proposals [B, P, 4], by class group."""
-        config, head = self.config, self.box_head
-        batch, count = tf.shape(proposals)[0], proposals.shape[1]
-        features = head(self.roi_features(pyramid, proposals, config.box_roi_size))
-        logits = head.class_logits(features)
+    def _boxes(self, pyramid, rois, valid, image_sizes, image_scales):
+        """Box heads and NMS over RoIs [B, P, 4], by class group."""
+        config, head = self.config, self.box_heads[-1]
+        batch, count = tf.shape(rois)[0], rois.shape[1]
+        stage_logits: list[tf.Tensor] = []
+        for stage in self.box_heads:
+            features = stage(self.roi_features(pyramid, rois, config.box_roi_size))
+            stage_logits.append(stage.class_logits(features))
+            if stage is not head:
+                rois = stage.refine(features, stage_logits[-1], rois, image_sizes)
         in_original = self.conventions.decode_in_original and image_scales is not None
         if in_original:
-            proposals = boxes.to_original(proposals, image_scales)
+            rois = boxes.to_original(rois, image_scales)
             image_sizes = tf.round(image_sizes / image_scales)
+        logits = detections.mean_logits(stage_logits)
         detected = detections.select_by_group(
-            tf.reshape(features, [batch, count, config.box_fc_units]),
+            tf.reshape(features, [batch, count, head.units]),
             tf.reshape(logits, [batch, count, self.num_classes + 1]),
-            proposals,
+            rois,
             valid,
             image_sizes,
-            head.class_deltas,
+            head.decode,
             head.groups,
             score_threshold=config.score_threshold,
             nms_iou=config.nms_iou,
@@ -363,8 +324,98 @@ def _check_groups(config: Config, num_classes: int) -> None:
         )
 
 
+def _embedding_rows(embeddings: np.ndarray | None, num_classes: int) -> tf.Variable:
+    """The fixed class embeddings with a zero row for the background, [K + 1, D]."""
+    if embeddings is None or embeddings.ndim != 2 or len(embeddings) != num_classes:
+        shape = None if embeddings is None else embeddings.shape
+        raise UserError(
+            f"The class vectors that T takes have shape {shape}; there must be one row for "
+            f"each of the {num_classes} classes, in vocabulary order."
+        )
+    rows = np.pad(embeddings.astype(np.float32), [[1, 0], [0, 0]])
+    return tf.Variable(rows, trainable=False, name="embeddings")
+
+
+def _chosen(constructor: str, config: Config, option: str, **kwargs: Any) -> Any:
+    """The layer that an option chose, made with the options that its constructor asks for.
+
+    Parameter `width` of a backbone is --backbone_width or, if there is no such option, --width.
+
+    Args:
+      constructor: of `choices`.
+      config: where the options are read.
+      option: what comes before the names of the options that are the layer's own.
+      **kwargs: further arguments.
+    """
+    create, values = choices.load(constructor), vars(config)
+    for parameter in inspect.signature(create).parameters:
+        for name in (f"{option}_{parameter}", parameter):
+            if name in values:
+                kwargs.setdefault(parameter, values[name])
+    return create(**kwargs)
+
+
+def assemble(
+    config: Config, num_classes: int, embeddings: np.ndarray | None = None, **parts: Any
+) -> MaskXRCNN:
+    """The model of `build_model`, its weights not created yet.
+
+    The order in which layers are made decides which random numbers of a seed each of them gets.
+    """
+    _check_groups(config, num_classes)
+    backbone = parts.get("backbone") or _chosen(
+        choices.BACKBONES[config.backbone].constructor, config, "backbone", name="backbone"
+    )
+    levels = tuple(level for level in backbone.levels if level >= config.min_level)
+    chosen = {
+        "backbone": backbone,
+        "fpn": FPN(levels, config.max_level, config.fpn_filters, name="fpn"),
+        "rpn": RPN(
+            config.rpn_filters,
+            config.anchor_size,
+            config.anchor_ratios,
+            config.anchor_offset,
+            config.rpn_nms_iou,
+            config.conventions,
+            name="rpn",
+        ),
+        "box_heads": [
+            BoxHead(
+                num_classes,
+                config.box_fc_units,
+                config.class_groups,
+                config.roi_positive_iou,
+                name="box_head",
+            )
+        ],
+        "mask_head": MaskHead(
+            _chosen(choices.MASK_BODIES[config.mask_body].constructor, config, "mask"),
+            [MLP(name="mlp")] if config.mask_mlp else [],
+            name="mask_head",
+        ),
+        "mask_weights": _mask_weights(config, num_classes),
+    }
+    if config.transfer_input == "embedding":
+        chosen["embeddings"] = _embedding_rows(embeddings, num_classes)
+    return MaskXRCNN(config, num_classes, **(chosen | parts))
+
+
+def _mask_weights(config: Config, num_classes: int) -> WeightTransfer | LearnedMaskWeights:
+    if config.mask_output == "transfer":
+        return WeightTransfer(
+            config.mask_filters,
+            config.transfer_layers,
+            config.transfer_units,
+            config.transfer_activation,
+            config.transfer_stop_gradient,
+            name="weight_transfer",
+        )
+    rows = 1 if config.mask_output == "class_agnostic" else num_classes + 1
+    return LearnedMaskWeights(rows, config.mask_filters, name="mask_weights")
+
+
 def build_model(
-    config: Config, num_classes: int, embeddings: np.ndarray | None = None
+    config: Config, num_classes: int, embeddings: np.ndarray | None = None, **parts: Any
 ) -> MaskXRCNN:
     """The model with all its weights created; the same seed gives the same weights.
 
@@ -375,6 +426,7 @@ def build_model(
       config: its options.
       num_classes: K, without background.
       embeddings: [K, D], needed with transfer_input=embedding; see `data.word_vectors`.
+      **parts: of `MaskXRCNN`, in place of those that the options choose.
     """
     tf_keras.utils.set_random_seed(config.seed)
     side = 2 ** max(5, config.max_level)
@@ -383,7 +435,7 @@ def build_model(
     tf_keras.mixed_precision.set_global_policy(POLICIES[config.precision])
     try:  # layers take the policy over when they are made
         with convolution.algorithm(config.convolutions):
-            model = MaskXRCNN(config, num_classes, embeddings)
+            model = assemble(config, num_classes, embeddings, **parts)
             model(images, sizes)
     finally:
         tf_keras.mixed_precision.set_global_policy(before)
@@ -403,8 +455,13 @@ def variable_key(variable: tf.Variable) -> str:
     return variable.name.split(":")[0].removeprefix("maskx_rcnn/")
 
 
+def is_of_masks(variable: tf.Variable) -> bool:
+    """Whether a variable belongs to the parts that masks alone need, not to the box detector."""
+    return variable_key(variable).split("/")[0] in MASK_PARTS
+
+
 def trained_variables(model: MaskXRCNN) -> list[tf.Variable]:
-    """The variables that the model's mode trains."""
-    parts = TRAINED_PARTS[model.config.mode]
-    # The variables of a layer that is not part of the mode get no gradient.
-    return [v for v in model.trainable_variables if variable_key(v).split("/")[0] in parts]
+    """The variables that the model's mode trains; the others get no gradient."""
+    trained = {"end_to_end": (False, True), "stage1_boxes": (False,), "stage2_masks": (True,)}
+    parts = trained[model.config.mode]
+    return [v for v in model.trainable_variables if is_of_masks(v) in parts]

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from maskx_tf import losses
 from maskx_tf.config import Config
-from maskx_tf.layers import box_head, rpn
+from maskx_tf.layers import rpn
 from maskx_tf.model import MaskXRCNN
 from maskx_tf.ops import boxes, replicas, sampling
 from maskx_tf.ops.mask_targets import mask_targets
@@ -36,18 +36,25 @@ class MaskExamples(NamedTuple):
     boxes_yxyx: tf.Tensor | None = None
 
 
-def loss_terms(config: Config) -> tuple[losses.Term, ...]:
-    """The losses that a run trains, with their weights."""
-    trained = {
-        "boxes": config.mode != "stage2_masks",
-        "masks": config.mode != "stage1_boxes",
-    }
-    found = [term for term in losses.TERMS if trained[term.trains]]
-    weighted = [
-        term._replace(weight=getattr(config, term.weight)) if isinstance(term.weight, str) else term
+def loss_terms(config: Config, stages: int = 1) -> tuple[losses.Term, ...]:
+    """The losses that a run trains, with their weights; `stages` is the number of box heads."""
+    trains_boxes, trains_masks = config.mode != "stage2_masks", config.has_masks
+    found = []
+    for term in losses.TERMS:
+        weight = getattr(config, term.weight) if isinstance(term.weight, str) else term.weight
+        if weight and (trains_masks if term.part == "mask_head" else trains_boxes):
+            found.append(term._replace(weight=weight))
+    further = [
+        term._replace(name=_of_stage(term.name, stage), mean_over=_of_stage(term.mean_over, stage))
+        for stage in range(2, stages + 1)
         for term in found
+        if term.part == "box_head"
     ]
-    return tuple(term for term in weighted if term.weight)
+    return (*found, *further)
+
+
+def _of_stage(name: str, stage: int) -> str:
+    return name if stage == 1 else f"{name}_{stage}"
 
 
 def learns_from_boxes(config: Config) -> bool:
@@ -104,7 +111,7 @@ def training_losses(
     outputs = model.rpn(pyramid)
     sample = _sample_rois(model, _proposals(model, outputs, image_sizes), labels, roi_seed)
     result = _rpn_losses(model, outputs, labels, image_sizes, rpn_seed)
-    result |= _box_losses(model, pyramid, sample, labels)
+    result |= _box_losses(model, pyramid, sample, labels, image_sizes)
     if config.mode == "end_to_end":
         result |= _mask_losses(model, _mask_examples(model, pyramid, sample, labels))
     return result
@@ -188,24 +195,45 @@ def _sample_rois(model, proposals, labels, seed) -> RoiSample:
         replicas.uniform([tf.shape(proposals)[0], candidates], seed),
         size=config.roi_batch_size,
         positive_fraction=config.roi_positive_fraction,
-        positive_iou=config.roi_positive_iou,
+        positive_iou=model.box_heads[0].positive_iou,
     )
     return RoiSample(rois, matched, sample.positive, sample.valid)
 
 
-def _box_losses(model, pyramid, sample: RoiSample, labels) -> Losses:
-    head = model.box_head
-    features = head(model.roi_features(pyramid, sample.boxes_yxyx, model.config.box_roi_size))
+def _box_losses(model, pyramid, sample: RoiSample, labels, image_sizes) -> Losses:
+    """The losses of all box heads; each after the first sees the RoIs where the one before does."""
+    result: Losses = {}
+    for stage, head in enumerate(model.box_heads, start=1):
+        rois = sample.boxes_yxyx
+        features = head(model.roi_features(pyramid, rois, model.config.box_roi_size))
+        logits = head.class_logits(features)
+        found = _losses_of_box_head(head, features, logits, sample, labels)
+        result |= {_of_stage(name, stage): loss for name, loss in found.items()}
+        if head is not model.box_heads[-1]:
+            refined = head.refine(features, logits, rois, image_sizes)
+            sample = _match_again(refined, sample, labels, model.box_heads[stage].positive_iou)
+    return result
+
+
+def _match_again(rois_yxyx, sample: RoiSample, labels, positive_iou: float) -> RoiSample:
+    """The RoIs of a sample after they moved, each with the object that it overlaps most now."""
+    objects = tf.where(labels["is_crowd"][..., None], 0.0, labels["boxes_yxyx"])
+    matches = sampling.match(boxes.iou(rois_yxyx, objects))
+    positive = sample.valid & (matches.iou >= positive_iou)
+    return RoiSample(rois_yxyx, matches.index, positive, sample.valid)
+
+
+def _losses_of_box_head(head, features, logits, sample: RoiSample, labels) -> Losses:
     matched = tf.gather(labels["classes"], sample.object_indices, batch_dims=1)
     classes = tf.where(sample.positive, matched, 0)  # [B, S]
     valid = tf.reshape(sample.valid, [-1])
-    class_loss = losses.class_loss(head.class_logits(features), tf.reshape(classes, [-1]), valid)
+    class_loss = losses.class_loss(logits, tf.reshape(classes, [-1]), valid)
     positive = tf.where(sample.positive)  # [F, 2]
     objects = tf.gather(labels["boxes_yxyx"], sample.object_indices, batch_dims=1)
     targets = boxes.encode(
         tf.gather_nd(objects, positive),
         tf.gather_nd(sample.boxes_yxyx, positive),
-        box_head.DELTA_WEIGHTS,
+        head.delta_weights,
     )
     rows = tf.where(tf.reshape(sample.positive, [-1]))[:, 0]
     deltas = head.class_deltas(tf.gather(features, rows), tf.gather_nd(classes, positive))

@@ -64,7 +64,7 @@ def exported(shared) -> pathlib.Path:
     """run/, a model directory of `tests.tiny`, and export/1, its SavedModel with masks as RLE."""
     from tests import exports
 
-    return shared("exported", lambda path: exports.make(path / "run", path / "export"))
+    return shared("exported", exports.export)
 
 
 @pytest.fixture

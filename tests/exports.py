@@ -10,12 +10,9 @@ import textwrap
 import tensorflow as tf
 
 import maskx_tf
-from export import saved_model
 from maskx_tf import checkpoints
-from maskx_tf.inference.batching import Batching
-from tests import tiny
+from tests import commands, harness, tiny
 
-BATCHING = Batching((1, 2, 4), timeout_us=20_000)
 # -I keeps the repository off the path; an editable install has to be taken off by hand.
 GUARD = """
 import sys
@@ -26,14 +23,28 @@ assert importlib.util.find_spec("maskx_tf") is None, "maskx_tf can be imported"
 """
 
 
-def make(run: pathlib.Path, output_dir: pathlib.Path) -> str:
-    """A run with one checkpoint, exported with run-length codes; returns the version's path."""
-    config = tiny.config(model_dir=str(run), seed=1)
+def save_run(directory: pathlib.Path, **changes) -> None:
+    """A model directory of the tiny model, as training leaves it."""
+    config = tiny.config(model_dir=str(directory), **changes)
     checkpoints.save_run(config, tiny.VOCABULARY, tiny.SET_A)
-    tf.train.Checkpoint(model=tiny.model(config)).save(str(run / "ckpt"))
-    options = saved_model.Options(batching=BATCHING, rle=True)
-    model = checkpoints.load_model(str(run))
-    return saved_model.export(*model, str(output_dir), tiny.images(1), options)
+    tf.train.Checkpoint(model=tiny.model(config)).save(str(directory / "ckpt"))
+
+
+def export(directory: pathlib.Path) -> None:
+    """Writes directory/run and, by the command, directory/export/1 with run-length codes."""
+    save_run(directory / "run", seed=1)
+    (directory / "image.png").write_bytes(harness.image_file(tiny.images(1)[0]))
+    done = commands.in_process(
+        "export.saved_model",
+        f"--model_dir={directory / 'run'}",
+        f"--output_dir={directory / 'export'}",
+        f"--images={directory / 'image.png'}",
+        "--allowed_batch_sizes=1,2,4",
+        "--batch_timeout_micros=20000",
+        "--rle",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (directory / "stdout.txt").write_text(done.stdout)
 
 
 def run_without_the_project(script: str, arguments: list[str], directory: pathlib.Path) -> str:

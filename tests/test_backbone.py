@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maskx_tf.layers import choices
 from maskx_tf.layers.backbone import ConvNorm, ResNet, normalization_layer
 
 
@@ -26,10 +27,12 @@ def kernels(backbone):
     ],
 )
 def test_levels_channels_and_depth(variant, levels, channels, convolutions):
+    choice = choices.BACKBONES[variant]
     with tf.Graph().as_default():
-        backbone = ResNet(variant, width=4, name="backbone")
+        backbone = choices.load(choice.constructor)(width=4, name="backbone")
         features = backbone(tf.zeros([2, 64, 96, 3]))
     assert backbone.levels == levels and tuple(features) == levels
+    assert levels[-1] == choice.last_stage
     for index, level in enumerate(levels):
         assert features[level].shape == (2, 64 >> level, 96 >> level, channels * 2**index)
     assert sum(len(group) for group in kernels(backbone).values()) == convolutions
@@ -134,7 +137,7 @@ def test_frozen_stages(frozen_stages, trained):
 
 
 def test_frozen_batch_norm_is_a_fixed_affine_map():
-    backbone = ResNet("small", width=4, norm="frozen_batch_norm", frozen_stages=0)
+    backbone = ResNet("small", width=4, normalization="frozen_batch_norm", frozen_stages=0)
     images = tf.random.stateless_normal([2, 32, 32, 3], (0, 1))
     before = backbone(images, training=True)
     assert not [v for v in backbone.trainable_variables if "norm" in v.name]
@@ -144,7 +147,7 @@ def test_frozen_batch_norm_is_a_fixed_affine_map():
 
 
 def test_batch_norm_of_a_frozen_stage_keeps_its_statistics():
-    backbone = ResNet("small", width=4, norm="batch_norm", frozen_stages=2)
+    backbone = ResNet("small", width=4, normalization="batch_norm", frozen_stages=2)
     backbone(tf.random.stateless_normal([2, 32, 32, 3], (0, 1)), training=True)
     moving = [v for v in backbone.variables if "moving_mean" in v.name]
     moved = {part for v in moving if np.any(v) for part in v.name.split("/") if "_0" in part}

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf.layers.box_head import BoxHead
+from tests import oracles
 
 K, D, N = 5, 6, 9
 
@@ -22,15 +23,6 @@ def head():
 @pytest.fixture(scope="module")
 def features():
     return tf.constant(np.random.default_rng(1).normal(size=(N, D)), tf.float32)
-
-
-def test_two_fully_connected_layers(head):
-    roi_features = np.random.default_rng(2).normal(size=(4, 2, 2, 3)).astype(np.float32)
-    x = roi_features.reshape(4, 12)
-    for layer in (head.fc1, head.fc2):
-        kernel, bias = layer.get_weights()
-        x = np.maximum(x @ kernel + bias, 0)
-    np.testing.assert_allclose(head(tf.constant(roi_features)), x, atol=1e-5)
 
 
 def test_class_logits_are_a_dense_layer(head, features):
@@ -72,6 +64,26 @@ def test_class_weights_are_cls_then_dy_dx_dh_dw(head):
     deltas = head.class_deltas(x, classes) - biases  # dy, dx, dh, dw
     by_block = np.einsum("njd,nd->nj", box.reshape(3, 4, D), x)
     np.testing.assert_allclose(by_block, deltas, atol=1e-5)
+
+
+def test_refined_rois_are_the_decoded_boxes_of_the_most_probable_class(head):
+    """Clipped to their image, the padding stays empty, and no gradient passes."""
+    rois = np.float32([[[10, 10, 30, 40], [5, 5, 9, 9], [0, 0, 0, 0]]] * 2)
+    features = tf.constant(np.random.default_rng(5).normal(0, 2, (6, D)), tf.float32)
+    logits = head.class_logits(features)
+    best = np.argmax(logits[:, 1:], axis=1) + 1
+    deltas = head.class_deltas(features, tf.constant(best, tf.int32)).numpy()
+    wanted = [
+        oracles.decode(delta, roi, head.delta_weights)
+        for delta, roi in zip(deltas, rois.reshape(6, 4), strict=True)
+    ]
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        refined = head.refine(features, logits, tf.constant(rois), tf.constant([[40.0, 45]] * 2))
+    assert tape.gradient(refined, features) is None
+    wanted = np.clip(np.reshape(wanted, [2, 3, 4]), 0, [40, 45, 40, 45])
+    np.testing.assert_allclose(refined, wanted, atol=1e-3)
+    np.testing.assert_array_equal(refined[:, 2], 0)
 
 
 def test_initial_weights():

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from maskx_tf.config import Config
 from maskx_tf.data.classes import named_classes
-from maskx_tf.model import MaskXRCNN
+from maskx_tf.model import assemble
 from tests.flagfiles import EXPERIMENTS, ROOT, ROWS, SCORE, SHAPES, head_of, on_one_line, parse
 from tests.harness import check_each
 
@@ -225,7 +225,7 @@ _MODEL_OPTIONS = [
     *("backbone", "backbone_width", "normalization", "frozen_stages", "fpn_filters", "min_level"),
     *("max_level", "rpn_filters", "box_roi_size", "box_fc_units", "mask_output", "transfer_input"),
     *("transfer_layers", "transfer_activation", "transfer_units", "transfer_stop_gradient"),
-    *("mask_mlp", "mask_roi_size", "mask_filters", "mask_convs"),
+    *("mask_body", "mask_mlp", "mask_roi_size", "mask_filters", "mask_convs"),
 ]
 
 
@@ -235,7 +235,7 @@ def _variables(config: Config, classes: int, vector_size: int | None) -> dict:
     """In a graph, where nothing is allocated; the heads alone, once for each kind."""
     rows = None if vector_size is None else np.zeros([classes, vector_size])
     with tf.Graph().as_default():
-        model = MaskXRCNN(config, classes, rows)
+        model = assemble(config, classes, rows)
         side, filters = config.box_roi_size, config.fpn_filters
         model.box_head(tf.zeros([1, side, side, filters]))
         side = config.mask_roi_size
@@ -262,7 +262,7 @@ def _pyramid_variables(
         convolutions="direct",
     )  # fmt: skip
     with tf.Graph().as_default():
-        model = MaskXRCNN(config, 1)
+        model = assemble(config, 1)
         pyramid = model.pyramid(tf.zeros([1, 64, 64, 3]), tf.constant([[64.0, 64.0]]))
         model.rpn(pyramid)
         assert all(x.shape[-1] == filters for x in pyramid.values())

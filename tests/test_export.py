@@ -1,6 +1,5 @@
 """The SavedModel equals the model, needs TensorFlow only, and is never left half written."""
 
-import functools
 import json
 import pathlib
 import shutil
@@ -9,7 +8,6 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import flags
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import comparison, saved_model
@@ -20,7 +18,9 @@ from maskx_tf.inference import detector
 from maskx_tf.inference.batching import Batching
 from maskx_tf.model import rebuilt
 from maskx_tf.ops import masks as mask_ops
-from tests import exports, harness, tiny
+from tests import commands, exports, harness, tiny
+
+IMAGES = tiny.images(20)
 
 CLIENT = """
     import numpy as np, tensorflow as tf
@@ -43,20 +43,33 @@ CLIENT = """
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """(path of the export, images, what a detector from the checkpoint gives for them)."""
-    run = tmp_path_factory.mktemp("run")
-    path = exports.make(run, tmp_path_factory.mktemp("export"))
-    images = tiny.images(20)
-    from_checkpoint = detector.load_checkpoint(str(run))
-    expected = [from_checkpoint.detect(tf.constant(image[None])) for image in images]
-    return path, images, [{k: v.numpy() for k, v in outputs.items()} for outputs in expected]
+def path(exported):
+    """Of the SavedModel."""
+    return str(exported / "export" / "1")
 
 
-def test_clean_process_reproduces_the_model(exported, tmp_path):
+@pytest.fixture(scope="module")
+def signatures(path):
+    return tf.saved_model.load(path).signatures
+
+
+@pytest.fixture(scope="module")
+def expected(exported):
+    """What a detector from the checkpoint gives for each of `IMAGES`."""
+    from_checkpoint = detector.load_checkpoint(str(exported / "run"))
+    found = [from_checkpoint.detect(tf.constant(image[None])) for image in IMAGES]
+    return [{key: value.numpy() for key, value in outputs.items()} for outputs in found]
+
+
+def test_the_command_says_what_it_wrote(exported, path):
+    first, second = (exported / "stdout.txt").read_text().splitlines()
+    assert first == f"written: {path} (equal to the model on 3 images and a batch)"
+    assert second.startswith(f"how to serve it: {path}/") and second.endswith("/SERVING.md")
+
+
+def test_clean_process_reproduces_the_model(path, expected, tmp_path):
     """Boxes within 1e-3 px, scores within 1e-5, masks within 1/255, all else equal."""
-    path, images, expected = exported
-    np.savez(tmp_path / "images.npz", *images)
+    np.savez(tmp_path / "images.npz", *IMAGES)
     arguments = [path, str(tmp_path / "images.npz"), str(tmp_path / "found.npz")]
     exports.run_without_the_project(CLIENT, arguments, tmp_path)
     found = np.load(tmp_path / "found.npz")
@@ -70,8 +83,7 @@ def test_clean_process_reproduces_the_model(exported, tmp_path):
             assert comparison.difference(outputs, rest) == ""
 
 
-def test_signatures(exported):
-    signatures = tf.saved_model.load(exported[0]).signatures
+def test_signatures(signatures):
     assert set(signatures) == {"serving_default", "image_tensor"}
     (spec,) = signatures["serving_default"].structured_input_signature[1].values()
     assert (spec.name, spec.shape.as_list(), spec.dtype) == ("image_bytes", [None], tf.string)
@@ -84,18 +96,18 @@ def test_signatures(exported):
         assert "detection_rle_bytes" in outputs  # REST writes what ends so in base64
 
 
-def test_only_the_weights_in_use_are_saved_and_nothing_runs_python(exported):
+def test_only_the_weights_in_use_are_saved_and_nothing_runs_python(path):
     proto = saved_model_pb2.SavedModel()
-    proto.ParseFromString((pathlib.Path(exported[0]) / "saved_model.pb").read_bytes())
+    proto.ParseFromString((pathlib.Path(path) / "saved_model.pb").read_bytes())
     (graph,) = proto.meta_graphs
     operations = {node.op for function in graph.graph_def.library.function
                   for node in function.node_def}  # fmt: skip
     assert "BatchFunction" in operations and not {"PyFunc", "EagerPyFunc"} & operations
 
 
-def test_transfer_is_folded_into_a_table(exported):
-    names = [name for name, _ in tf.train.list_variables(f"{exported[0]}/variables/variables")]
-    shapes = [tf.train.load_variable(f"{exported[0]}/variables/variables", n) for n in names]
+def test_transfer_is_folded_into_a_table(path):
+    names = [name for name, _ in tf.train.list_variables(f"{path}/variables/variables")]
+    shapes = [tf.train.load_variable(f"{path}/variables/variables", n) for n in names]
     shapes = [getattr(value, "shape", ()) for value in shapes]
     config = tiny.config()
     assert shapes.count((tiny.VOCABULARY.num_classes + 1, config.mask_filters)) == 1
@@ -103,21 +115,19 @@ def test_transfer_is_folded_into_a_table(exported):
     assert (w_det, config.transfer_units) not in shapes  # T itself is left out
 
 
-def test_classes_asset(exported):
-    path = f"{exported[0]}/assets/classes.json"
-    assert Vocabulary.load(path) == tiny.VOCABULARY
-    seen = [category["mask_seen"] for category in json.loads(pathlib.Path(path).read_text())]
+def test_classes_asset(path):
+    classes = f"{path}/assets/classes.json"
+    assert Vocabulary.load(classes) == tiny.VOCABULARY
+    seen = [category["mask_seen"] for category in json.loads(pathlib.Path(classes).read_text())]
     assert seen == [True, False, True, False]
 
 
-def test_predicting_from_the_export_equals_predicting_from_the_checkpoint(exported):
-    path, images, expected = exported
-    for where in (path, str(pathlib.Path(path).parent)):  # a version, or the latest of all
-        from_export = detector.load_saved_model(where)
-        assert from_export.vocabulary == tiny.VOCABULARY
-        found = from_export.detect(tf.constant(images[1][None]))
-        found = {key: value.numpy() for key, value in found.items()}
-        assert comparison.difference(found, expected[1]) == ""
+def test_predicting_from_the_export_equals_predicting_from_the_checkpoint(exported, expected):
+    from_export = detector.load_saved_model(str(exported / "export"))  # its latest version
+    assert from_export.vocabulary == tiny.VOCABULARY
+    found = from_export.detect(tf.constant(IMAGES[1][None]))
+    found = {key: value.numpy() for key, value in found.items()}
+    assert comparison.difference(found, expected[1]) == ""
 
 
 def test_load_saved_model_of_something_else(tmp_path):
@@ -127,13 +137,15 @@ def test_load_saved_model_of_something_else(tmp_path):
 
 @pytest.mark.parametrize(
     ("moved", "text"),
-    [(1, "image 1 of 2 its signature serving_default"), (8, "a batch of 8 images its signature")],
+    [
+        (1, "image 1 of 2 its signature serving_default"),
+        pytest.param(8, "a batch of 8 images its signature", marks=pytest.mark.thorough),
+    ],
 )
 def test_a_differing_export_is_refused_and_leaves_nothing(
-    exported, tmp_path, monkeypatch, moved, text
+    path, signatures, tmp_path, monkeypatch, moved, text
 ):
     """The true export against a model whose boxes lie elsewhere, for images alone or a batch."""
-    signatures = tf.saved_model.load(exported[0]).signatures
 
     class Model:
         def fold(self):
@@ -152,7 +164,7 @@ def test_a_differing_export_is_refused_and_leaves_nothing(
             return outputs | {"detection_boxes": outputs["detection_boxes"] + gap}
 
     def copy(*arguments):
-        shutil.copytree(exported[0], arguments[-1] / "model")
+        shutil.copytree(path, arguments[-1] / "model")
         shutil.rmtree(arguments[-1] / "model" / "assets.extra")
         return {"outputs": ""}
 
@@ -229,14 +241,13 @@ def test_in_half_precision_most_detections_have_to_agree():
     assert text == "only 1 of 2 detections agree, 80% have to"
 
 
-def test_export_in_half_precision(tmp_path):
-    run = tmp_path / "run"
-    exports.make(run, tmp_path / "float32")
-    model, config, *rest = checkpoints.load_model(str(run))
+@pytest.mark.thorough
+def test_export_in_half_precision(exported, tmp_path):
+    model, config, *rest = checkpoints.load_model(str(exported / "run"))
     half = config.replace(precision="bfloat16")
-    path = saved_model.export(rebuilt(model, half), half, *rest, str(tmp_path / "bfloat16"))
+    path = saved_model.export(rebuilt(model, half), half, *rest, str(tmp_path))
     loaded = tf.saved_model.load(path)
-    found = loaded.signatures["image_tensor"](images=tf.constant(tiny.images(20)[1][None]))
+    found = loaded.signatures["image_tensor"](images=tf.constant(IMAGES[1][None]))
     assert found["detection_boxes"].dtype == tf.float32
     proto = saved_model_pb2.SavedModel()
     proto.ParseFromString((pathlib.Path(path) / "saved_model.pb").read_bytes())
@@ -308,35 +319,25 @@ def test_an_unwritable_output_directory_is_refused_before_the_model_is_read(tmp_
         saved_model.main()
 
 
-def test_a_model_of_boxes_only_is_refused(tmp_path, monkeypatch):
-    config = tiny.config(mode="stage1_boxes")
-    loaded = checkpoints.LoadedModel(None, config, tiny.VOCABULARY, tiny.SET_A)
-    monkeypatch.setattr(saved_model.checkpoints, "load_model", lambda path: loaded)
-    with pytest.raises(UserError, match="run detects boxes only"):
-        run_command(monkeypatch, "--model_dir=run", f"--output_dir={tmp_path / 'out'}")
-    assert not (tmp_path / "out").exists()
+def test_a_model_of_boxes_only_is_refused(tmp_path):
+    exports.save_run(tmp_path / "run", mode="stage1_boxes")
+    done = command(tmp_path / "run", tmp_path / "out")
+    assert done.returncode == 2 and "run detects boxes only" in done.stderr
+    assert not any((tmp_path / "out").glob("*"))
 
 
-def run_command(monkeypatch, *arguments):
-    with monkeypatch.context() as patch:
-        values = flags.FlagValues()
-        patch.setattr(flags, "FLAGS", values)
-        for kind in ("string", "list", "integer", "enum", "boolean"):
-            define = functools.partial(getattr(flags, f"DEFINE_{kind}"), flag_values=values)
-            patch.setattr(flags, f"DEFINE_{kind}", define)
-        saved_model.define_flags()
-        values(["export", *arguments])
-        saved_model.main()
+def command(run, output_dir, *arguments):
+    paths = f"--model_dir={run}", f"--output_dir={output_dir}"
+    return commands.in_process("export.saved_model", *paths, *arguments)
 
 
-def test_an_export_computes_convolutions_as_it_is_told(tmp_path, monkeypatch):
-    config = tiny.config(model_dir=str(tmp_path / "run"), fpn_filters=64, rpn_filters=64)
-    checkpoints.save_run(config, tiny.VOCABULARY, tiny.SET_A)
-    tf.train.Checkpoint(model=tiny.model(config)).save(str(tmp_path / "run" / "ckpt"))
+@pytest.mark.thorough
+def test_an_export_computes_convolutions_as_it_is_told(tmp_path):
+    exports.save_run(tmp_path / "run", fpn_filters=64, rpn_filters=64)
     transformed = {}
     for choice in ("direct", "winograd"):
-        paths = f"--model_dir={tmp_path / 'run'}", f"--output_dir={tmp_path / choice}"
-        run_command(monkeypatch, *paths, f"--convolutions={choice}")
+        done = command(tmp_path / "run", tmp_path / choice, f"--convolutions={choice}")
+        assert done.returncode == 0, done.stderr[-2000:]
         variables = tf.train.list_variables(str(tmp_path / choice / "1" / "variables/variables"))
         transformed[choice] = sum(shape[:3] == [6, 1, 3] for _, shape in variables)
     assert transformed == {"direct": 0, "winograd": 4}  # three levels of the FPN, and the RPN
@@ -347,7 +348,7 @@ def test_images_that_cannot_be_compared_on(tmp_path):
     with pytest.raises(UserError, match="a.png: there is no such file"):
         saved_model._read_image(str(path), 100)
     path.write_text("<html>")
-    with pytest.raises(UserError, match="cannot be read: The bytes are not a JPEG, PNG"):
+    with pytest.raises(UserError, match="cannot be read: The bytes are not a JPEG"):
         saved_model._read_image(str(path), 100)
     path.write_bytes(harness.image_file(np.zeros([10, 11, 3], np.uint8)))
     with pytest.raises(UserError, match="a.png cannot be read: .* 11 x 10 pixels; at most 100 p"):

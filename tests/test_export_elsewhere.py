@@ -87,15 +87,15 @@ C_API_CLIENT = """
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def saved_model(exported):
     """Path of an export."""
-    return exports.make(tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("export"))
+    return str(exported / "export" / "1")
 
 
 @pytest.fixture(scope="module")
-def detect(exported):
+def detect(saved_model):
     """Outputs of the loaded export for encoded images."""
-    loaded = tf.saved_model.load(exported)
+    loaded = tf.saved_model.load(saved_model)
 
     def run(*encoded):
         outputs = loaded.signatures["serving_default"](image_bytes=tf.constant(encoded))
@@ -122,7 +122,7 @@ def test_rle_is_what_pasting_gives(detect):
     assert codes == [rle["counts"] for rle in wanted] + [""] * (6 - count)
 
 
-def test_saved_model_cli(exported, detect, tmp_path):
+def test_saved_model_cli(saved_model, detect, tmp_path):
     image = tiny.images()[0]
     np.save(tmp_path / "array.npy", image[None])
     np.save(tmp_path / "bytes.npy", np.array([harness.image_file(image)]))
@@ -132,7 +132,7 @@ def test_saved_model_cli(exported, detect, tmp_path):
         ("serving_default", "image_bytes=bytes.npy"),
     ):
         command = [sys.executable, "-I", "-m", "tensorflow.python.tools.saved_model_cli", "run"]
-        options = ["--dir", exported, "--tag_set", "serve", "--signature_def", signature]
+        options = ["--dir", saved_model, "--tag_set", "serve", "--signature_def", signature]
         result = subprocess.run(
             [*command, *options, "--inputs", inputs, "--outdir", signature],
             cwd=tmp_path,
@@ -148,17 +148,17 @@ def test_saved_model_cli(exported, detect, tmp_path):
         assert_answers_right(found, wanted)
 
 
-def test_c_api(exported, detect, tmp_path):
+def test_c_api(saved_model, detect, tmp_path):
     """Right before and after a request that is refused."""
     proto = saved_model_pb2.SavedModel()
-    proto.ParseFromString((pathlib.Path(exported) / "saved_model.pb").read_bytes())
+    proto.ParseFromString((pathlib.Path(saved_model) / "saved_model.pb").read_bytes())
     signature = proto.meta_graphs[0].signature_def["serving_default"]
     names = {
         key: value.name for key, value in (*signature.inputs.items(), *signature.outputs.items())
     }
     picture = tmp_path / "picture.png"
     picture.write_bytes(harness.image_file(tiny.images()[1]))
-    arguments = [exported, json.dumps(names), str(picture)]
+    arguments = [saved_model, json.dumps(names), str(picture)]
     output = exports.run_without_the_project(C_API_CLIENT, arguments, tmp_path)
     first, (code, message), second = json.loads(output.splitlines()[-1])
     assert code == 3 and "The bytes are not a JPEG or PNG image." in message

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf.layers.mask_head import MaskHead
+from maskx_tf.layers.mask_bodies.fcn import FCN
+from maskx_tf.layers.mask_branches import MLP
+from maskx_tf.layers.mask_head import MaskHead, in_rows
+from tests.layer_check import randomize
 
 N, K, C = 5, 4, 6
 
 
-def make_head(**options):
-    head = MaskHead(filters=C, convs=2, **options)
+def make_head(*branches):
+    head = MaskHead(FCN(C, convs=2), branches)
     head(tf.zeros([1, 3, 3, 4]), tf.zeros([1, C]))
-    rng = np.random.default_rng(0)
-    for variable in head.weights:
-        variable.assign(rng.normal(0, 0.3, variable.shape))
+    randomize(head)
     return head
 
 
@@ -24,7 +25,7 @@ def roi_features():
 
 
 def test_equals_the_convolution_of_all_classes_with_gradients(roi_features):
-    head = make_head(mlp=False)
+    head = make_head()
     rng = np.random.default_rng(2)
     table = tf.constant(rng.normal(size=(K, C)), tf.float32)
     bias = tf.constant(rng.normal(size=K), tf.float32)
@@ -34,7 +35,8 @@ def test_equals_the_convolution_of_all_classes_with_gradients(roi_features):
 
     def dense():
         kernel = tf.transpose(table)[None, None]  # [1, 1, C, K]
-        maps = tf.nn.conv2d(head.trunk(roi_features), kernel, 1, "SAME") + bias  # [N, 6, 6, K]
+        pixels = in_rows(head.body(roi_features))
+        maps = tf.nn.conv2d(pixels, kernel, 1, "SAME") + bias  # [N, 6, 6, K]
         return tf.gather(tf.transpose(maps, [0, 3, 1, 2]), classes, batch_dims=1)
 
     def gathered():
@@ -52,36 +54,25 @@ def test_equals_the_convolution_of_all_classes_with_gradients(roi_features):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_the_deconvolution_is_that_of_the_layer(roi_features):
-    head = make_head(mlp=False)
-    before = head.convs[1](head.convs[0](roi_features))
-    np.testing.assert_allclose(head.trunk(roi_features), head.deconv(before), atol=1e-5)
-
-
-def test_mlp_branch_is_one_linear_layer_of_the_whole_trunk_output(roi_features):
-    head = make_head(mlp=True)
-    kernels = tf.random.stateless_normal([N, C], (0, 1))
-    trunk = head.trunk(roi_features).numpy()  # [N, 6, 6, C]
-    weights, bias = head.mlp_dense.get_weights()
-    assert weights.shape == (6 * 6 * C, 6 * 6)
-    mlp = (trunk.reshape(N, -1) @ weights + bias).reshape(N, 6, 6)
-    fcn = np.einsum("nyxc,nc->nyx", trunk, kernels)
-    np.testing.assert_allclose(head(roi_features, kernels), fcn + mlp, atol=1e-4)
-
-
 def test_mlp_branch_does_not_see_the_class(roi_features):
-    head = make_head(mlp=True)
+    head = make_head(MLP(name="mlp"))
     a, b = (tf.random.stateless_normal([N, C], (0, seed)) for seed in (1, 2))
-    without = make_head(mlp=False)
-    without.set_weights([w for w in head.get_weights() if w.shape not in [(216, 36), (36,)]])
+    without = make_head()
+    without.body.set_weights(head.body.get_weights())
     added = [head(roi_features, k) - without(roi_features, k) for k in (a, b)]
     assert np.std(added[0]) > 0.1
     np.testing.assert_allclose(*added, atol=1e-4)
 
 
+def test_in_rows_puts_the_pixels_of_cells_in_order():
+    pixels = np.arange(2 * 6 * 6).reshape(2, 6, 6)
+    cells = pixels.reshape(2, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4)  # 2 x 2 cells of 3 x 3 pixels
+    np.testing.assert_array_equal(in_rows(tf.constant(cells)), pixels)
+
+
 def test_initial_weights():
-    """Normal of variance 2 / fan_out for the trunk, 0.001 for the MLP branch."""
-    head = MaskHead(filters=32, convs=1)
+    """Normal of variance 2 / fan_out for the body, 0.001 for the MLP branch."""
+    head = MaskHead(FCN(32, convs=1), [MLP(name="mlp")])
     head(tf.zeros([1, 3, 3, 16]), tf.zeros([1, 32]))
     deviation = {v.name: float(np.std(v)) for v in head.weights if "kernel" in v.name}
     conv, deconv, mlp = (

@@ -165,6 +165,14 @@ def test_a_shell_completes_maskx(tmp_path):
     assert (result.stdout.split(), result.stderr) == (["splits"], "")
 
 
+def test_what_completion_lacks_is_named(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "argcomplete", None)
+    monkeypatch.delitem(sys.modules, "maskx_tf.system.completion")
+    monkeypatch.delattr("maskx_tf.system.completion")
+    status, _, err = call("completion", "bash")
+    assert status == 2 and "pip install argcomplete" in err
+
+
 @pytest.mark.parametrize("shell", maskx.SHELLS)
 def test_code_for_every_shell(shell):
     assert "maskx" in completion.code(shell)

@@ -115,7 +115,7 @@ def test_folded_transfer_gives_the_same_masks(model, images, detections):
     for name, value in folded(*images).items():
         np.testing.assert_allclose(value, detections[name], atol=1e-5, err_msg=name)
     # From now on T is a table: its weights have no effect.
-    for variable in folded.weight_transfer.weights:
+    for variable in folded.weight_transfer.trainable_variables:
         variable.assign(tf.zeros_like(variable))
     masks = folded(*images)["detection_masks"]
     np.testing.assert_allclose(masks, detections["detection_masks"], atol=1e-5)

@@ -350,7 +350,7 @@ class TestLossThatLearnsFromBoxes:
             count = tf.math.count_nonzero(areas, dtype=tf.float32)
             return tf.reduce_sum(areas) / tf.maximum(count, 1.0), count
 
-        further = losses.Term("area", "masks", "area", 0.5, of_masks, needs_masks=False)
+        further = losses.Term("area", "mask_head", "area", 0.5, of_masks, needs_masks=False)
         monkeypatch.setattr(losses, "TERMS", (*losses.TERMS, further))
 
     def test_it_sees_all_foreground_rois_and_the_mask_loss_those_with_masks(self, step, partial):

@@ -22,7 +22,7 @@ SCOPES = {
     "backbone_padding normalization fpn_filters min_level max_level anchor_size anchor_ratios "
     "anchor_offset rpn_filters roi_canonical_size box_roi_size box_fc_units",
     "mask_head": "mask_output transfer_input transfer_layers transfer_activation transfer_units "
-    "transfer_stop_gradient transfer_embeddings mask_mlp mask_filters mask_convs",
+    "transfer_stop_gradient transfer_embeddings mask_body mask_mlp mask_filters mask_convs",
     "optimizer": "train_steps optimizer learning_rate momentum weight_decay "
     "bias_learning_rate_factor warmup_steps warmup_factor lr_steps clip_norm ema_decay",
     "training": "mode seed precision convolutions mask_sources batch_size image_min_side "

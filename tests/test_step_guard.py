@@ -104,7 +104,7 @@ def test_a_fault_in_the_batch(trainer, plant, what, cause):
 
 
 def test_weights_that_are_not_finite(trainer):
-    bias = trainer.model.mask_head.deconv.bias
+    bias = trainer.model.mask_head.body.deconv.bias
     before = bias.numpy()
     bias.assign(np.full(bias.shape, np.nan))
     message, saved = stopped(trainer, *batch())

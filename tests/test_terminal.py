@@ -48,6 +48,13 @@ def test_commands_see_the_terminal():
     assert (code, output) == (0, "True True\r\n")
 
 
+@pytest.mark.parametrize(("no_color", "title"), [("", "\033[1;31merror:\033[0m"), ("1", "error:")])
+def test_an_error_is_red(no_color, title, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", no_color)
+    script = "from maskx_tf.system import ending; ending.fail('no space.')"
+    assert in_terminal(script) == (2, f"{title} no space.\r\n")
+
+
 @pytest.mark.slow
 def test_training_evaluation_and_prediction_show_only_what_is_ours(tmp_path):
     """Two steps with their evaluation, and detections of a picture, at crops of any number."""

@@ -331,7 +331,7 @@ class TestRun:
         )
         results = training.train(config)
         assert {"box", "mask", "mask_given_boxes"} <= results.keys()
-        validation = json.loads((tmp_path / run.VALIDATION).read_text())
+        validation = json.loads((tmp_path / loop.VALIDATION).read_text())
         assert validation == {"step": 4, **results}
         assert changed_parts(weights(stage_1), weights(tmp_path)) == MASK_PARTS
         assert list((tmp_path / "validation").glob("events*"))

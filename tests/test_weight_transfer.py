@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from maskx_tf.config import Config
 from maskx_tf.layers.weight_transfer import LearnedMaskWeights, WeightTransfer
-from maskx_tf.model import MaskXRCNN
+from maskx_tf.model import assemble
 
 ACTIVATIONS = {
     "none": lambda x: x,
@@ -72,7 +72,7 @@ def test_learned_weights_class_agnostic_and_class_specific():
 def sizes():
     """{variable: number of values} of the published R-50 model for COCO; nothing is allocated."""
     with tf.Graph().as_default():
-        model = MaskXRCNN(Config(), 80)
+        model = assemble(Config(), 80)
         pyramid = model.pyramid(tf.zeros([1, 64, 64, 3]), tf.constant([[64.0, 64.0]]))
         model.rpn(pyramid)
         model.box_head(tf.zeros([1, 7, 7, 256]))

@@ -10,6 +10,7 @@ from maskx_tf import checkpoints, losses
 from maskx_tf.errors import UserError
 from maskx_tf.layers import roi_align
 from maskx_tf.layers.box_head import DELTA_WEIGHTS
+from maskx_tf.layers.mask_head import in_rows
 from maskx_tf.ops import boxes, masks
 from maskx_tf.weights import detectron2, importing
 from tests import detectron2_fixture
@@ -98,7 +99,7 @@ def _in_float64(backbone, images):
             for v in (conv.norm.gamma, conv.norm.beta, conv.norm.moving_mean,
                       conv.norm.moving_variance)
         )  # fmt: skip
-        x = tf.nn.conv2d(x, tf.cast(conv.conv.kernel, tf.float64), conv.stride, conv.padding)
+        x = conv.conv.convolution_op(x, tf.cast(conv.conv.kernel, tf.float64))
         x = (x - mean) * gamma / tf.sqrt(variance + conv.norm.epsilon) + beta
         return tf.nn.relu(x) if conv.relu else x
 
@@ -205,7 +206,7 @@ def test_box_head(peer):
 def test_mask_head(peer):
     head, rows = peer.model.mask_head, peer.model.mask_weights
     features = tf.constant(nhwc(peer["roi14"]))
-    trunk, theirs = head.trunk(features), nhwc(peer["mask_deconv"])
+    trunk, theirs = in_rows(head.body(features)), nhwc(peer["mask_deconv"])
     assert relative_error(trunk[: len(theirs)], theirs) < 1e-4
     for c in range(peer.num_classes):
         logits = head(features, *rows(tf.fill([len(features)], c + 1)))
@@ -269,8 +270,8 @@ def test_mask_loss_and_gradients(peer):
         peer.pyramid(), rois, tf.zeros([len(rois)], tf.int32), 14
     )
     classes = tf.constant(peer["train_mask_classes"] + 1, tf.int32)
-    variables = {f"mask_fcn{i}": conv.weights for i, conv in enumerate(head.convs, start=1)}
-    variables["deconv"] = head.deconv.weights
+    variables = {f"mask_fcn{i}": conv.weights for i, conv in enumerate(head.body.convs, start=1)}
+    variables["deconv"] = head.body.deconv.weights
     with tf.GradientTape() as tape:
         targets = tf.constant(peer["train_mask_targets"], tf.float32)
         logits = head(features, *rows(classes))

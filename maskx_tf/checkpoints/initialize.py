@@ -1,5 +1,6 @@
 """Starting from another run's weights: by name and shape, class rows by class name."""
 
+import re
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ from maskx_tf.checkpoints.model_dir import EMBEDDINGS, load_model
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError, first_of
-from maskx_tf.model import MASK_PARTS, MaskXRCNN, variable_key
+from maskx_tf.model import MaskXRCNN, is_of_masks, variable_key
 
 # Variables with one row for each class, background first.
 CLASS_ROWS = (
@@ -43,11 +44,11 @@ def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:
     target_names = ("", *vocabulary.names)
     known = np.array([c for c, name in enumerate(target_names) if name in source_rows])
     rows = np.array([source_rows[target_names[c]] for c in known])
-    untrained = () if source.has_masks else MASK_PARTS  # the draw of another seed
     values = {
         variable_key(v): v
         for v in source.model.weights
-        if variable_key(v) != EMBEDDINGS and variable_key(v).split("/")[0] not in untrained
+        if variable_key(v) != EMBEDDINGS
+        and (source.has_masks or not is_of_masks(v))  # else the draw of another seed
     }
     outputs = {source.config.mask_output, model.config.mask_output}
     matched, new = [], []
@@ -101,7 +102,8 @@ def _check_detector(source: Config, target: Config, path: str) -> None:
 
 def _same_class_rows(variable: tf.Variable, other: tf.Variable, class_specific: bool) -> bool:
     rows = CLASS_ROWS + MASK_ROWS if class_specific else CLASS_ROWS
-    return variable_key(variable) in rows and other.shape[1:] == variable.shape[1:]
+    key = re.sub(r"^box_head_\d+/", "box_head/", variable_key(variable))  # of any stage
+    return key in rows and other.shape[1:] == variable.shape[1:]
 
 
 def _listing(title: str, items: list[str]) -> str:

@@ -20,14 +20,14 @@ import tensorflow as tf
 
 from maskx_tf import objective
 from maskx_tf.checkpoints import LoadedModel
+from maskx_tf.checkpoints.model_dir import EMBEDDINGS
 from maskx_tf.config import Config
 from maskx_tf.data.records.manifest import find_records
 from maskx_tf.errors import UserError
 from maskx_tf.frozen.row_store import Array, RowStore
-from maskx_tf.model import MaskXRCNN, variable_key
+from maskx_tf.model import MaskXRCNN, is_of_masks, variable_key
 from maskx_tf.system.progress import Progress
 
-FROZEN_PARTS = ("backbone", "fpn", "rpn", "box_head")
 # Scopes of the options that the frozen features do not depend on; sources count by content.
 FREE = ("bookkeeping", "source", "mask_head", "optimizer")
 
@@ -60,6 +60,8 @@ def key(
         for field in dataclasses.fields(config)
         if field.metadata["scope"] not in FREE
     }
+    if config.mask_size != 2 * config.mask_roi_size:  # that it is twice as large was never said
+        options["mask_size"] = config.mask_size
     digest.update(json.dumps([options, list(what)]).encode())
     files = find_records(records)
     shards = files.shards
@@ -67,7 +69,7 @@ def key(
         digest.update(f"{shards[path].sha256 if path in shards else _sha256(path)}\n".encode())
     for variable in model.weights:
         name = variable_key(variable)
-        if name.split("/")[0] in FROZEN_PARTS:
+        if not is_of_masks(variable) and name != EMBEDDINGS:
             digest.update(name.encode() + variable.numpy().tobytes())
     return digest.hexdigest()[:20]
 

@@ -1,5 +1,7 @@
 """Backbones: ResNet-50/101 as published, and a small residual network for small images."""
 
+import functools
+
 import tensorflow as tf
 import tf_keras
 
@@ -157,7 +159,7 @@ class ResNet(tf_keras.layers.Layer):
       variant: a key of `STAGES`. `small` has basic blocks, and two 3x3 convolutions of stride 2 as
         its stem; the others have bottlenecks, and a 7x7 convolution with max-pooling.
       width: filters of the stem. Stage i has width * 2**(i - 2) filters, times 4 in bottlenecks.
-      norm: see `normalization_layer`.
+      normalization: see `normalization_layer`.
       stride_on: `1x1` or `3x3`, the convolution of a bottleneck that has the stride.
       frozen_stages: 0: none, 1: the stem, 2: stem and stage 2, …; no gradient enters these.
       padding: `symmetric` or `same`, how convolutions and pooling with stride 2 pad.
@@ -167,7 +169,7 @@ class ResNet(tf_keras.layers.Layer):
         self,
         variant: str,
         width: int = 64,
-        norm: str = "frozen_batch_norm",
+        normalization: str = "frozen_batch_norm",
         stride_on: str = "1x1",
         frozen_stages: int = 2,
         padding: str = "symmetric",
@@ -178,11 +180,11 @@ class ResNet(tf_keras.layers.Layer):
         self.padding = padding
         bottleneck = variant != "small"
         if bottleneck:
-            self.stem = [ConvNorm(width, 7, 2, norm, padding=padding, name="stem")]
+            self.stem = [ConvNorm(width, 7, 2, normalization, padding=padding, name="stem")]
         else:
             self.stem = [
-                ConvNorm(width // 2, 3, 2, norm, padding=padding, name="stem1"),
-                ConvNorm(width, 3, 2, norm, padding=padding, name="stem2"),
+                ConvNorm(width // 2, 3, 2, normalization, padding=padding, name="stem1"),
+                ConvNorm(width, 3, 2, normalization, padding=padding, name="stem2"),
             ]
         self.pool = bottleneck
         self.stages: dict[str, list[ResidualBlock]] = {}
@@ -191,7 +193,7 @@ class ResNet(tf_keras.layers.Layer):
                 ResidualBlock(
                     width * 2 ** (stage - 2),
                     2 if index == 0 and stage > 2 else 1,
-                    norm,
+                    normalization,
                     bottleneck=bottleneck,
                     project=index == 0 and (bottleneck or stage > 2),
                     stride_on=stride_on,
@@ -230,3 +232,8 @@ class ResNet(tf_keras.layers.Layer):
                 x = tf.stop_gradient(x)
             features[level] = x
         return features
+
+
+resnet50 = functools.partial(ResNet, "resnet50")
+resnet101 = functools.partial(ResNet, "resnet101")
+small = functools.partial(ResNet, "small")

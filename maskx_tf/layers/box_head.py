@@ -6,12 +6,13 @@ import tensorflow as tf
 import tf_keras
 
 from maskx_tf.layers import initializers
+from maskx_tf.ops import boxes
 
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 class BoxHead(tf_keras.layers.Layer):
-    """Fast R-CNN head whose last layers are laid out by class.
+    """Fast R-CNN head whose last layers are laid out by class; one stage of a cascade.
 
     Row c of `cls_kernel` is the paper's w_cls of class c, row c of `box_kernel` its w_box: what
     belongs to a class is read with one gather, whatever the number of classes.
@@ -21,11 +22,22 @@ class BoxHead(tf_keras.layers.Layer):
       units: D, of both hidden layers.
       groups: sizes of the groups of classes, K in all; empty: one group. The logits of a group are
         a product of their own, so that adding a group leaves those of the others the same bits.
+      positive_iou: IoU with an object from which a RoI is trained as foreground.
+      delta_weights: factors on the deltas (dy, dx, dh, dw) that the head gives.
     """
 
-    def __init__(self, num_classes: int, units: int = 1024, groups: tuple[int, ...] = (), **kwargs):
+    def __init__(
+        self,
+        num_classes: int,
+        units: int = 1024,
+        groups: tuple[int, ...] = (),
+        positive_iou: float = 0.5,
+        delta_weights: tuple[float, ...] = DELTA_WEIGHTS,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.num_classes, self.units = num_classes, units
+        self.positive_iou, self.delta_weights = positive_iou, delta_weights
         starts = list(itertools.accumulate(groups[:-1], initial=1))
         self.groups = tuple(
             range(start, start + size)
@@ -71,6 +83,35 @@ class BoxHead(tf_keras.layers.Layer):
         """Deltas (dy, dx, dh, dw) of each RoI for one class only. [N, D], [N] -> float32 [N, 4]."""
         kernels = tf.gather(self.box_kernel, classes)  # [N, 4, D]
         return tf.linalg.matvec(kernels, box_features) + tf.gather(self.box_bias, classes)
+
+    def decode(
+        self, box_features: tf.Tensor, classes: tf.Tensor, rois_yxyx: tf.Tensor
+    ) -> tf.Tensor:
+        """The box of one class for each RoI. [N, D], [N], [N, 4] -> float32 [N, 4], unclipped."""
+        return boxes.decode(self.class_deltas(box_features, classes), rois_yxyx, self.delta_weights)
+
+    def refine(
+        self,
+        box_features: tf.Tensor,
+        class_logits: tf.Tensor,
+        rois_yxyx: tf.Tensor,
+        image_sizes: tf.Tensor,
+    ) -> tf.Tensor:
+        """The RoIs where the head sees their objects, for the next stage. No gradient.
+
+        Args:
+          box_features: [B * S, D] of the RoIs.
+          class_logits: [B * S, K + 1]; the most probable class but the background counts.
+          rois_yxyx: float32 [B, S, 4].
+          image_sizes: float32 [B, 2] (height, width), to clip to.
+
+        Returns:
+          float32 [B, S, 4]; padding stays empty.
+        """
+        classes = tf.argmax(class_logits[:, 1:], axis=-1, output_type=tf.int32) + 1
+        moved = self.decode(box_features, classes, tf.reshape(rois_yxyx, [-1, 4]))
+        moved = tf.reshape(moved, tf.shape(rois_yxyx))
+        return tf.stop_gradient(boxes.clip(moved, image_sizes))
 
     def class_weights(self, classes: tf.Tensor, kind: str) -> tf.Tensor:
         """w_det of the given classes (paper §3.2): raw weights without biases.

@@ -5,7 +5,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from maskx_tf.layers.box_head import DELTA_WEIGHTS
 from maskx_tf.ops import boxes
 from maskx_tf.ops.conventions import CONVENTIONS, Conventions
 
@@ -86,13 +85,20 @@ def select_detections(
     }
 
 
+def mean_logits(stages: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Logits whose probabilities are the mean over the stages of a cascade, each [..., K + 1]."""
+    if len(stages) == 1:
+        return stages[0]
+    return tf.math.log(tf.add_n([tf.nn.softmax(logits) for logits in stages]) / len(stages))
+
+
 def select_by_group(
     features: tf.Tensor,
     class_logits: tf.Tensor,
     proposals_yxyx: tf.Tensor,
     valid: tf.Tensor,
     image_sizes: tf.Tensor,
-    class_deltas: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    decode: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor],
     groups: Sequence[range],
     *,
     candidates: int,
@@ -110,7 +116,7 @@ def select_by_group(
       proposals_yxyx: [B, P, 4].
       valid: bool [B, P], False in the padding.
       image_sizes: [B, 2] (height, width), to clip to.
-      class_deltas: (features [n, U], classes [n]) -> box deltas [n, 4].
+      decode: (features [n, U], classes [n], proposals [n, 4]) -> boxes [n, 4], unclipped.
       groups: the class ids of each group.
       candidates, max_detections: of all groups; each gets an equal share.
       **options: further ones of `select_detections`.
@@ -123,10 +129,9 @@ def select_by_group(
     def detect_image(inputs):
         image_features, image_logits, image_proposals, image_valid, image_size = inputs
 
-        def decode(proposal_indices, classes):
-            deltas = class_deltas(tf.gather(image_features, proposal_indices), classes)
-            anchors = tf.gather(image_proposals, proposal_indices)
-            return boxes.decode(deltas, anchors, DELTA_WEIGHTS)
+        def decode_pairs(proposal_indices, classes):
+            chosen = tf.gather(image_features, proposal_indices)
+            return decode(chosen, classes, tf.gather(image_proposals, proposal_indices))
 
         return [
             select_detections(
@@ -134,7 +139,7 @@ def select_by_group(
                 image_proposals,
                 image_valid,
                 image_size,
-                decode,
+                decode_pairs,
                 candidates=max(candidates // len(groups), 1),
                 max_detections=most,
                 first_class=group.start,

@@ -1,10 +1,9 @@
-"""Mask head: the FCN trunk, the per-class 1x1 predictor and the class-agnostic MLP branch."""
+"""The mask head: a body, the predictor of the RoI's class, and branches that add to its map."""
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 import tf_keras
-
-from maskx_tf.layers import initializers
-from maskx_tf.layers.convolution import Conv2D
 
 
 class MaskHead(tf_keras.layers.Layer):
@@ -14,77 +13,30 @@ class MaskHead(tf_keras.layers.Layer):
     the number of classes: loss, gradient and result equal those of the K-channel convolution.
 
     Args:
-      filters: C, channels of the trunk.
-      convs: number of 3x3 convolutions before the deconvolution.
-      mlp: adds the class-agnostic branch, one linear layer from the whole trunk output to the map.
+      body: RoI features [N, S, S, C'] -> pixel features, see `mask_bodies`.
+      branches: each turns pixel features [N, m, m, C] into a map [N, m, m] that is added.
     """
 
     def __init__(
         self,
-        filters: int = 256,
-        convs: int = 4,
-        mlp: bool = True,
+        body: tf_keras.layers.Layer,
+        branches: Sequence[tf_keras.layers.Layer] = (),
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.filters, self.mlp = filters, mlp
-        self.convs = [
-            Conv2D(
-                filters,
-                3,
-                activation="relu",
-                kernel_initializer=initializers.msra_fill(),
-                name=f"conv{i}",
-            )
-            for i in range(1, convs + 1)
-        ]
-        self.deconv = tf_keras.layers.Conv2DTranspose(
-            filters,
-            2,
-            2,
-            activation="relu",
-            kernel_initializer=initializers.msra_fill(),
-            name="deconv",
-        )
+        self.body, self.branches = body, list(branches)
 
     def build(self, input_shape) -> None:
-        """Creates the MLP branch, whose size depends on the RoI size, and the trunk's weights.
+        """Creates the weights of the branches, each in a scope of its name, and those of the body.
 
         In this order: it decides which random numbers of a seed each of them gets.
         """
-        if self.mlp:
-            pixels = 4 * input_shape[1] * input_shape[2]
-            self.mlp_dense = tf_keras.layers.Dense(
-                pixels, kernel_initializer=initializers.gaussian_fill(0.001), name="mlp"
-            )
-            with tf.name_scope("mlp"):
-                self.mlp_dense.build([None, pixels * self.filters])
-        shape = list(input_shape)
-        for layer in (*self.convs, self.deconv):  # the last one is not called as a layer
-            with tf.name_scope(layer.name):
-                layer.build(shape)
-            shape[-1] = self.filters
+        side = self.body.upsampling * input_shape[1]
+        for branch in self.branches:
+            with tf.name_scope(branch.name):
+                branch.build([None, side, side, self.body.filters])
+        self.body.build(input_shape)
         super().build(input_shape)
-
-    def trunk(self, roi_features: tf.Tensor) -> tf.Tensor:
-        """RoI features [N, S, S, C'] -> [N, 2 S, 2 S, C]."""
-        return _in_rows(self._cells(roi_features))
-
-    def _cells(self, roi_features: tf.Tensor) -> tf.Tensor:
-        """`trunk` cell by cell, [N, S, S, 2, 2, C].
-
-        A deconvolution of stride 2 with a 2 x 2 kernel writes no pixel twice: it is a matrix
-        product, which is faster than the gradient of a convolution.
-        """
-        x = roi_features
-        for conv in self.convs:
-            x = conv(x)
-        side, channels = x.shape[1], x.shape[3]
-        kernel = tf.cast(self.deconv.kernel, x.dtype)  # [2, 2, C, C']
-        kernel = tf.reshape(tf.transpose(kernel, [3, 0, 1, 2]), [channels, 4 * self.filters])
-        x = tf.matmul(tf.reshape(x, [-1, channels]), kernel)
-        x = tf.reshape(x, [-1, side, side, 2, 2, self.filters])
-        return tf.nn.relu(x + tf.cast(self.deconv.bias, x.dtype))
 
     def call(
         self, roi_features: tf.Tensor, kernels: tf.Tensor, biases: tf.Tensor | None = None
@@ -97,24 +49,29 @@ class MaskHead(tf_keras.layers.Layer):
           biases: [N], or None as with T, which predicts none.
 
         Returns:
-          float32 [N, 2 S, 2 S].
+          float32 [N, m, m]; m = u S with the body's upsampling u.
         """
-        x = self._cells(roi_features)
-        count, side = tf.shape(x)[0], x.shape[1]
-        pixels = tf.reshape(x, [count, 4 * side * side, self.filters])
+        x = self.body(roi_features)  # [N, S, S, u, u, C]
+        cells, channels = x.shape[1:5], x.shape[5]
+        pixels = tf.reshape(x, [tf.shape(x)[0], cells.num_elements(), channels])
         logits = tf.cast(tf.linalg.matvec(pixels, tf.cast(kernels, x.dtype)), tf.float32)
-        logits = _in_rows(tf.reshape(logits, [count, side, side, 2, 2]))
+        logits = in_rows(tf.reshape(logits, [-1, *cells]))
         if biases is not None:
             logits += tf.cast(biases, tf.float32)[:, None, None]
-        if self.mlp:
-            flat = tf.reshape(_in_rows(x), [count, 4 * side * side * self.filters])
-            branch = tf.cast(self.mlp_dense(flat), tf.float32)
-            logits += tf.reshape(branch, [count, 2 * side, 2 * side])
+        for branch in self.branches:
+            logits += tf.cast(branch(in_rows(x)), tf.float32)
         return logits
 
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        """In checkpoints the layers of body and branches count as the head's own."""
+        children = super()._trackable_children(save_type, **kwargs)
+        for part in (self.body, *self.branches) if save_type == "checkpoint" else ():
+            children |= part._trackable_children(save_type, **kwargs)
+        return children
 
-def _in_rows(x: tf.Tensor) -> tf.Tensor:
-    """[N, S, S, 2, 2, …] -> [N, 2 S, 2 S, …]."""
-    side, others = x.shape[1], x.shape[5:]
+
+def in_rows(x: tf.Tensor) -> tf.Tensor:
+    """The pixels of cells in order: [N, S, S, u, u, …] -> [N, u S, u S, …]."""
+    side, factor, others = x.shape[1], x.shape[3], x.shape[5:]
     x = tf.transpose(x, [0, 1, 3, 2, 4, *range(5, x.shape.rank)])
-    return tf.reshape(x, [-1, 2 * side, 2 * side, *others])
+    return tf.reshape(x, [-1, factor * side, factor * side, *others])

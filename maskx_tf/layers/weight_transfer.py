@@ -1,5 +1,7 @@
 """Where the weights of the mask predictor come from: T (the paper's idea), or learned directly."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 import tf_keras
 
@@ -40,12 +42,37 @@ class WeightTransfer(tf_keras.layers.Layer):
             for i, size in enumerate(sizes, start=1)
         ]
 
+        self._table: tf.Variable | None = None
+
     def call(self, w_det: tf.Tensor) -> tf.Tensor:
         """Class weights [U, D] -> mask kernels w_seg [U, C]."""
         x = tf.stop_gradient(w_det) if self.stop_gradient else w_det
         for layer in self.dense[:-1]:
             x = self.activation(layer(x))
         return self.dense[-1](x)
+
+    def kernels(
+        self, classes: tf.Tensor, w_det: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tuple[tf.Tensor, None]:
+        """The kernel of each RoI's class; no bias.
+
+        T runs once for each class present, not for each RoI and not for all classes.
+
+        Args:
+          classes: int32 [N].
+          w_det: classes int32 [U] -> their class weights [U, D].
+
+        Returns:
+          [N, C], None.
+        """
+        if self._table is not None:
+            return tf.gather(self._table, classes), None
+        present, place = tf.unique(classes)
+        return tf.gather(self(w_det(present)), place), None
+
+    def fold(self, table: tf.Tensor) -> None:
+        """Keeps T's outputs of all classes, [K + 1, C]: `kernels` reads them from now on."""
+        self._table = tf.Variable(table, trainable=False, name="w_seg")
 
 
 class LearnedMaskWeights(tf_keras.layers.Layer):
@@ -73,3 +100,8 @@ class LearnedMaskWeights(tf_keras.layers.Layer):
         """Classes int32 [N] -> kernels [N, C] and biases [N]."""
         rows = tf.zeros_like(classes) if self.rows == 1 else classes
         return tf.gather(self.kernel, rows), tf.gather(self.bias, rows)
+
+    def kernels(self, classes: tf.Tensor, w_det: Callable) -> tuple[tf.Tensor, tf.Tensor]:
+        """As of `WeightTransfer`: the same, whatever the weights of a class are."""
+        del w_det
+        return self(classes)

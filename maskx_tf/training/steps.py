@@ -47,7 +47,7 @@ class Trainer(orbit.StandardTrainer):
         self.average = average
         self.model, self.optimizer, self.strategy = model, optimizer, strategy
         self.trained = trained_variables(model)
-        self._terms = objective.loss_terms(model.config)
+        self._terms = objective.loss_terms(model.config, len(model.box_heads))
         names = tuple(term.name for term in self._terms)
         self._scales_loss = hasattr(optimizer, "get_scaled_loss")
         self._steps = 0  # taken; known without waiting for the device

@@ -1,0 +1,50 @@
+"""The layers that an option chooses by name: where each is, and what `config` has to know of it.
+
+A new one is a file of its own and a line here. It takes its options as parameters of their names:
+`filters` of a mask body is --mask_filters, see `model.assemble`. Nothing here imports TensorFlow,
+so that options are checked, and `--help` answers, at once.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Backbone(NamedTuple):
+    """A backbone: images [B, H, W, 3] -> {level: [B, H / 2**level, W / 2**level, C_level]}.
+
+    Attributes:
+      constructor: `module:name` of what makes the layer; the layer has `levels`, which ascend.
+      last_stage: the last of its levels; the first is 2.
+    """
+
+    constructor: str
+    last_stage: int
+
+
+class MaskBody(NamedTuple):
+    """A body of the mask head, see `mask_bodies`.
+
+    Attributes:
+      constructor: `module:name` of what makes the layer.
+      upsampling: side of the mask over the side of the RoI features.
+    """
+
+    constructor: str
+    upsampling: int
+
+
+BACKBONES = {
+    "resnet50": Backbone("maskx_tf.layers.backbone:resnet50", last_stage=5),
+    "resnet101": Backbone("maskx_tf.layers.backbone:resnet101", last_stage=5),
+    "small": Backbone("maskx_tf.layers.backbone:small", last_stage=4),
+}
+MASK_BODIES = {
+    "fcn": MaskBody("maskx_tf.layers.mask_bodies.fcn:FCN", upsampling=2),
+}
+
+
+def load(constructor: str) -> Callable:
+    """What a constructor's `module:name` stands for."""
+    module, _, name = constructor.partition(":")
+    return getattr(importlib.import_module(module), name)

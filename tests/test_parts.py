@@ -1,0 +1,161 @@
+"""Parts handed into the model, such as a cascade of box heads; the names they are saved by."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maskx_tf.layers.box_head import BoxHead
+from maskx_tf.layers.mask_bodies.fcn import FCN
+from maskx_tf.layers.mask_head import MaskHead
+from maskx_tf.model import build_model, trained_variables, variable_key
+from maskx_tf.objective import loss_terms, shares, training_losses
+from tests import batches
+
+CONFIG = batches.tiny_config(mask_mlp=False, score_threshold=0.01)
+SEED = tf.constant([0, 0])
+IMAGES = batches.random_features()["image"], tf.fill([2, 2], float(batches.SIDE))
+
+
+def box_head(name="box_head", **options):
+    return BoxHead(batches.NUM_CLASSES, CONFIG.box_fc_units, name=name, **options)
+
+
+def cascade(**second):
+    """A model of two stages that start with the same weights and do not move their RoIs."""
+    heads = [box_head(), box_head("box_head_2", **second)]
+    model = build_model(CONFIG, batches.NUM_CLASSES, box_heads=heads)
+    wake(heads[0])
+    heads[1].set_weights(heads[0].get_weights())
+    return model
+
+
+def wake(head):
+    """Class scores that vary, boxes that stay where the RoIs are."""
+    rng = np.random.default_rng(0)
+    head.cls_kernel.assign(rng.normal(0, 3, head.cls_kernel.shape))
+    head.box_kernel.assign(np.zeros(head.box_kernel.shape))
+
+
+def detect(model):
+    return model.detect_boxes(model.pyramid(*IMAGES), IMAGES[1])
+
+
+def test_a_mask_head_that_is_handed_in():
+    head = MaskHead(FCN(CONFIG.mask_filters, convs=3), name="mask_head")
+    model = build_model(CONFIG, batches.NUM_CLASSES, mask_head=head)
+    assert model.mask_head is head
+    names = {variable_key(v) for v in model.weights}
+    assert "mask_head/conv3/kernel" in names
+    wanted = build_model(CONFIG.replace(mask_convs=3), batches.NUM_CLASSES)
+    assert names == {variable_key(v) for v in wanted.weights}
+
+
+class TestCascade:
+    def test_stages_that_agree_detect_what_one_of_them_does(self):
+        model = cascade()
+        one = build_model(CONFIG, batches.NUM_CLASSES)
+        wake(one.box_head)
+        found, wanted = detect(model), detect(one)
+        assert wanted["num_detections"].numpy().min() > 3
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
+
+    def test_scores_are_the_mean_of_the_stages(self):
+        model = cascade()
+        rng = np.random.default_rng(1)
+        shares = []
+        for head in model.box_heads:
+            head.cls_kernel.assign(tf.zeros_like(head.cls_kernel))
+            head.cls_bias.assign(rng.normal(0, 2, head.cls_bias.shape))
+            shares.append(tf.nn.softmax(head.cls_bias).numpy())
+        found = detect(model)
+        wanted = np.mean(shares, axis=0)[found["detection_classes"].numpy()]
+        there = found["detection_scores"].numpy() > 0
+        assert there.any()
+        np.testing.assert_allclose(found["detection_scores"][there], wanted[there], atol=1e-5)
+
+    def test_the_second_stage_starts_from_the_boxes_of_the_first(self):
+        """Both move a RoI by a tenth of its height: two of them by a fifth."""
+        found = {}
+        for moving in (0, 1, 2):
+            model = cascade()
+            for head in model.box_heads:
+                head.cls_kernel.assign(tf.zeros_like(head.cls_kernel))  # the same order of boxes
+            for head in model.box_heads[:moving]:
+                head.box_bias.assign(tf.tile([[0.1 * 10, 0.0, 0, 0]], [batches.NUM_CLASSES + 1, 1]))
+            found[moving] = rois_of_last_stage(model)
+        still, once, twice = (found[i].numpy() for i in range(3))
+        inside = (still[..., 2] < 40) & (still[..., 2] > still[..., 0])  # none is clipped
+        height = (still[..., 2] - still[..., 0])[inside]
+        assert len(height) > 5
+        np.testing.assert_allclose((once - still)[inside][:, 0], 0.1 * height, atol=1e-3)
+        np.testing.assert_allclose(twice, once, atol=1e-3)  # the last one's deltas come after
+
+    def test_losses_of_each_stage(self):
+        model = cascade(positive_iou=0.999)
+        labels = batches.to_tensors(batches.random_labels())
+        with tf.GradientTape() as tape:
+            losses = training_losses(model, batches.random_features(), labels, SEED)
+            second = losses["class_2"][0] + losses["box_2"][0]
+        terms = loss_terms(CONFIG, stages=2)
+        assert set(losses) == {term.name for term in terms} > {"class", "box", "class_2", "box_2"}
+        counts = {name: float(count) for name, (_, count) in losses.items()}
+        assert counts["class_2"] == counts["class"]
+        assert counts["box_2"] == 6 < counts["box"]  # the objects themselves
+        gradients = tape.gradient(second, model.box_head_2.trainable_variables)
+        assert all(np.any(tf.convert_to_tensor(gradient)) for gradient in gradients)
+        of_replica = shares(losses, terms)
+        assert list(of_replica) == [term.name for term in terms]
+        assert float(of_replica["box_2"]) == pytest.approx(float(losses["box_2"][0]))
+
+    def test_all_stages_belong_to_the_box_detector(self):
+        model = cascade()
+
+        def trained(mode):
+            model.config = CONFIG.replace(mode=mode)
+            return {variable_key(v).split("/")[0] for v in trained_variables(model)}
+
+        assert trained("stage1_boxes") == {"backbone", "fpn", "rpn", "box_head", "box_head_2"}
+        assert trained("stage2_masks") == {"mask_head", "weight_transfer"}
+
+
+def rois_of_last_stage(model):
+    """The RoIs [B, P, 4] that the last box head sees."""
+    seen = []
+    take = model.roi_features
+    model.roi_features = lambda pyramid, rois, size: seen.append(rois) or take(pyramid, rois, size)
+    detect(model)
+    return seen[-1]
+
+
+CHECKPOINT_NAMES = {
+    "transfer": "weight_transfer/dense/0/kernel weight_transfer/dense/0/bias "
+    "weight_transfer/dense/1/kernel weight_transfer/dense/1/bias",
+    "class_specific": "mask_weights/kernel mask_weights/bias",
+}
+ALWAYS = (
+    "box_head/cls_kernel box_head/cls_bias box_head/box_kernel box_head/box_bias "
+    "box_head/fc1/kernel box_head/fc1/bias box_head/fc2/kernel box_head/fc2/bias "
+    "mask_head/convs/0/kernel mask_head/convs/0/bias mask_head/deconv/kernel mask_head/deconv/bias "
+    "mask_head/mlp_dense/kernel mask_head/mlp_dense/bias "
+    "rpn/conv/kernel rpn/conv/bias rpn/objectness/kernel rpn/objectness/bias rpn/deltas/kernel "
+    "rpn/deltas/bias fpn/laterals/2/kernel fpn/outputs/4/bias backbone/stem/0/conv/kernel "
+    "backbone/stages/3/0/convs/1/norm/gamma backbone/stages/4/0/shortcut/conv/kernel"
+)
+
+
+@pytest.mark.parametrize("mask_output", CHECKPOINT_NAMES)
+def test_checkpoints_have_the_names_of_all_versions(tmp_path, mask_output):
+    """People's runs are restored by these names; an attribute that is renamed breaks them."""
+    config = batches.tiny_config(mask_output=mask_output)
+    model = build_model(config, batches.NUM_CLASSES)
+    path = tf.train.Checkpoint(model=model).write(str(tmp_path / "ckpt"))
+    end = "/.ATTRIBUTES/VARIABLE_VALUE"
+    names = {
+        name.removeprefix("model/").removesuffix(end) for name, _ in tf.train.list_variables(path)
+    }
+    wanted = set(f"{ALWAYS} {CHECKPOINT_NAMES[mask_output]}".split())
+    assert wanted <= names
+    heads = {name for name in names if not name.startswith(("backbone/", "fpn/", "_", "save"))}
+    assert heads == {name for name in wanted if not name.startswith(("backbone/", "fpn/"))}
+    assert len(names - {"_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter"}) == len(model.weights)
