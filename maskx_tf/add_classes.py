@@ -6,7 +6,6 @@ Example:
 
 from __future__ import annotations
 
-import json
 import pathlib
 import sys
 
@@ -16,10 +15,9 @@ from maskx_tf import checkpoints
 from maskx_tf.adding import examples, fit, grow, known, prior
 from maskx_tf.adding.frozen_detector import FrozenDetector
 from maskx_tf.checkpoints import LoadedModel
+from maskx_tf.data.coco import instances
 from maskx_tf.data.records.manifest import find_records
 from maskx_tf.errors import UserError
-from maskx_tf.labeling import source as source_lib
-from maskx_tf.labeling.source import Source
 from maskx_tf.system import cli
 
 KNOWN_IMAGES = 500
@@ -87,12 +85,10 @@ def add_classes(
     loaded = checkpoints.load_model(model_dir)
     checkpoints.require_masks(loaded, model_dir)
     grow.check(loaded)
-    source = source_lib.read(boxes, "boxes")
-    names = [name for name in source.names if name not in loaded.vocabulary.names]
+    source = instances.read(boxes, "--boxes")
+    names = [name for name in source.vocabulary.names if name not in loaded.vocabulary.names]
     if not names:
         raise UserError(f"--boxes={boxes} has no category that the model does not know already.")
-    if len(set(names)) < len(names):
-        raise UserError(f"--boxes={boxes} has two categories of the same name.")
     records = _known_records(loaded, known_records)
     detector = FrozenDetector(loaded)
     samples, counts = examples.collect(detector, source, pathlib.Path(images), names, seed)
@@ -107,8 +103,9 @@ def add_classes(
     if records:
         means = known.class_means(detector, records, known_images, seed)
         expected = prior.mix_of(means, samples.means(len(names)))
+    category_ids = [source.vocabulary.external_ids[source.vocabulary.names.index(n)] for n in names]
     rows = fit.fit(loaded.model.box_head, samples, len(names), expected, prior_strength)
-    grown = grow.grow(loaded, names, _category_ids(source, names), rows)
+    grown = grow.grow(loaded, names, category_ids, rows)
     checkpoints.save_new(grown, output_dir)
     listed = ", ".join(f"{name} ({counts[name]} boxes)" for name in names)
     return f"added: {listed}\nwritten: {output_dir}, {grown.vocabulary.num_classes} classes"
@@ -132,12 +129,6 @@ def _known_records(loaded: LoadedModel, named: tuple[str, ...] | None) -> tuple[
         )
         return ()
     return tuple(loaded.config.train_records)
-
-
-def _category_ids(source: Source, names: list[str]) -> list[int]:
-    categories = [json.loads(text) for text in source.members["categories"]]
-    ids = {category["name"].strip(): category["id"] for category in categories}
-    return [ids[name] for name in names]
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from absl import flags
 
 from maskx_tf import checkpoints, visualize
+from maskx_tf.data.coco.objects import CROWDS, IGNORED
 from maskx_tf.errors import UserError
 from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.labeling import labeler, objects, review
@@ -34,6 +35,9 @@ def define_flags() -> None:
     flags.DEFINE_enum("segmentation", "rle", ["rle", "polygon"], "How masks are written.")
     flags.DEFINE_float(
         "polygon_iou", 0.99, "Least IoU of polygons with their mask; 1: exact outlines."
+    )
+    flags.DEFINE_enum(
+        "crowds", IGNORED, CROWDS, "iscrowd: 1 is left as it is, or taken for a single object."
     )
     flags.DEFINE_bool("overwrite_masks", False, "Replace existing masks.")
     flags.DEFINE_bool("skip_unknown_classes", False, "Leave boxes of unknown classes as they are.")
@@ -69,7 +73,7 @@ def run(values: flags.FlagValues) -> str:
     ending = pathlib.Path(values.review_sheet).suffix.lower()
     if values.review_sheet and ending not in visualize.PICTURES:
         raise UserError(f"--review_sheet={values.review_sheet} must end in .jpg or .png.")
-    source = source_lib.read(values.annotations)
+    source = source_lib.read(values.annotations, images, values.crowds)
     checkpoint = checkpoints.latest_checkpoint(values.model_dir)
     loaded = checkpoints.load_model(checkpoint)
     checkpoints.require_masks(loaded, values.model_dir)
@@ -81,10 +85,11 @@ def run(values: flags.FlagValues) -> str:
         "checkpoint": [checkpoint, pathlib.Path(f"{checkpoint}.index").stat().st_mtime_ns],
         "images": str(images),
         "overwrite_masks": values.overwrite_masks,
+        "crowds": values.crowds,
     }
     with contextlib.closing(Journal(output.with_name(output.name + ".journal"), task)) as journal:
-        labels = labeler.label(source, todo, images, Segmenter(loaded), loaded.vocabulary, journal)
-        if todo and not labels.sizes:
+        labels = labeler.label(source, todo, Segmenter(loaded), loaded.vocabulary, journal)
+        if todo and not labels.num_read:
             journal.close(remove=True)
             counts = Counter(problem.reason for problem in labels.problems)
             found = ", ".join(f"{count} {reason}" for reason, count in counts.items())
@@ -94,37 +99,37 @@ def run(values: flags.FlagValues) -> str:
                 "from that directory."
             )
         labels = review.with_problems(labels, problems)
-        written = _write(values, source, labels, loaded, images, output, listed)
+        written = _write(values, source, labels, loaded, output, listed)
         journal.close(remove=True)
     return written
 
 
-def _write(
-    values, source, labels, loaded, images: pathlib.Path, output: pathlib.Path, listed: pathlib.Path
-) -> str:
+def _write(values, source, labels, loaded, output: pathlib.Path, listed: pathlib.Path) -> str:
     """Writes all files, the labels last; returns the summary."""
     polygon_iou = values.polygon_iou if values.segmentation == "polygon" else None
     if values.format == "coco":
         seen = {loaded.vocabulary.names[class_id - 1] for class_id in loaded.mask_class_ids}
         text = coco.to_text(source, labels, seen, polygon_iou)
     else:
-        made, problems = objects.labelled_images(source, labels, images)
-        labels = review.with_problems(labels, problems)
+        made, problems = objects.labelled_images(source, labels)
+        problems += [problem for problem in labels.problems if problem.reason != "crowd"]
+        labels = labels._replace(problems=problems)
         if values.format == "cvat":
             text = cvat.to_text(made, source.names, polygon_iou)
         elif values.format == "fiftyone":
-            text = fiftyone.to_text(made, images)
+            text = fiftyone.to_text(made)
         else:
             text = label_studio.to_text(made, values.image_prefix, polygon_iou)
             config = label_studio.labeling_config(source.names, polygon_iou)
             files.write_atomically(output.with_name(output.name + ".config.xml"), config)
     rows = review.doubts(labels, values.min_quality)
-    files.write_atomically(listed, review.to_csv(source, rows))
+    files.write_atomically(listed, review.to_csv(source, rows, labels.problems))
     if values.review_sheet:
-        picture = review.sheet(source, labels, rows, images)
+        picture = review.sheet(source, labels, rows)
         visualize.write_picture(picture, pathlib.Path(values.review_sheet))
     files.write_atomically(output, text)
-    return f"{review.summary(labels, rows)}\nwritten: {output} and {listed} ({len(rows)} rows)"
+    count = len(rows) + len(labels.problems)
+    return f"{review.summary(labels, rows)}\nwritten: {output} and {listed} ({count} rows)"
 
 
 def main() -> None:

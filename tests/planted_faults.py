@@ -254,8 +254,8 @@ FAULTS = (
     Fault(
         "coco_rle_by_rows",
         "maskx_tf/data/coco/masks.py",
-        "np.repeat(values, counts).reshape(width, height).T",
-        "np.repeat(values, counts).reshape(height, width)",
+        "np.repeat(values, self.counts).reshape(self.size[::-1]).T",
+        "np.repeat(values, self.counts).reshape(self.size)",
         "test_tf_records_coco.py::test_crowd_rle",
     ),
     Fault(

@@ -17,6 +17,7 @@ from maskx_tf.adding import examples, fit, grow, known, prior, regions
 from maskx_tf.adding.frozen_detector import FrozenDetector
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import pipeline
+from maskx_tf.data.coco import instances
 from maskx_tf.errors import UserError
 from maskx_tf.inference import folding
 from maskx_tf.inference.module import DetectionModule
@@ -489,13 +490,11 @@ def test_a_model_of_boxes_only_is_refused(old, tmp_path, monkeypatch):
 
 
 def test_unreadable_images_are_left_out(old, tmp_path, capsys):
-    from maskx_tf.labeling import source
-
     annotations = [harness.annotation(i, [5, 8, 25, 20]) for i in (1, 2)]
     boxes, images = harness.write_coco(tmp_path, annotations, sizes=[(40, 60)] * 2, names=("emu",))
     pathlib.Path(f"{images}/2.jpg").write_bytes(b"no")
     samples, counts = examples.collect(
-        FrozenDetector(old), source.read(boxes), pathlib.Path(images), ["emu"], 0
+        FrozenDetector(old), instances.read(boxes), pathlib.Path(images), ["emu"], 0
     )
     assert counts == Counter(emu=1)
     assert samples.features.shape == (len(samples.labels), OPTIONS.box_fc_units)

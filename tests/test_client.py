@@ -605,7 +605,8 @@ class TestCommand:
         """It may turn up in any image: those before it are not lost."""
         images = [{"id": i, "file_name": name} for i, name in enumerate(("a.png", "b.jpg"), 1)]
         annotations, output = tmp_path / "coco.json", tmp_path / "found.json"
-        annotations.write_text(json.dumps({"images": images, "categories": []}))
+        categories = [{"id": 1, "name": "none"}]
+        annotations.write_text(json.dumps({"images": images, "categories": categories}))
         (folder / "junk.jpg").unlink()
         answers = [outputs(), outputs(count=0)]
         with serve(lambda data: answers.pop()) as server:

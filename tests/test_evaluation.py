@@ -325,18 +325,21 @@ SQUARE = [1, 2, 5, 2, 5, 5, 1, 5]
     [
         ({"image_id": 6}, "annotation_of_unknown_image", None),
         ({"image_id": None}, "annotation_malformed", None),
-        ({"bbox": None}, "box_missing", None),
-        ({"bbox": [1, 2, 0, 3]}, "box_empty", None),
-        ({"bbox": [1, "2", 4, 3]}, "box_not_numeric", None),
+        ({"bbox": None}, "box_of_mask", (12, True)),
+        ({"bbox": None, "segmentation": []}, "box_missing", None),
+        ({"bbox": [1, 2, 0, 3], "segmentation": []}, "box_empty", None),
+        ({"bbox": [1, "two", 4, 3], "segmentation": []}, "box_not_numeric", None),
+        ({"image_id": "5", "category_id": 70.0, "bbox": ["1", 2, 4, 3]}, "", (12, True)),
         ({"area": None}, "", (12, True)),
-        ({"area": "12"}, "area_invalid", (12, True)),
+        ({"area": "12"}, "", (12, True)),
+        ({"area": "many"}, "area_invalid", (12, True)),
         ({"area": 10**400}, "area_invalid", (12, True)),
-        ({"segmentation": [[1, 2, 5, 5]]}, "mask_invalid", (12, False)),
+        ({"segmentation": [[1, 2, 5, 5]]}, "mask_no_polygon", (12, False)),
         ({"segmentation": [SQUARE, [1, 2, 5, 5]]}, "mask_part_invalid", (12, True)),
         ({"segmentation": SQUARE}, "", (12, True)),
-        ({"segmentation": {"size": [10, 12], "counts": [5]}}, "mask_invalid", (12, False)),
+        ({"segmentation": {"size": [10, 12], "counts": [5]}}, "mask_counts_invalid", (12, False)),
         ({"segmentation": {"size": [10, 12], "counts": [0, 7, 113]}}, "", (7, True)),
-        ({"bbox": [-0.5, 2, 4, 3], "area": 9.5}, "", (9.5, True)),  # kept as it is
+        ({"bbox": [-0.5, 2, 4, 3], "area": 9.5}, "box_clipped", (9.5, True)),  # kept as it is
         ({"id": None}, "annotation_id_missing", (12, True)),
     ],
 )
@@ -350,7 +353,22 @@ def test_ground_truth_of_a_json_with_defects(tmp_path, caplog, changes, reason, 
     found = [(a["area"], "segmentation" in a) for a in truth["annotations"]]
     assert found == ([expected] if expected else [])
     assert (f"({reason}: " in caplog.text) if reason else not caplog.text
-    assert all(a["bbox"] == annotation["bbox"] for a in truth["annotations"])
+    for found in truth["annotations"]:
+        assert found["bbox"] == [float(value) for value in annotation["bbox"] or [1, 2, 4, 3]]
+
+
+def test_the_size_of_the_file_counts_in_ground_truth(tmp_path):
+    """As in records, whatever the json says; so does a run-length code of that size."""
+    rle = {"size": [12, 10], "counts": [0, 7, 113]}
+    items = [
+        {"id": 1, "image_id": 5, "category_id": 70, "bbox": [0, 0, 9, 11], "segmentation": rle},
+        {"id": 2, "image_id": 5, "category_id": 70, "bbox": [1, 2, 4, 3], "segmentation": [SQUARE]},
+    ]
+    path = coco_file(tmp_path, annotations=items)
+    truth = ground_truth.ground_truth_from_json(path, VOCABULARY, {5: (12, 10)})
+    assert [(i["height"], i["width"]) for i in truth["images"]] == [(12, 10)]
+    assert [a["segmentation"]["size"] for a in truth["annotations"]] == [[12, 10]] * 2
+    assert [a["area"] for a in truth["annotations"]] == [7, 12]
 
 
 def test_ground_truth_from_json_errors(tmp_path):

@@ -117,12 +117,17 @@ def test_labels_what_has_no_mask_and_keeps_the_rest(data, model_dir, tmp_path):
         outside = mask.copy()
         outside[max(int(y), 0) : int(np.ceil(y + h)), max(int(x), 0) : int(np.ceil(x + w))] = 0
         assert not outside.any()
-    rows = rows_of(f"{output}.review.csv")
-    assert [row["reason"] for row in rows][-1] == "box_empty"
-    assert {row["annotation_id"] for row in rows[:-1]} == {"1", "3", "6"}
-    scores = [float(row["mask_score"]) for row in rows[:-1]]
+    *rows, mask, crowd, empty = rows_of(f"{output}.review.csv")
+    assert {row["annotation_id"] for row in rows} == {"1", "3", "6"}
+    scores = [float(row["mask_score"]) for row in rows]
     assert scores == sorted(scores)
-    assert rows[-1]["file_name"] == "3.jpg" and "box_empty: the box has no area" in said
+    columns = ("reason", "annotation_id", "class", "file_name")
+    assert [[row[column] for column in columns] for row in (mask, crowd, empty)] == [
+        ["mask_size_differs", "4", "ant", "2.jpg"],
+        ["crowd", "4", "ant", "2.jpg"],
+        ["box_empty", "5", "ant", "3.jpg"],
+    ]
+    assert "box_empty: the box has no area" in said
     assert Image.open(tmp_path / "sheet.png").size[0] > 320
     assert not list(tmp_path.glob("*.journal*"))
 
@@ -143,8 +148,9 @@ def test_labels_what_has_no_mask_and_keeps_the_rest(data, model_dir, tmp_path):
 )
 def test_what_counts_as_a_mask(segmentation, has_mask, tmp_path):
     annotations = [harness.annotation(1, [1, 1, 8, 8], segmentation=segmentation)]
-    path, _ = harness.write_coco(tmp_path, annotations)
-    assert source_lib.read(path).annotations[0].has_mask == has_mask
+    path, images = harness.write_coco(tmp_path, annotations)
+    source = source_lib.read(path, pathlib.Path(images))
+    assert source.annotations[0].has_mask == has_mask
 
 
 def test_masks_are_those_of_the_model(data, model_dir, tmp_path):
@@ -239,8 +245,9 @@ def test_what_other_formats_leave_out_is_listed(model_dir, tmp_path, form):
     said = run(path, images, model_dir, tmp_path / "out", format=form)
     rows = rows_of(tmp_path / "out.review.csv")
     assert sorted((row["reason"], row["image_id"], row["annotation_id"]) for row in rows) == [
-        ("box_missing", "1", "3"),
+        ("box_duplicate", "1", "3"),
         ("box_missing", "1", "4"),
+        ("box_of_mask", "1", "3"),
         ("crowd_left_out", "1", "2"),
         ("image_size_unknown", "2", ""),
     ]
@@ -346,7 +353,7 @@ def test_unusable_inputs(data, model_dir, tmp_path):
     with pytest.raises(UserError, match=r"--review_sheet=.*sheet\.gif must end in \.jpg or \.png"):
         run(*data, model_dir, tmp_path / "o", review_sheet=tmp_path / "sheet.gif")
     (tmp_path / "list.json").write_text("[1]")
-    with pytest.raises(UserError, match="no list 'images'"):
+    with pytest.raises(UserError, match="top level is not an object"):
         run(str(tmp_path / "list.json"), data[1], model_dir, tmp_path / "out.json")
 
 

@@ -53,9 +53,9 @@ def labelled(tmp_path):
     path, images = harness.write_coco(tmp_path, annotations, sizes=SIZES, names=NAMES)
     text = pathlib.Path(path).read_text().replace("1.5,", "1.50,").replace("40.0", "4.00e1")
     pathlib.Path(path).write_text(text)
-    read = source.read(path)
+    read = source.read(path, pathlib.Path(images))
     rle = mask_ops.encode_rle(blob(*SIZES[0], BOXES[0], 0))
-    labels = Labels({0: Mask(rle, 0.875)}, {1: SIZES[0], 2: SIZES[1]}, [])
+    labels = Labels({0: Mask(rle, 0.875)}, [])
     return read, labels, pathlib.Path(images)
 
 
@@ -120,7 +120,7 @@ def test_coco_keeps_every_byte_of_boxes_and_unknown_fields(labelled):
     for key in ("images", "categories"):
         assert again[key] == [json.loads(item) for item in read.members[key]]
     for index, annotation in enumerate(again["annotations"]):
-        before = source.members_of(read.members["annotations"][index])
+        before = source.members_of(read.text(index))
         changed = {"segmentation", "area"} if index == 0 else set()
         for key in before.keys() - changed:
             assert json.loads(before[key]) == annotation[key]
@@ -168,15 +168,16 @@ def fill(canvas, points):
 
 @pytest.mark.parametrize("polygon_iou", [None, 0.99])
 def test_cvat(labelled, expected, polygon_iou):
-    read, labels, images = labelled
-    made, problems = objects.labelled_images(read, labels, images)
+    read, labels, _ = labelled
+    made, problems = objects.labelled_images(read, labels)
     assert not problems
+    assert [problem.reason for problem in read.problems] == ["box_empty"]
     text = cvat.to_text(made, read.names, polygon_iou)
     check(cvat_objects(text), expected)
     root = ElementTree.fromstring(text)
     assert root.findtext("version") == "1.1"
     assert [label.findtext("name") for label in root.iter("label")] == list(NAMES)
-    assert len(root.findall("image/box")) == 3
+    assert len(root.findall("image/box")) == 2
     kinds = {
         shape.get("source") for shape in root.findall("image[@id='0']/*") if shape.tag != "box"
     }
@@ -232,8 +233,8 @@ def label_studio_objects(text):
 
 @pytest.mark.parametrize("polygon_iou", [None, 0.99])
 def test_label_studio(labelled, expected, polygon_iou):
-    read, labels, images = labelled
-    made, _ = objects.labelled_images(read, labels, images)
+    read, labels, _ = labelled
+    made, _ = objects.labelled_images(read, labels)
     text = label_studio.to_text(made, "/data/local-files/?d=", polygon_iou)
     check(label_studio_objects(text), expected, exact=False)
     tasks = json.loads(text)
@@ -255,8 +256,8 @@ def test_label_studio(labelled, expected, polygon_iou):
     ],
 )
 def test_label_studio_gets_urls_that_hold_any_file_name(labelled, prefix, name, url):
-    read, labels, images = labelled
-    (first, *_), _ = objects.labelled_images(read, labels, images)
+    read, labels, _ = labelled
+    (first, *_), _ = objects.labelled_images(read, labels)
     first = first._replace(entry=first.entry._replace(file_name=name))
     (task,) = json.loads(label_studio.to_text([first], prefix, None))
     assert task["data"]["image"] == prefix + url
@@ -266,10 +267,10 @@ def test_label_studio_gets_urls_that_hold_any_file_name(labelled, prefix, name, 
 
 
 def test_fiftyone(labelled, expected):
-    read, labels, images = labelled
-    made, _ = objects.labelled_images(read, labels, images)
+    read, labels, _ = labelled
+    made, _ = objects.labelled_images(read, labels)
     found = []
-    for number, sample in enumerate(json.loads(fiftyone.to_text(made, images))["samples"]):
+    for number, sample in enumerate(json.loads(fiftyone.to_text(made))["samples"]):
         width, height = sample["metadata"]["width"], sample["metadata"]["height"]
         assert pathlib.Path(sample["filepath"]).is_file()
         for detection in sample["ground_truth"]["detections"]:

@@ -79,7 +79,8 @@ def test_a_mask_has_the_source_that_its_annotation_names(tmp_path, said, source)
         ([math.nan, 0, 5, 5], "box_not_finite"),
         ([0, 0, math.inf, 5], "box_not_finite"),
         ([0, 0, 10**400, 5], "box_not_finite"),
-        (["1", 0, 5, 5], "box_not_numeric"),
+        (["one", 0, 5, 5], "box_not_numeric"),
+        ([0, 0.25, 0.5, 0.75], "box_normalised"),
         ([True, 0, 5, 5], "box_not_numeric"),
         ([0, 0, 5], "box_not_numeric"),
         ({"x": 1}, "box_not_numeric"),
@@ -108,38 +109,128 @@ def test_box_beyond_the_image_is_clipped(tmp_path):
 @pytest.mark.parametrize(
     ("segmentation", "reason"),
     [
-        ([[1, 2]], "mask_invalid"),
-        ([[1, 2, 3, 4, 5]], "mask_invalid"),
-        ([["a"] * 6], "mask_invalid"),
-        ([[math.nan] * 6], "mask_invalid"),
-        ([[1e9] * 6], "mask_invalid"),
-        ([[10**400] * 6], "mask_invalid"),
+        ([[1, 2]], "mask_no_polygon"),
+        ([[1, 2, 3, 4, 5]], "mask_no_polygon"),
+        ([["a"] * 6], "mask_no_polygon"),
+        ([[math.nan] * 6], "mask_no_polygon"),
+        ([[1e9] * 6], "mask_no_polygon"),
+        ([[10**400] * 6], "mask_no_polygon"),
+        ([None], "mask_no_polygon"),
+        ([""], "mask_no_polygon"),
         (5, "mask_invalid"),
+        (0, "mask_invalid"),
         ("text", "mask_invalid"),
-        ({"counts": [1]}, "mask_invalid"),
-        ({"size": [40, 60], "counts": [5, 5]}, "mask_invalid"),
-        ({"size": [40, 60], "counts": [5, 10**9]}, "mask_invalid"),
-        ({"size": [40, 60], "counts": [-5, 2405]}, "mask_invalid"),
-        ({"size": [4, 6], "counts": [24]}, "mask_invalid"),
-        ({"size": [40, 60], "counts": "\u00ff~ zz"}, "mask_invalid"),
-        ({"size": [40, 60], "counts": "o" * 90}, "mask_invalid"),
-        ({"size": [40, 60], "counts": "\ud800"}, "mask_invalid"),
-        ({"size": [40, 60], "counts": [10**400]}, "mask_invalid"),
-        ([[-550, -380, 550, 380] * 2000], "mask_invalid"),
-        ({"size": [40, 60], "counts": ""}, "mask_empty"),
+        ({"counts": [1]}, "mask_size_differs"),
+        ({"size": [40, 60], "counts": [5, 5]}, "mask_counts_invalid"),
+        ({"size": [40, 60], "counts": [5, 10**9]}, "mask_counts_invalid"),
+        ({"size": [40, 60], "counts": [-5, 2405]}, "mask_counts_invalid"),
+        ({"size": [4, 6], "counts": [24]}, "mask_size_differs"),
+        ({"size": [60, 40], "counts": [2400]}, "mask_size_differs"),
+        ({"size": [40, 60], "counts": "\u00ff~ zz"}, "mask_counts_invalid"),
+        ({"size": [40, 60], "counts": "o" * 90}, "mask_counts_invalid"),
+        ({"size": [40, 60], "counts": "\ud800"}, "mask_counts_invalid"),
+        ({"size": [40, 60], "counts": "b'o"}, "mask_counts_invalid"),
+        ({"size": [40, 60], "counts": [10**400]}, "mask_counts_invalid"),
+        ({"size": [40, 60], "counts": ""}, "mask_counts_invalid"),
         ({"size": [40, 60], "counts": [2400]}, "mask_empty"),
-        (polygon_of(40, 30, 5, 5), "mask_empty"),
     ],
 )
 def test_a_box_is_never_lost_because_its_mask_is_bad(tmp_path, segmentation, reason):
-    if segmentation == {"size": [40, 60], "counts": ""}:
-        reason = "mask_invalid"
     found, issues = only_object(tmp_path, annotation(1, BOX, segmentation=segmentation, area=3))
     assert found.mask is None
     assert issues == {reason: [[1, 1]]}
 
 
-@pytest.mark.parametrize("segmentation", [None, [], {}])
+SQUARE = polygon_of(*BOX)
+FULL_RLE = masks.encode_rle(np.pad(np.ones([12, 20], np.uint8), ((5, 23), (10, 30))))
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        SQUARE[0],  # without the outer list
+        [SQUARE],  # with one more
+        [[x, y] for x, y in np.reshape(SQUARE[0], (-1, 2)).tolist()],
+        [[[x, y] for x, y in np.reshape(SQUARE[0], (-1, 2)).tolist()]],
+        [[str(value) for value in SQUARE[0]]],
+        json.dumps(SQUARE),
+        FULL_RLE,
+        [FULL_RLE],
+        json.dumps(FULL_RLE),
+        FULL_RLE | {"counts": str(FULL_RLE["counts"].encode())},
+        FULL_RLE | {"size": [40.0, "60"]},
+    ],
+)
+def test_masks_that_can_be_read_without_guessing(tmp_path, segmentation):
+    found, issues = only_object(tmp_path, annotation(1, BOX, segmentation=segmentation))
+    assert issues == {}
+    assert found.mask.all()
+
+
+@pytest.mark.parametrize("segmentation", [SQUARE, FULL_RLE])
+@pytest.mark.parametrize("bbox", [None, [], [0, 0, 0, 0], [None] * 4, [math.nan] * 4])
+def test_a_mask_gives_its_box(tmp_path, segmentation, bbox):
+    found, issues = only_object(tmp_path, annotation(1, bbox, segmentation=segmentation))
+    np.testing.assert_allclose(found.box_yxyx, [5, 10, 17, 30], atol=1e-5)
+    assert found.mask.all()
+    assert issues == {"box_of_mask": [[1, 1]]}
+
+
+@pytest.mark.parametrize("runs", [[205, 1], [205, 90, 5], [0, 2400], [39, 2], [2399, 1]])
+def test_bounds_of_runs(runs):
+    runs = [*runs, 2400 - sum(runs)]
+    segmentation = coco_masks.read_segmentation({"size": [40, 60], "counts": runs}, [(40, 60)])
+    mask = masks.decode_rle(masks.segmentation_to_rle({"size": [40, 60], "counts": runs}, 40, 60))
+    rows, columns = np.nonzero(mask)
+    wanted = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+    assert segmentation.bounds().tolist() == wanted
+    assert masks.decode_rle(segmentation.rle((40, 60))).tolist() == mask.tolist()
+    assert not masks.decode_rle(segmentation.rle((50, 70)))[40:].any()
+
+
+@pytest.mark.parametrize(
+    ("bbox", "reason"),
+    [
+        ([10, 5, 30, 17], "box_is_corners"),  # x1, y1, x2, y2
+        ([16, 5, 20, 12], "mask_cut_by_box"),
+        ([10, 9, 20, 8], "mask_cut_by_box"),
+        ([12, 5, 18, 12], None),  # as much as annotators are off
+        ([8, 3, 40, 30], None),
+    ],
+)
+def test_a_mask_that_leaves_its_box_is_listed(tmp_path, bbox, reason):
+    _, issues = only_object(tmp_path, annotation(1, bbox, segmentation=SQUARE))
+    assert issues == ({reason: [[1, 1]]} if reason else {})
+
+
+def test_a_mask_beside_its_box(tmp_path):
+    item = annotation(1, BOX, segmentation=polygon_of(40, 30, 5, 5))
+    found, issues = only_object(tmp_path, item)
+    assert found.mask is None
+    assert set(issues) == {"mask_empty", "mask_cut_by_box"}
+
+
+@pytest.mark.parametrize("value", [1, True, 1.0, "1", "true"])
+def test_what_is_a_crowd(tmp_path, value):
+    found, issues = only_object(tmp_path, annotation(1, BOX, iscrowd=value))
+    assert found.is_crowd and issues == {"crowd": [[1, 1]]}
+    found, issues = only_object(tmp_path / "o", annotation(1, BOX, iscrowd=value), crowds="objects")
+    assert not found.is_crowd and issues == {}
+
+
+@pytest.mark.parametrize("value", [0, None, "0", False, 2, "?", [1]])
+def test_what_is_no_crowd(tmp_path, value):
+    found, issues = only_object(tmp_path, annotation(1, BOX, iscrowd=value))
+    assert not found.is_crowd
+    assert set(issues) == (set() if value in (0, None, "0") else {"iscrowd_invalid"})
+
+
+def test_rotated_boxes_are_listed(tmp_path):
+    _, issues = only_object(tmp_path, annotation(1, BOX, attributes={"rotation": 30.5}))
+    assert issues == {"box_rotated": [[1, 1]]}
+
+
+@pytest.mark.parametrize("segmentation", [None, [], {}, "", [[]], [[], []]])
 def test_boxes_without_segmentation_are_nothing_special(tmp_path, segmentation):
     found, issues = only_object(tmp_path, annotation(1, BOX, segmentation=segmentation))
     assert found.mask is None
@@ -172,7 +263,7 @@ def test_crowd_rle(tmp_path, compressed):
     found, issues = only_object(tmp_path, annotation(1, BOX, segmentation=rle, iscrowd=1))
     assert found.is_crowd
     np.testing.assert_array_equal(found.mask, full[5:17, 10:30])
-    assert issues == {}
+    assert issues == {"crowd": [[1, 1]]}
 
 
 @pytest.mark.parametrize("area", ["x", math.nan, -1, 1e40])
@@ -198,6 +289,7 @@ def test_ids_become_unique(tmp_path):
         "annotation_id_duplicate": [[5, 1]],
         "annotation_id_missing": [[None, 1], [None, 1]],
         "annotation_repeated": [[5, 1]],
+        "box_duplicate": [[7, 1], [8, 1]],
     }
 
 
@@ -206,11 +298,12 @@ def test_annotations_of_no_image(tmp_path):
         annotation(9, BOX),
         annotation(None, BOX),
         "text",
+        annotation("one", BOX),
         annotation("1", BOX),
-        annotation(1, BOX),
+        annotation(1.0, [1, 2, 9, 9]),
     ]
     manifest, (record,) = converted(tmp_path, items)
-    assert len(record.objects) == 1
+    assert len(record.objects) == 2
     assert reasons(manifest) == {
         "annotation_malformed": [[2, None], [None, None], [4, None]],
         "annotation_of_unknown_image": [[1, 9]],
@@ -220,7 +313,7 @@ def test_annotations_of_no_image(tmp_path):
     assert "(annotation_of_unknown_image: annotation 1, image 9)" in text
 
 
-@pytest.mark.parametrize("category", [99, None, "1", True])
+@pytest.mark.parametrize("category", [99, None, "one", True])
 def test_unknown_category_ends_the_run(tmp_path, category):
     items = [annotation(1, BOX), annotation(1, BOX, id=77, category_id=category)]
     with pytest.raises(UserError, match=rf"annotation 77 has category_id {category!r}, which is"):
@@ -230,6 +323,7 @@ def test_unknown_category_ends_the_run(tmp_path, category):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("", "it is empty"),
         ("{", "is not json"),
         ("[" * 100_000, "is not json"),
         ("[]", "its top level is not an object"),
@@ -237,11 +331,20 @@ def test_unknown_category_ends_the_run(tmp_path, category):
         ('{"images": {}}', "has no list 'images'"),
         ('{"images": [], "annotations": []}', "has no list 'categories'"),
         ('{"images": [], "annotations": [], "categories": []}', "holds no list of categories"),
+        ("\x1f\x8b\x08", "gunzip"),
+        ("<html>", "HTML"),
+        ("{'images': []}", "json.dump"),
+        ('"{\\"images\\": []}"', "encoded twice"),
+        ('{"image": 1}\n{"image": 2}', "jsonl"),
+        ('{"images": [], "annotations": [],}', "comma before a closing bracket"),
+        ('{"shapes": [], "imagePath": "1.jpg"}', "LabelMe"),
+        ('{"images": [], "categories": []}', "image_info"),
+        ('{"image": {}, "annotations": []}', "SA-1B"),
     ],
 )
 def test_what_is_no_coco_json(tmp_path, content, message):
     path = tmp_path / "x.json"
-    path.write_text(content)
+    path.write_bytes(content.encode("latin1"))
     with pytest.raises(UserError, match=message) as error:
         convert((str(path), str(tmp_path)), tmp_path / "records")
     assert str(path) in str(error.value)
@@ -252,6 +355,11 @@ def test_what_is_no_coco_json(tmp_path, content, message):
     [
         ([], "has no images"),
         (["x"], r"images\[0\] has no integer id"),
+        (
+            [{"id": "a1", "file_name": "1.jpg"}],
+            r"images\[0\] has the id 'a1', .* number",
+        ),
+        ([{"id": 2**64, "file_name": "1.jpg"}], r"has the id 18446744073709551616"),
         ([{"file_name": "1.jpg"}], r"images\[0\] has no integer id"),
         ([{"id": 1}], "image 1 has no file_name"),
         ([{"id": 1, "file_name": 3}], "image 1 has no file_name"),
@@ -365,7 +473,8 @@ def photo(orientation, height=40):
 
 def test_exif_rotation_is_applied_only_where_the_json_wants_it(tmp_path):
     record, issues = converted_file(tmp_path / "a", photo(6))  # to be turned clockwise
-    assert (record.height, record.width, issues) == (40, 60, {})
+    assert (record.height, record.width) == (40, 60)
+    assert issues == {"image_rotation_unknown": [[None, 1]]}
     for size in ((60, 40), (60.0, 40.0)):
         record, issues = converted_file(tmp_path / f"b{size}", photo(6), size)
         assert (record.height, record.width) == (60, 40)
@@ -417,7 +526,7 @@ def test_the_mask_of_a_small_polygon_pastes_to_the_pixels_that_coco_draws():
         points = rng.uniform(15, 25, 2) + radii * np.stack([np.cos(angles), np.sin(angles)], -1)
         polygon = points.ravel().tolist()
         box = np.concatenate([points.min(0)[::-1], points.max(0)[::-1]])
-        mask, _ = coco_masks.crop_mask([polygon], box, (40, 60), 112)
+        mask, _ = coco_masks.read_segmentation([polygon], [(40, 60)]).crop(box, 112)
         found = masks.paste_mask(mask, box, 40, 60)
         wanted = masks.decode_rle(masks.segmentation_to_rle([polygon], 40, 60))
         ious.append((found & wanted).sum() / (found | wanted).sum())
@@ -428,7 +537,7 @@ def test_polygon_crop_equals_full_rasterisation():
     star = [30, 5, 34, 16, 46, 17, 36, 24, 40, 36, 30, 28, 20, 36, 24, 24, 14, 17, 26, 16]
     full = mask_lib.decode(mask_lib.merge(mask_lib.frPyObjects([star], 40, 60)))
     box = np.array([5, 14, 36, 46], np.float64)
-    found, incomplete = coco_masks.crop_mask([star], box, (40, 60), 0)
+    found, incomplete = coco_masks.read_segmentation([star], [(40, 60)]).crop(box, 0)
     assert not incomplete
     assert np.mean(masks.paste_mask(found, box, 40, 60) != full) < 0.01
 
@@ -450,7 +559,7 @@ def test_coco_excerpt(tmp_path):
     manifest = convert(paths, tmp_path / "records")
     assert (manifest.num_images, manifest.num_objects, manifest.num_masks) == (79, 624, 624)
     assert manifest.vocabulary.num_classes == 80
-    assert manifest.issues == {}
+    assert list(manifest.issues) == ["crowd"]
     by_id = {item["id"]: item for item in json.loads(pathlib.Path(paths[0]).read_text())["images"]}
     shards = manifest_lib.find_shards([str(tmp_path / "records")])
     for record in records_lib.read_records(shards):
@@ -474,6 +583,50 @@ JSON_VALUES = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "photos\\\\1.jpg",
+        "photos/1.jpg",
+        "/home/somebody/photos/1.jpg",
+        "C:\\\\photos\\\\1.jpg",
+        "http://example.org/photos/1.jpg?size=9",
+        "1.JPG",
+        "%31.jpg",
+    ],
+)
+def test_likely_spellings_of_file_names(tmp_path, name):
+    image = {"id": 1, "file_name": json.loads(f'"{name}"'), "height": 40, "width": 60}
+    manifest, (record,) = converted(tmp_path, [annotation(1, BOX)], {"images": [image]})
+    assert record.file_name == image["file_name"] and len(record.objects) == 1
+    assert reasons(manifest) == {"image_name_differs": [[None, 1]]}
+
+
+def test_a_file_of_two_spellings_is_not_guessed(tmp_path):
+    names = ["train/1.jpg", "val/1.jpg"]
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names)]
+    with pytest.raises(UserError, match=r"2 of 2 image files are missing.*train/1.jpg"):
+        converted(tmp_path, [], {"images": images})
+
+
+def test_lvis_names_its_photos_by_url(tmp_path):
+    image = {"id": 1, "coco_url": "http://images.example.org/train2017/1.jpg"}
+    _, (record,) = converted(tmp_path, [annotation(1, BOX)], {"images": [image]})
+    assert record.file_name == "train2017/1.jpg"
+
+
+def test_a_doubled_category_without_annotations_is_left_out(tmp_path, caplog):
+    categories = [{"id": 0, "name": "cat"}, {"id": "1", "name": "cat"}, {"id": 2, "name": "Cat "}]
+    manifest, _ = converted(tmp_path, [annotation(1, BOX)], {"categories": categories})
+    assert manifest.vocabulary.external_ids == (1, 2)
+    first, second = [entry.getMessage() for entry in caplog.records]
+    assert "category 0 of the name 'cat'" in first
+    assert "'cat', 'Cat' are different classes" in second
+    items = [annotation(1, BOX, category_id=0), annotation(1, BOX)]
+    with pytest.raises(UserError, match="the categories 0, 1 are all named 'cat'"):
+        converted(tmp_path / "b", items, {"categories": categories})
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -523,6 +676,8 @@ def test_command_line(run_command, tmp_path):
         ({"images": [{"id": 1, "file_name": "a\0b"}]}, r"file_name 'a\\x00b' of image 1"),
         ({"categories": [{"id": 1, "name": "\ud800"}]}, r"category .*'\\ud800'.* valid characters"),
         ({"categories": [{"id": 2**63, "name": "x"}]}, "category .* 64 bits"),
+        ({"categories": {"1": "x"}}, "has no list 'categories'"),
+        ({"categories": ["x"]}, "category 'x' must be like"),
         ({"images": [{"id": 1, "file_name": "x" * 300}]}, "1 of 1 image files are missing"),
         ({"images": [{"id": 1, "file_name": "a\nb"}]}, r"'.*a\\nb' \(image 1\)"),
     ],
@@ -533,7 +688,7 @@ def test_names_that_no_file_or_class_can_have(tmp_path, changes, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("size", [{"height": -40}, {"width": 60.5}, {"height": "40"}, {"width": 0}])
+@pytest.mark.parametrize("size", [{"height": -40}, {"width": 60.5}, {"height": "x"}, {"width": 0}])
 def test_sizes_that_are_none_are_listed(tmp_path, size):
     image = {"id": 1, "file_name": "1.jpg", "height": 40, "width": 60} | size
     manifest, (record,) = converted(tmp_path, [annotation(1, BOX)], {"images": [image]})

@@ -9,6 +9,7 @@ import random
 import pytest
 
 from maskx_tf.data.coco import instances, issues, json_stream
+from maskx_tf.data.coco.images import locate
 from maskx_tf.data.records import manifest as manifest_lib
 from maskx_tf.data.records import schema as records_lib
 from maskx_tf.errors import UserError
@@ -21,8 +22,8 @@ from tf_records.output import Output
 SIZES = {"1.jpg": (40, 60), "2.jpg": (30, 50)}
 OBJECT_REASONS = {
     reason
-    for reason, (effect, _) in issues.REASONS.items()
-    if effect == issues.DROPPED and reason not in ("image_missing", "image_corrupt")
+    for reason in issues.REASONS.keys() - issues.OF_IMAGES
+    if issues.REASONS[reason].effect == issues.DROPPED
 }
 
 
@@ -73,6 +74,8 @@ def is_valid(item, sizes):
     if not all(map(math.isfinite, box)):
         return False
     x, y, w, h = box
+    if min(box) >= 0 and max(box) <= 1 and any(value % 1 for value in box):  # normalised
+        return False
     height, width = sizes[item["image_id"]]
     inside = (min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0))
     return min(w, h) >= 0.01 and min(inside) >= 0.01
@@ -109,11 +112,12 @@ def check(data, data_set, rng):
     skip = rng.random() < 0.7
     try:
         found = instances.read(str(path))
-        coco._check_files([] if skip else found.items, images)
+        items, _ = locate(found.items, images)
+        coco._check_files([] if skip else items, images)
         names = enumerate(found.vocabulary.names, start=1)
         pairs = zip(found.vocabulary.external_ids, names, strict=True)
         settings = Settings(images, dict(pairs), rng.choice((112, 8, 0)), skip)
-        encoded = [coco_objects.encode_image(item, settings) for item in found.items]
+        encoded = [coco_objects.encode_image(item, settings) for item in items]
     except UserError as error:
         message = str(error)
         assert "\n" not in message, message

@@ -63,7 +63,9 @@ Warnings:
   boxes below 2 px: 1
 
 Dropped or repaired when the records were written:
-        1 repaired: the box was clipped to the image (box_clipped: annotation 15, image 2)"""
+        1 repaired: the box was clipped to the image (box_clipped: annotation 15, image 2)
+        1 kept: iscrowd is 1: it stands for several objects, and nothing is trained on it \
+(crowd: annotation 14, image 2)"""
 
 
 def test_text(directory):

@@ -123,11 +123,14 @@ def synset_of(item):
 def box_of(item):
     """Clipped (y1, x1, y2, x2), rounded to what float32 keeps of normalised coordinates."""
     box = [item.get(key) for key in "xywh"]
+    box = [float(v) if isinstance(v, str) and re.fullmatch("-?[0-9]+", v) else v for v in box]
     if not all(type(value) in (int, float) and abs(value) <= 1.7e308 for value in box):
         return None
     x, y, w, h = box
     if w < 0.01 or h < 0.01:
         return None
+    if min(box) >= 0 and max(box) <= 1 and any(value % 1 for value in box):
+        return None  # normalised
     y1, x1, y2, x2 = max(y, 0), max(x, 0), min(y + h, 40), min(x + w, 60)
     if y2 - y1 < 0.01 or x2 - x1 < 0.01:
         return None

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from maskx_tf.data.coco import images as images_lib
 from maskx_tf.data.coco import instances
-from maskx_tf.data.coco.images import printable
+from maskx_tf.data.coco.objects import CROWDS, IGNORED
 from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.errors import UserError
 from maskx_tf.system import cli
@@ -37,6 +38,7 @@ def convert(
     masks: str = grabcut_masks.ANNOTATED,
     set_a: Sequence[str] | None = None,
     pixel_range: tuple[float, float] | None = None,
+    crowds: str = IGNORED,
 ) -> Manifest:
     """Writes the records of a COCO json.
 
@@ -49,6 +51,7 @@ def convert(
       masks: whose they are, one of `grabcut_masks.CHOICES`.
       set_a: class names kept in the manifest.
       pixel_range: of images with more than 8 bits a channel, see `image_formats.to_picture`.
+      crowds: what iscrowd means, one of `objects.CROWDS`.
 
     Raises:
       UserError: the json or an image is unusable, or the output exists.
@@ -67,6 +70,8 @@ def convert(
     }
     if masks != grabcut_masks.ANNOTATED:
         source["masks"] = masks
+    if crowds != IGNORED:
+        source["crowds"] = crowds
     if pixel_range:
         source["pixel_range"] = list(pixel_range)
     vocabulary = content.vocabulary
@@ -74,30 +79,31 @@ def convert(
         external_id: (class_id, vocabulary.names[class_id - 1])
         for class_id, external_id in enumerate(vocabulary.external_ids, start=1)
     }
-    kept = output.reusable(source, len(content.items))
+    items, issues = images_lib.locate(content.items, images)
+    kept = output.reusable(source, len(items))
     if kept is None and not skip_bad_images:
-        _check_files(content.items, images)
-    settings = Settings(images, classes, mask_size, skip_bad_images, masks, pixel_range)
+        _check_files(items, images)
+    settings = Settings(images, classes, mask_size, skip_bad_images, masks, pixel_range, crowds)
     return writer.write(
         functools.partial(encode_image, settings=settings),
-        content.items,
+        items,
         output,
         vocabulary=vocabulary,
         source=source,
-        issues=content.issues,
+        issues=[*content.issues, *issues],
         set_a=set_a,
     )
 
 
 def _check_files(items: Sequence[instances.ImageItem], images: str) -> None:
     """Finds missing files before hours of work, not after."""
-    missing = [item for item in items if not os.path.isfile(os.path.join(images, item.file_name))]
+    missing = [item for item in items if not os.path.isfile(item.path)]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(items)} image files are missing, the first is "
-            f"{printable(os.path.join(images, missing[0].file_name))} (image "
-            f"{missing[0].image_id}). Check --images, or add --skip_bad_images to drop and list "
-            "such images."
+            f"{images_lib.printable(missing[0].path)} (image {missing[0].image_id}). The json's "
+            f"file names have to start from --images={images}. --skip_bad_images drops and lists "
+            "images without a file."
         )
 
 
@@ -115,6 +121,12 @@ def define_flags() -> None:
         grabcut_masks.ANNOTATED,
         list(grabcut_masks.CHOICES),
         "Masks: as annotated; or by GrabCut, for all objects or only for those without a mask.",
+    )
+    flags.DEFINE_enum(
+        "crowds",
+        IGNORED,
+        list(CROWDS),
+        "iscrowd: 1 is a region to be ignored; or a single object, as CVAT writes brush masks.",
     )
     flags.DEFINE_list(
         "pixel_range",
@@ -149,6 +161,7 @@ def main() -> None:
         skip_bad_images=options.skip_bad_images,
         masks=options.masks,
         pixel_range=_pixel_range(options.pixel_range),
+        crowds=options.crowds,
     )
     print(writer.describe(manifest, options.output_dir))
 

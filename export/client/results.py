@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 
+from maskx_tf.data.coco import instances
 from maskx_tf.errors import UserError
 from maskx_tf.inference.detections import Detection, Detections
 from maskx_tf.system.files import write_atomically
@@ -36,8 +36,5 @@ def category_ids(annotations: str) -> dict[str, int] | None:
     """Ids by name of the categories in a COCO json; None without one."""
     if not annotations:
         return None
-    try:
-        categories = json.loads(pathlib.Path(annotations).read_text())["categories"]
-        return {category["name"].strip(): category["id"] for category in categories}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"--annotations={annotations} is not a COCO json: {error!r}.") from None
+    vocabulary = instances.read_categories(annotations)
+    return dict(zip(vocabulary.names, vocabulary.external_ids, strict=True))

@@ -15,8 +15,11 @@ from maskx_tf.adding.frozen_detector import FrozenDetector
 from maskx_tf.adding.regions import given_of, regions_of, sample_weights
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import preprocessing
-from maskx_tf.data.coco.images import BadImageError, read_image
-from maskx_tf.labeling.source import Source
+from maskx_tf.data.coco.images import locate, read_image
+from maskx_tf.data.coco.instances import CocoJson
+from maskx_tf.data.coco.issues import summary, tabulate
+from maskx_tf.data.coco.objects import read_objects
+from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.layers.box_head import DELTA_WEIGHTS
 from maskx_tf.ops import boxes
 
@@ -43,7 +46,7 @@ class Samples(NamedTuple):
 
 
 def collect(
-    detector: FrozenDetector, source: Source, images: pathlib.Path, names: list[str], seed: int
+    detector: FrozenDetector, source: CocoJson, images: pathlib.Path, names: list[str], seed: int
 ) -> tuple[Samples, Counter[str]]:
     """The samples of all images that show a new class.
 
@@ -64,18 +67,25 @@ def collect(
     rng = np.random.default_rng(seed)
     counts: Counter[str] = Counter()
     parts, problems = [], []
-    by_image = source.by_image()
-    shown = [e for e in source.images if any(a.class_name in names for a in by_image[e.image_id])]
-    for entry in tqdm.tqdm(shown, unit="image", desc="features"):
+    classes = dict(zip(source.vocabulary.external_ids, source.vocabulary.names, strict=True))
+    items, issues = locate(source.items, images)
+    issues += source.issues
+    shown = [i for i in items if any(classes[a.category_id] in names for a in i.annotations)]
+    for item in tqdm.tqdm(shown, unit="image", desc="features"):
         try:
-            image = read_image(images / entry.file_name, (entry.height, entry.width))
+            image = read_image(pathlib.Path(item.path), item.size)
         except BadImageError as error:
             problems.append(str(error))
             continue
         pixels = tf.constant(image.pixels)
-        parts.append(_of_image(detector, pixels, by_image[entry.image_id], names, rng, counts))
+        objects, found = read_objects(item, image.size)
+        issues += found
+        named = [(classes[annotation.category_id], one) for annotation, one in objects]
+        parts.append(_of_image(detector, pixels, named, names, rng, counts))
     if problems:
         print(f"{len(problems)} images cannot be read, such as {problems[0]}", file=sys.stderr)
+    if issues:
+        print(summary(tabulate(issues)), file=sys.stderr)
     parts.append(_no_samples(detector.loaded))
     return Samples(*(np.concatenate(column) for column in zip(*parts, strict=True))), counts
 
@@ -85,12 +95,12 @@ def _no_samples(loaded: LoadedModel) -> Samples:
     return Samples(features, np.zeros([0], np.int64), np.zeros([0]), np.zeros([0, 4], np.float32))
 
 
-def _of_image(detector, image, annotations, names, rng, counts) -> Samples:
+def _of_image(detector, image, objects, names, rng, counts) -> Samples:
     config = detector.loaded.config
     resized, size, scale = preprocessing.resize_and_pad(
         image, config.image_min_side, config.image_max_side
     )
-    given = given_of(annotations, names, tuple(image.shape[:2]), scale.numpy())
+    given = given_of(objects, names, scale.numpy())
     if not given.labels.any():  # its examples are crowds or no boxes
         return _no_samples(detector.loaded)
     counts.update(names[label - 1] for label in given.labels if label)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from maskx_tf.data.coco.boxes import clean_box
-from maskx_tf.labeling.source import Annotation
+from maskx_tf.data.coco.objects import CocoObject
 from maskx_tf.ops import boxes
 
 JITTERED = 24  # boxes drawn around each example, besides the example itself
@@ -40,28 +40,23 @@ class Given(NamedTuple):
 
 
 def given_of(
-    annotations: list[Annotation], names: list[str], image_size: tuple[int, int], scale: np.ndarray
+    objects: Sequence[tuple[str, CocoObject]], names: Sequence[str], scale: np.ndarray
 ) -> Given:
-    """The boxes of an image's annotations; those without area are left out.
+    """The boxes of the objects of an image.
 
     Args:
-      annotations: of one image, in its pixels.
+      objects: (name of the class, object in pixels of the image) of each.
       names: of the classes whose examples are sought.
-      image_size: height and width of the image.
       scale: [2], network-input pixels per pixel (y, x).
     """
     found, labels, crowds = [], [], []
-    for annotation in annotations:
-        box, _ = clean_box(annotation.bbox, *image_size)
-        if box is None:
-            continue
-        name = annotation.class_name
+    for name, item in objects:
         label = names.index(name) + 1 if name in names else 0
-        if not annotation.is_crowd:
-            found.append(box)
+        if not item.is_crowd:
+            found.append(item.box_yxyx)
             labels.append(label)
         elif label:
-            crowds.append(box)
+            crowds.append(item.box_yxyx)
     factor = np.tile(scale, 2)
     boxes_yxyx, crowds_yxyx = (np.array(b, np.float64).reshape(-1, 4) for b in (found, crowds))
     return Given(boxes_yxyx * factor, np.array(labels, np.int64), crowds_yxyx * factor)

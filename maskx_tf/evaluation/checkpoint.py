@@ -12,6 +12,7 @@ from maskx_tf import checkpoints
 from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 from maskx_tf.data import classes
+from maskx_tf.data.records import index, manifest
 from maskx_tf.data.records.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import runner
@@ -79,7 +80,10 @@ def evaluate(
         model = rebuilt(model, config)
     if config.mask_classes != trained.mask_classes:
         mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
-    ground_truth = ground_truth_from_json(annotations, vocabulary) if annotations else None
+    ground_truth = None
+    if annotations:
+        sizes = index.image_sizes(manifest.find_shards(config.eval_records))
+        ground_truth = ground_truth_from_json(annotations, vocabulary, sizes)
     by_grabcut = masks == "grabcut"
     with (
         reading_errors(config.eval_records),

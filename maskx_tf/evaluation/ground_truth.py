@@ -6,21 +6,19 @@ compressed run-length codes. An object without a mask has no `segmentation`.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from absl import logging
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.coco import instances, issues
-from maskx_tf.data.coco.boxes import clean_box
-from maskx_tf.data.coco.masks import MaskError, clean_segmentation
+from maskx_tf.data.coco.masks import MaskError
+from maskx_tf.data.coco.objects import CocoObject, read_objects
 from maskx_tf.data.records import manifest
 from maskx_tf.data.records import schema as record_lib
-from maskx_tf.errors import UserError
+from maskx_tf.errors import UserError, first_of
 from maskx_tf.ops import masks as mask_ops
-
-_MAX_AREA = 1e30
 
 
 def ground_truth_from_records(records: Sequence[str], vocabulary: Vocabulary) -> dict:
@@ -82,11 +80,18 @@ def _annotation_of(item: record_lib.ObjectRecord, image: record_lib.ImageRecord)
     return annotation
 
 
-def ground_truth_from_json(path: str, vocabulary: Vocabulary) -> dict:
+def ground_truth_from_json(
+    path: str, vocabulary: Vocabulary, sizes: Mapping[int, tuple[int, int]] | None = None
+) -> dict:
     """Ground truth of a COCO `instances` file, with its exact boxes and masks.
 
     What makes no object is dropped, and a mask that cannot be decoded is left out, as
     `tf_records.coco` does it; a warning counts and names them.
+
+    Args:
+      path: of the json.
+      vocabulary: of the model.
+      sizes: image id -> (height, width) of its file, where known; of others the json tells.
 
     Raises:
       UserError: the file is unreadable or malformed, an image has no size, or an annotated
@@ -97,75 +102,54 @@ def ground_truth_from_json(path: str, vocabulary: Vocabulary) -> dict:
     class_ids = {name: class_id for class_id, name in enumerate(vocabulary.names, start=1)}
     ground_truth, found, missing = _empty(vocabulary), list(source.issues), set()
     for item in source.items:
-        if item.height is None or item.width is None:
+        height, width = (sizes or {}).get(item.image_id, item.size)
+        if height is None or width is None:
             raise UserError(
                 f"--annotations={path}: image {item.image_id} ({item.file_name}) has no height and "
                 "width of whole pixels; add them."
             )
-        size = (item.height, item.width)
         ground_truth["images"].append(
-            {"id": item.image_id, "file_name": item.file_name, "height": size[0], "width": size[1]}
+            {"id": item.image_id, "file_name": item.file_name, "height": height, "width": width}
         )
-        for number, text in item.annotations:
-            annotation, reasons = _annotation_of_json(text, size)
-            found += [issues.Issue(reason, item.image_id, number) for reason in reasons]
-            if annotation is None:
-                continue
-            name = names[annotation["category_id"]]
+        objects, issues_of_image = read_objects(item, (height, width))
+        found += issues_of_image
+        for annotation, item_object in objects:
+            name = names[annotation.category_id]
             if name not in class_ids:
                 missing.add(name)
                 continue
-            new = {"id": len(ground_truth["annotations"]) + 1, "image_id": item.image_id}
-            annotation |= {**new, "category_id": class_ids[name]}
-            ground_truth["annotations"].append(annotation)
+            new, reasons = _annotation_of_json(item_object, (height, width))
+            found += [issues.Issue(reason, item.image_id, annotation.number) for reason in reasons]
+            new["id"] = len(ground_truth["annotations"]) + 1
+            new |= {"image_id": item.image_id, "category_id": class_ids[name]}
+            ground_truth["annotations"].append(new)
     if missing:
         raise UserError(
             f"{path} has objects of {len(missing)} classes that the model does not know, such as "
-            f"{', '.join(sorted(missing)[:5])}; evaluate with the annotations of the model's "
-            "classes."
+            f"{first_of(sorted(missing), 5)}; evaluate with the annotations of the model's classes."
         )
     if found:
         logging.warning("--annotations=%s:\n%s", path, issues.summary(issues.tabulate(found)))
     return ground_truth
 
 
-def _annotation_of_json(text: bytes, size: tuple[int, int]) -> tuple[dict | None, list[str]]:
-    """The annotation without its ids, but with the json's category; and what is wrong with it.
-
-    It is None where there is no object.
-    """
-    try:
-        source = json.loads(text)
-    except RecursionError:  # just as deep as the reader could go
-        return None, ["annotation_malformed"]
-    box, reasons = clean_box(source.get("bbox"), *size)
-    if box is None:
-        return None, reasons
-    annotation = {
-        "category_id": source["category_id"],
-        "bbox": [float(v) for v in source["bbox"]],  # as it is: COCO's are not clipped
-        "iscrowd": int(source.get("iscrowd") in (1, True)),
+def _annotation_of_json(item: CocoObject, size: tuple[int, int]) -> tuple[dict, list[str]]:
+    """The annotation without its ids, and what is wrong with its mask."""
+    annotation: dict[str, Any] = {
+        "bbox": list(item.bbox),  # as it is: COCO's are not clipped
+        "iscrowd": int(item.is_crowd),
     }
     reasons = []
-    if source.get("segmentation"):
+    if item.segmentation is not None:
         try:
-            segmentation, incomplete = clean_segmentation(source["segmentation"], size)
-            annotation["segmentation"] = mask_ops.segmentation_to_rle(segmentation, *size)
-            reasons += ["mask_part_invalid"] if incomplete else []
-        except MaskError:
-            reasons.append("mask_invalid")
-    area = source.get("area")
-    if not isinstance(area, (int, float)) or not 0 <= area <= _MAX_AREA:
-        reasons += ["area_invalid"] if area is not None else []
-        area = _area(annotation)
-    annotation["area"] = float(area)
+            annotation["segmentation"] = item.segmentation.rle(size)
+        except MaskError as error:
+            reasons.append(error.reason)
+    area = item.area
+    if area is None and "segmentation" in annotation:
+        area = mask_ops.rle_area(annotation["segmentation"])
+    annotation["area"] = float(item.bbox[2] * item.bbox[3] if area is None else area)
     return annotation, reasons
-
-
-def _area(annotation: dict) -> float:
-    if "segmentation" in annotation:
-        return mask_ops.rle_area(annotation["segmentation"])
-    return annotation["bbox"][2] * annotation["bbox"][3]
 
 
 def _empty(vocabulary: Vocabulary) -> dict:

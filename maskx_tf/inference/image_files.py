@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import io
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from maskx_tf.data.coco import instances
 from maskx_tf.data.image_formats import BadImageError, to_picture, turned, upright_file
 from maskx_tf.errors import ImageError, UserError
 
@@ -62,12 +62,9 @@ def image_ids(paths: Sequence[pathlib.Path], annotations: str) -> list[int]:
     if not annotations:
         return list(range(1, len(paths) + 1))
     by_name: dict[str, list[tuple[tuple[str, ...], int]]] = {}
-    try:
-        for image in json.loads(pathlib.Path(annotations).read_text())["images"]:
-            parts = pathlib.PurePath(image["file_name"]).parts
-            by_name.setdefault(parts[-1], []).append((parts, image["id"]))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"--annotations={annotations} is not a COCO json: {error!r}.") from None
+    for item in instances.read_images(annotations):
+        parts = pathlib.PurePath(item.file_name.replace("\\", "/")).parts or (item.file_name,)
+        by_name.setdefault(parts[-1], []).append((parts, item.image_id))
     missing = [path.name for path in paths if path.name not in by_name]
     if missing:
         raise UserError(

@@ -8,43 +8,79 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from maskx_tf.data.coco.annotations import is_id, side_px
-from maskx_tf.data.coco.json_stream import Entry, JsonStream
-from maskx_tf.errors import UserError
+from maskx_tf.data.coco import instances, issues
+from maskx_tf.data.coco.images import locate, read_size
+from maskx_tf.data.coco.instances import ImageItem
+from maskx_tf.data.coco.issues import Issue
+from maskx_tf.data.coco.objects import IGNORED, CocoObject, read_objects
+from maskx_tf.data.image_formats import BadImageError
 
-_LISTS = ("images", "annotations", "categories")
 _SCAN = json.JSONDecoder().raw_decode
+_MINOR = ("area_invalid", "box_clipped", "mask_part_invalid")  # nobody needs to look at these
+# What can be wrong besides `issues.REASONS`.
+_PROBLEMS = {
+    "class_unknown": "the model does not know the class",
+    "crowd_left_out": "the format has no crowds: it is left out",
+    "image_size_unknown": "neither json nor file has its size: it is left out with its objects",
+}
 
 
 class ImageEntry(NamedTuple):
-    """An image of the json; height and width in pixels, None where there is no usable number."""
+    """An image of the json.
+
+    Attributes:
+      image_id: its id.
+      file_name: as in the json.
+      path: of its file.
+      size: (height, width) of its file; of the json where there is no file; None where unknown.
+      said_size: (height, width) in the json, None where it gives no usable number.
+    """
 
     image_id: int
     file_name: str
-    height: int | None
-    width: int | None
+    path: pathlib.Path
+    size: tuple[int, int] | None
+    said_size: tuple[int | None, int | None]
 
 
 class Annotation(NamedTuple):
-    """An annotation.
+    """An annotation that is an object.
 
     Attributes:
-      index: its place in the list.
-      number: its id, of any type.
-      image_id: of one of the images; None if it names none.
-      class_name: of its category; None if it names none.
-      bbox: as `json` gives it.
-      has_mask: its segmentation is there and not empty, nor are all parts of it.
+      place: in the list.
+      image_id: of its image.
+      class_name: of its category.
+      box_yxyx: 4 numbers, pixels of the file, clipped to it.
+      bbox: x, y, width, height in pixels, as annotated or of the mask.
+      has_mask: it has a mask that can be decoded.
       is_crowd: it stands for several objects.
     """
 
-    index: int  # type: ignore[assignment]  # hides tuple.index
-    number: Any
-    image_id: int | None
-    class_name: str | None
-    bbox: Any
+    place: int
+    image_id: int
+    class_name: str
+    box_yxyx: tuple[float, ...]
+    bbox: tuple[float, ...]
     has_mask: bool
     is_crowd: bool
+
+
+class Problem(NamedTuple):
+    """Something wrong with an annotation, or with a whole image.
+
+    `number` is the annotation's id, `reason` a key of `meaning`.
+    """
+
+    reason: str
+    image_id: int | None
+    number: Any = None
+    class_name: str | None = None
+
+    @property
+    def meaning(self) -> str:
+        """The reason in words."""
+        known = issues.REASONS.get(self.reason)
+        return known.meaning if known else _PROBLEMS[self.reason]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,59 +89,108 @@ class Source:
 
     Attributes:
       sha256: of the file, hex.
-      members: texts of the members of the object at the top, in order; of a list, its items' texts.
+      members: texts of the members of the object at the top, in order; of a list, its items'
+        texts, but for the annotations.
+      texts: of the annotations, in order.
       images: in order.
-      annotations: in order, those that name no image or category as well.
+      annotations: those that are objects, by place.
       names: of the categories, in order.
+      problems: what is wrong with the json.
     """
 
     sha256: str
     members: dict[str, str | list[str]]
+    texts: list[bytes]
     images: list[ImageEntry]
-    annotations: list[Annotation]
-    names: list[str]
+    annotations: dict[int, Annotation]
+    names: tuple[str, ...]
+    problems: list[Problem]
 
     def by_image(self) -> dict[int, list[Annotation]]:
-        """The annotations that name an image and a category, by image id in the images' order."""
+        """The annotations by image id, in the images' order."""
         found: dict[int, list[Annotation]] = {image.image_id: [] for image in self.images}
-        for annotation in self.annotations:
-            if annotation.image_id is not None and annotation.class_name is not None:
-                found[annotation.image_id].append(annotation)
+        for annotation in self.annotations.values():
+            found[annotation.image_id].append(annotation)
         return found
 
-    def text(self, annotation: Annotation) -> str:
+    def text(self, place: int) -> str:
         """An annotation as it stands in the file."""
-        return self.members["annotations"][annotation.index]
+        return self.texts[place].decode("utf-8", "surrogatepass")
+
+    def number(self, place: int) -> Any:
+        """The id of an annotation, of any type, as it stands in the file."""
+        return json.loads(self.texts[place]).get("id")
+
+    def object_of(self, annotation: Annotation, entry: ImageEntry) -> CocoObject:
+        """An annotation with its mask."""
+        assert entry.size is not None
+        item = instances.AnnotationItem(0, annotation.place, 0, self.texts[annotation.place])
+        image = ImageItem(entry.image_id, entry.file_name, *entry.said_size, [item])
+        ((_, item_object),), _ = read_objects(image, entry.size)
+        return item_object
 
 
-def read(path: str, flag: str = "annotations") -> Source:
-    """Reads a COCO json; UserError if it is none, with the flag that named it."""
-    members: dict[str, Any] = {}
-    values: dict[str, list[Any]] = {}
+def read(path: str, images: pathlib.Path, crowds: str = IGNORED) -> Source:
+    """Reads a COCO json, and the sizes of its images.
+
+    Args:
+      path: of the json.
+      images: directory that its file names start from.
+      crowds: what iscrowd means, one of `objects.CROWDS`.
+
+    Raises:
+      UserError: it is no COCO json.
+    """
+    content = instances.read(path, with_texts=True)
+    vocabulary = content.vocabulary
+    names = dict(zip(vocabulary.external_ids, vocabulary.names, strict=True))
+    items, renamed = locate(content.items, images)
+    problems = [Problem(i.reason, i.image_id, i.annotation_id) for i in content.issues + renamed]
+    entries, annotations = [], {}
+    for item in items:
+        entry = _entry(item)
+        entries.append(entry)
+        if entry.size is None:
+            continue
+        objects, found = read_objects(item, entry.size, crowds)
+        classes = {a.number: names[a.category_id] for a in item.annotations}
+        problems += [_problem(issue, classes) for issue in found if issue.reason not in _MINOR]
+        for annotation, item_object in objects:
+            annotations[annotation.place] = Annotation(
+                annotation.place,
+                item.image_id,
+                names[annotation.category_id],
+                tuple(item_object.box_yxyx.tolist()),
+                item_object.bbox,
+                item_object.segmentation is not None,
+                item_object.is_crowd,
+            )
+    return Source(
+        content.sha256,
+        content.members,
+        content.texts,
+        entries,
+        dict(sorted(annotations.items())),
+        vocabulary.names,
+        problems,
+    )
+
+
+def _problem(issue: Issue, classes: dict[int, str]) -> Problem:
+    number = issue.annotation_id
+    class_name = None if number is None else classes.get(number)
+    return Problem(issue.reason, issue.image_id, number, class_name)
+
+
+def _entry(item: ImageItem) -> ImageEntry:
+    path = pathlib.Path(item.path)
+    size: tuple[int, int] | None = None
     try:
-        with open(path, "rb") as file:
-            stream = JsonStream(file, path, pathlib.Path(path).stat().st_size)
-            for entry in stream.entries():
-                _collect(members, values, entry)
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"--{flag}={path} cannot be read: {reason}.") from None
-    for key in _LISTS:
-        if not isinstance(members.get(key), list):
-            raise UserError(f"{path} is not a COCO json of instances: it has no list {key!r}.")
-    images = [_image(value, index, path) for index, value in enumerate(values["images"])]
-    known = {image.image_id for image in images}
-    if len(known) < len(images):
-        raise UserError(f"{path}: two images have the same id; make ids unique.")
-    names = _names(values["categories"], path)
-    annotations = [
-        fields._replace(
-            image_id=fields.image_id if fields.image_id in known else None,
-            class_name=names.get(fields.class_name),  # until here the category's id
-        )
-        for fields in values["annotations"]
-    ]
-    return Source(stream.sha256, members, images, annotations, list(names.values()))
+        size = read_size(path, item.size)
+    except BadImageError:  # the labeller lists it if it has something to do there
+        if item.height and item.width:
+            size = (item.height, item.width)
+    return ImageEntry(item.image_id, item.file_name, path, size, item.size)
 
 
 def members_of(text: str) -> dict[str, str]:
@@ -120,68 +205,20 @@ def members_of(text: str) -> dict[str, str]:
     return members
 
 
-def exact_bbox(text: str) -> tuple[decimal.Decimal, ...]:
-    """The bbox of an annotation's text, as it is written there: x, y, width, height."""
-    values = json.loads(
-        members_of(text)["bbox"], parse_float=decimal.Decimal, parse_int=decimal.Decimal
+def exact_bbox(text: str, bbox: tuple[float, ...]) -> tuple[decimal.Decimal, ...]:
+    """The bbox of an annotation's text as it is written there, if it is `bbox`; else that one."""
+    written = json.loads(
+        members_of(text).get("bbox", "null"),
+        parse_float=decimal.Decimal,
+        parse_int=decimal.Decimal,
     )
-    return tuple(values)
+    is_exact = isinstance(written, list) and all(isinstance(v, decimal.Decimal) for v in written)
+    if is_exact and tuple(map(float, written)) == bbox:
+        return tuple(written)
+    return tuple(decimal.Decimal(repr(value)) for value in bbox)
 
 
 def _skip(text: str, position: int) -> int:
     while position < len(text) and text[position] in " \t\n\r":
         position += 1
     return position
-
-
-def _collect(members: dict[str, Any], values: dict[str, list[Any]], entry: Entry) -> None:
-    """Keeps the texts of an entry and the values needed; the last of equal keys counts."""
-    if entry.index is None:
-        is_list = isinstance(entry.value, list)
-        members[entry.key] = [] if is_list else entry.text
-        values[entry.key] = []
-        return
-    members[entry.key].append(entry.text)
-    if entry.key == "annotations":
-        values[entry.key].append(_annotation(entry.value, entry.index))
-    elif entry.key in _LISTS:
-        values[entry.key].append(entry.value)
-
-
-def _annotation(value: Any, index: int) -> Annotation:
-    fields = value if isinstance(value, dict) else {}
-    image_id, category = fields.get("image_id"), fields.get("category_id")
-    return Annotation(
-        index,
-        fields.get("id"),
-        image_id if is_id(image_id) else None,
-        category if is_id(category) else None,  # type: ignore[arg-type]
-        fields.get("bbox"),
-        _is_mask(fields.get("segmentation")),
-        fields.get("iscrowd") in (1, True),
-    )
-
-
-def _is_mask(segmentation: Any) -> bool:
-    """Whether there is something in a segmentation; some tools write [[]] for none."""
-    if isinstance(segmentation, list):
-        return any(part != [] for part in segmentation)
-    return bool(segmentation)
-
-
-def _image(value: Any, index: int, path: str) -> ImageEntry:
-    fields = value if isinstance(value, dict) else {}
-    image_id, name = fields.get("id"), fields.get("file_name")
-    if not is_id(image_id) or not isinstance(name, str) or not name or "\0" in name:
-        raise UserError(f"{path}: images[{index}] needs an integer id and a file_name.")
-    return ImageEntry(image_id, name, side_px(fields.get("height")), side_px(fields.get("width")))
-
-
-def _names(values: list[Any], path: str) -> dict[Any, str]:
-    names = {}
-    for value in values:
-        fields = value if isinstance(value, dict) else {}
-        if not is_id(fields.get("id")) or not isinstance(fields.get("name"), str):
-            raise UserError(f"{path}: each category needs an integer id and a name.")
-        names[fields["id"]] = fields["name"].strip()
-    return names

@@ -10,7 +10,7 @@ from typing import NamedTuple, overload
 import numpy as np
 import PIL.Image
 
-from maskx_tf.data.coco.instances import ImageItem
+from maskx_tf.data.coco.instances import AnnotationItem, ImageItem
 from maskx_tf.data.coco.issues import Issue
 from tf_records import coco_objects
 from tf_records.shards import Encoded
@@ -157,20 +157,18 @@ def encode_item(item: Item, settings: Settings) -> Encoded:
     return dataclasses.replace(made, issues=(*made.issues, *issues))
 
 
-def _annotations(item: Item, drop_duplicates: bool) -> tuple[list[tuple[int, bytes]], list[Issue]]:
-    """The objects as the annotations of a `instances.ImageItem`."""
-    annotations, issues = [], []
-    seen = set()
+def _annotations(item: Item, drop_duplicates: bool) -> tuple[list[AnnotationItem], list[Issue]]:
+    """The objects as the annotations of an `instances.ImageItem`."""
+    annotations: list[AnnotationItem] = []
+    issues, seen = [], set()
     columns = (item.ids.tolist(), item.classes.tolist(), item.boxes_xywh.tolist())
     for number, class_id, box in zip(*columns, strict=True):
-        if (class_id, *box) in seen:
-            reason = "box_duplicate_dropped" if drop_duplicates else "box_duplicate"
-            issues.append(Issue(reason, item.image.image_id, number))
-            if drop_duplicates:
-                continue
+        if drop_duplicates and (class_id, *box) in seen:
+            issues.append(Issue("box_duplicate_dropped", item.image.image_id, number))
+            continue
         seen.add((class_id, *box))
-        text = f'{{"category_id": {class_id}, "bbox": {box}}}'
-        annotations.append((number, text.encode()))
+        text = f'{{"bbox": {box}}}'.encode()
+        annotations.append(AnnotationItem(number, len(annotations), class_id, text))
     return annotations, issues
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import array
+import math
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskx_tf.data.coco.boxes import clean_box
 from maskx_tf.data.coco.issues import Issue
+from maskx_tf.data.coco.values import as_number
 from tf_records.visual_genome.images import Image, image_id_of, whole_number
 from tf_records.visual_genome.stream import JsonList
 
@@ -31,7 +31,6 @@ STATES = (
 )
 _STATE = {state: number for number, state in enumerate(STATES)}
 SYNSET = re.compile(r"[^\s#]\S*\.[a-z]\.\d+")
-_LARGEST = sys.float_info.max
 _NO_BOX = [0.0, 0.0, 0.0, 0.0]
 
 
@@ -183,12 +182,8 @@ class _Table:
 def _box(item: dict[str, Any]) -> tuple[list[Any], str]:
     """(x, y, width, height) if these are finite numbers, else the reason why not."""
     width, height = item.get("w", item.get("width")), item.get("h", item.get("height"))
-    box = [item.get("x"), item.get("y"), width, height]
-    if all(map(_is_finite, box)):
-        return box, KEPT
-    _, (reason, *_) = clean_box(None if box == [None] * 4 else box, 1, 1)
-    return _NO_BOX, reason
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST
+    values = [item.get("x"), item.get("y"), width, height]
+    box = [number for value in values if (number := as_number(value)) is not None]
+    if len(box) < 4:
+        return _NO_BOX, "box_missing" if values == [None] * 4 else "box_not_numeric"
+    return (box, KEPT) if all(map(math.isfinite, box)) else (_NO_BOX, "box_not_finite")

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import array
 import json
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
 from maskx_tf.data.coco.json_stream import Entry
+from maskx_tf.data.coco.values import whole_number
 
 _INT64 = 2**63
 _LONGEST_COMPACTED = 1 << 20  # characters
 
 
 class Annotations:
-    """All annotations in the order of the file: their text, and the ids in it."""
+    """All annotations in the order of the file: their text, and the ids in it.
 
-    def __init__(self) -> None:
+    Args:
+      exact: keep texts to the byte; else they may be written shorter.
+    """
+
+    def __init__(self, exact: bool = False) -> None:
+        self._exact = exact
         self.texts: list[bytes] = []
         # id, image_id and category_id of each; 0 where it is no int64, which `_absent` says.
         self.ids, self._images, self._categories = (array.array("q") for _ in range(3))
@@ -31,14 +37,13 @@ class Annotations:
         fields = entry.value if isinstance(entry.value, dict) else {}
         columns = (("id", self.ids), ("image_id", self._images), ("category_id", self._categories))
         for key, column in columns:
-            number = fields.get(key)
-            if is_id(number):
-                column.append(number)
-            else:
+            number = whole_number(fields.get(key))
+            if number is None:
                 self._absent.add((len(self), key))
-                column.append(0)
+            column.append(number or 0)
         text = entry.text
-        if "\n" in text and len(text) <= _LONGEST_COMPACTED:  # indented: most of it is space
+        is_indented = "\n" in text and len(text) <= _LONGEST_COMPACTED  # most of it is space
+        if is_indented and not self._exact:
             text = json.dumps(entry.value, separators=(",", ":"))
         self.texts.append(text.encode("utf-8", "surrogatepass"))
 
@@ -57,6 +62,10 @@ class Annotations:
     def category_id(self, index: int) -> int | None:
         """Its category_id; None if there is no int64."""
         return None if (index, "category_id") in self._absent else self._categories[index]
+
+    def categories_in_use(self) -> set[int]:
+        """The category ids that annotations have."""
+        return set(self._categories)
 
     def numbers(self) -> np.ndarray:
         """int64 [n], the ids that are there."""
@@ -101,15 +110,3 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
         return all(one.get(key) == other.get(key) for key in ("image_id", "category_id", "bbox"))
     except RecursionError:  # boxes nested as deep as json may
         return False
-
-
-def is_id(value: Any) -> TypeGuard[int]:
-    """Whether a value of the json is an int64."""
-    return isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64
-
-
-def side_px(value: Any) -> int | None:
-    """Height or width of an image, a positive whole number, also as 5.0; None if it is none."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if is_id(value) and value > 0 else None

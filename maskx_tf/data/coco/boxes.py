@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from maskx_tf.data.coco.values import as_number
+
 _MIN_SIDE = 0.01  # pixels; what is thinner is as good as empty
+_NORMALISED_PX = 8  # least side of an image in which a box within one pixel is no object
 
 
 def clean_box(bbox: Any, height: int, width: int) -> tuple[np.ndarray | None, list[str]]:
@@ -21,7 +24,7 @@ def clean_box(bbox: Any, height: int, width: int) -> tuple[np.ndarray | None, li
     Returns:
       float64 [4] or None if it is unusable, and the reasons (of `issues`) for every change.
     """
-    if bbox is None:
+    if bbox is None or bbox == []:
         return None, ["box_missing"]
     if not isinstance(bbox, list) or len(bbox) != 4:
         return None, ["box_not_numeric"]
@@ -33,6 +36,9 @@ def clean_box(bbox: Any, height: int, width: int) -> tuple[np.ndarray | None, li
     x, y, box_width, box_height = values
     if box_width < _MIN_SIDE or box_height < _MIN_SIDE:
         return None, ["box_empty"]
+    is_within_one = min(values) >= 0 and max(values) <= 1 and min(height, width) >= _NORMALISED_PX
+    if is_within_one and not all(value.is_integer() for value in values):
+        return None, ["box_normalised"]
     corners = (y, x, y + box_height, x + box_width)
     limits = (height, width, height, width)
     box = [min(max(value, 0.0), limit) for value, limit in zip(corners, limits, strict=True)]
@@ -40,13 +46,3 @@ def clean_box(bbox: Any, height: int, width: int) -> tuple[np.ndarray | None, li
         return None, ["box_outside_image"]
     changed = any(abs(a - b) > _MIN_SIDE for a, b in zip(box, corners, strict=True))
     return np.array(box, np.float64), ["box_clipped"] if changed else []
-
-
-def as_number(value: Any) -> float | None:
-    """A number of a json; None of anything else, infinity beyond float64."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import errno
+import functools
 import os
 import pathlib
+import urllib.parse
+import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import PIL.Image
 
 from maskx_tf.data import image_formats
+from maskx_tf.data.coco.instances import ImageItem
+from maskx_tf.data.coco.issues import Issue
 from maskx_tf.data.image_formats import BadImageError
 
 
@@ -69,9 +78,80 @@ def read_image(
     if size_tells and expected == (width, height):
         pixels = image_formats.turned(pixels, picture.orientation)
         return ReadImage(image_formats.png(pixels), pixels, (*picture.changes, "image_rotated"))
-    is_known = picture.orientation == 1 or (size_tells and expected == (height, width))
-    changes = () if is_known else ("image_rotation_unknown",)
+    changes = () if picture.orientation == 1 else ("image_rotation_unknown",)
     return ReadImage(picture.encoded, pixels, (*picture.changes, *changes))
+
+
+def read_size(path: pathlib.Path, expected: tuple[int | None, int | None]) -> tuple[int, int]:
+    """(height, width) of what `read_image` gives, from the file's header where that tells.
+
+    Raises:
+      BadImageError: missing or not an image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with PIL.Image.open(path, formats=("JPEG", "MPO", "PNG")) as image:
+                width, height = image.size
+    except Exception:  # of another kind, or damaged: Pillow raises a dozen types
+        return read_image(path, expected).size
+    orientation = image_formats.to_picture(path.read_bytes()).orientation
+    if orientation in image_formats.TRANSPOSED and expected == (width, height):
+        return width, height
+    return height, width
+
+
+def locate(
+    items: Sequence[ImageItem], directory: str | os.PathLike[str]
+) -> tuple[list[ImageItem], list[Issue]]:
+    """The images with the paths of their files, and those that another spelling has found.
+
+    A file that is not there by its name is looked for with slashes for backslashes, with %20 and
+    the like decoded, with fewer of its directories (of absolute paths and URLs), and in other cases
+    of its letters; what would be the file of two images is none.
+    """
+    root = pathlib.Path(directory)
+    paths = [root / item.file_name for item in items]
+    missing = [index for index, path in enumerate(paths) if not os.path.isfile(path)]
+    others = {index: _other_spelling(root, items[index].file_name) for index in missing}
+    uses = collections.Counter(path for path in others.values())
+    uses.update(set(paths) & uses.keys())
+    issues = []
+    for index, path in others.items():
+        if path is not None and uses[path] == 1:
+            paths[index] = path
+            issues.append(Issue("image_name_differs", items[index].image_id))
+    located = zip(items, paths, strict=True)
+    return [item._replace(path=str(path)) for item, path in located], issues
+
+
+def _other_spelling(root: pathlib.Path, file_name: str) -> pathlib.Path | None:
+    name = urllib.parse.unquote(file_name.replace("\\", "/"))
+    if "://" in name:
+        name = urllib.parse.urlsplit(name).path
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    for start in range(len(parts)):
+        path = root.joinpath(*parts[start:])
+        if os.path.isfile(path):
+            return path
+        if same := _of_another_case(path):
+            return same
+    return None
+
+
+def _of_another_case(path: pathlib.Path) -> pathlib.Path | None:
+    """The one file of the directory whose name differs in case only."""
+    names = _names_by_case(str(path.parent)).get(path.name.casefold(), [])
+    return path.with_name(names[0]) if len(names) == 1 else None
+
+
+@functools.lru_cache(maxsize=16)
+def _names_by_case(directory: str) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            names.setdefault(entry.name.casefold(), []).append(entry.name)
+    return names
 
 
 def printable(path: str) -> str:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from absl import logging
+
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.data.coco.annotations import AnnotationIds, Annotations, is_id, side_px
+from maskx_tf.data.coco import kinds
+from maskx_tf.data.coco.annotations import AnnotationIds, Annotations
 from maskx_tf.data.coco.issues import Issue
 from maskx_tf.data.coco.json_stream import Entry, JsonStream
+from maskx_tf.data.coco.values import is_text, short, whole_number
 from maskx_tf.errors import UserError
 
 _LISTS = ("images", "annotations", "categories")
+_IMAGE_KEYS = ("id", "file_name", "coco_url", "height", "width")
+
+
+class AnnotationItem(NamedTuple):
+    """An annotation: its unique id, its place in the file, its class, its json text (an object)."""
+
+    number: int
+    place: int
+    category_id: int
+    text: bytes
 
 
 class ImageItem(NamedTuple):
@@ -22,114 +37,243 @@ class ImageItem(NamedTuple):
       file_name: under the directory of images.
       height: pixels, None where the json gives no usable one.
       width: pixels, None where the json gives no usable one.
-      annotations: (unique id, json text of the annotation, unchecked but for its image and class).
+      annotations: unchecked but for image and class.
+      path: of the file, once `images.locate` has looked for it.
     """
 
     image_id: int
     file_name: str
     height: int | None
     width: int | None
-    annotations: list[tuple[int, bytes]]
+    annotations: list[AnnotationItem]
+    path: str = ""
+
+    @property
+    def size(self) -> tuple[int | None, int | None]:
+        """(height, width) as in the json."""
+        return self.height, self.width
 
 
 class CocoJson(NamedTuple):
-    """A COCO json: images in its order, classes, what was wrong so far, sha256 of the file."""
+    """A COCO json.
+
+    Attributes:
+      items: images in its order.
+      vocabulary: classes in its order.
+      issues: what was wrong so far.
+      sha256: of the file.
+      members: if asked for, the text of every member of the object at the top, in order; of a list
+        the texts of its items, but for the annotations.
+      texts: of all annotations, in order.
+    """
 
     items: list[ImageItem]
     vocabulary: Vocabulary
     issues: list[Issue]
     sha256: str
+    members: dict[str, str | list[str]]
+    texts: list[bytes]
 
 
-def read(path: str) -> CocoJson:
+def read(path: str, flag: str = "--annotations", with_texts: bool = False) -> CocoJson:
     """Reads the file; annotations that belong to no image are dropped and listed.
 
     The file is streamed: what stays in memory is about the text of its annotations.
 
+    Args:
+      path: of the json.
+      flag: names it in messages.
+      with_texts: keep the text of everything, to the byte.
+
     Raises:
       UserError: the file is not a COCO json, or an annotation's category is not in it.
     """
-    images, annotations, categories, sha256 = _load(path)
-    vocabulary = _vocabulary(categories, path)
+    content = _load(path, flag, with_texts)
+    for key in _LISTS:
+        if not isinstance(content.values.get(key), (list, Annotations)):
+            raise UserError(kinds.without_list(path, key, content.values))
+    annotations: Annotations = content.values["annotations"]
     issues: list[Issue] = []
-    items = _images(images, path, issues)
+    vocabulary = _vocabulary(content.values["categories"], annotations, path)
+    items = _images(content.values["images"], path, issues)
     by_id = {item.image_id: item for item in items}
     known = set(vocabulary.external_ids)
     ids = AnnotationIds(annotations)
-    for index in range(len(annotations)):
-        number, image_id = annotations.number(index), annotations.image_id(index)
+    for place in range(len(annotations)):
+        number, image_id = annotations.number(place), annotations.image_id(place)
         if image_id is None:
             issues.append(Issue("annotation_malformed", None, number))
             continue
-        if annotations.category_id(index) not in known:
-            raise _unknown_category(annotations.value(index), index, path)
+        category_id = annotations.category_id(place)
+        if category_id is None or category_id not in known:
+            raise UserError(kinds.unknown_category(annotations.value(place), place, path))
         if image_id not in by_id:
             issues.append(Issue("annotation_of_unknown_image", image_id, number))
             continue
-        unique, reason = ids.assign(index, number)
+        unique, reason = ids.assign(place, number)
         if reason:
             issues.append(Issue(reason, image_id, number))
         if reason != "annotation_repeated":
-            by_id[image_id].annotations.append((unique, annotations.texts[index]))
-    return CocoJson(items, vocabulary, issues, sha256)
+            item = AnnotationItem(unique, place, category_id, annotations.texts[place])
+            by_id[image_id].annotations.append(item)
+    return CocoJson(items, vocabulary, issues, content.sha256, content.members, annotations.texts)
 
 
-def _load(path: str) -> tuple[list[Any], Annotations, list[Any], str]:
-    found: dict[str, Any] = {}
+def read_images(path: str, flag: str = "--annotations") -> list[ImageItem]:
+    """The images of a json alone, without annotations, which it need not have.
+
+    Raises:
+      UserError: the file holds no list of images, or two have one id.
+    """
+    content = _load(path, flag, lists=("images",))
+    if not isinstance(content.values.get("images"), list):
+        raise UserError(kinds.without_list(path, "images", content.values))
+    return _images(content.values["images"], path, [])
+
+
+def read_categories(path: str, flag: str = "--annotations") -> Vocabulary:
+    """The classes of a json alone; UserError if it has none."""
+    content = _load(path, flag, lists=("categories",))
+    if not isinstance(content.values.get("categories"), list):
+        raise UserError(kinds.without_list(path, "categories", content.values))
+    return _vocabulary(content.values["categories"], Annotations(), path)
+
+
+class _Content:
+    """The members of the object at the top: values of the lists, None for others, and texts."""
+
+    def __init__(self, lists: Sequence[str], with_texts: bool) -> None:
+        self.values: dict[str, Any] = {}
+        self.members: dict[str, str | list[str]] = {}
+        self.sha256 = ""
+        self._lists, self._with_texts = lists, with_texts
+
+    def add(self, entry: Entry) -> None:
+        """Keeps what an entry is needed for; of a key given twice the last counts."""
+        if entry.index is None:
+            is_list = isinstance(entry.value, list)
+            self.values[entry.key] = None
+            if is_list and entry.key in self._lists:
+                is_large = entry.key == "annotations"
+                self.values[entry.key] = Annotations(self._with_texts) if is_large else []
+            if self._with_texts:
+                self.members[entry.key] = [] if is_list else entry.text
+            return
+        if self._with_texts and entry.key != "annotations":
+            self.members[entry.key].append(entry.text)  # type: ignore[union-attr]
+        values = self.values[entry.key]
+        if values is None:
+            return
+        if entry.key == "annotations":
+            values.append(entry)
+        elif entry.key == "images" and isinstance(entry.value, dict):
+            values.append({key: entry.value[key] for key in _IMAGE_KEYS if key in entry.value})
+        else:
+            values.append(entry.value)
+
+
+def _load(
+    path: str, flag: str, with_texts: bool = False, lists: Sequence[str] = _LISTS
+) -> _Content:
+    content = _Content(lists, with_texts)
     try:
         with open(path, "rb") as file:
+            if kind := kinds.no_json(file.read(kinds.HEAD_BYTES)):
+                raise UserError(f"{flag}={path} is not json: {kind}.")
+            file.seek(0)
             stream = JsonStream(file, path, pathlib.Path(path).stat().st_size)
             is_object = stream.is_object()
             for entry in stream.entries():
-                _collect(found, entry)
+                content.add(entry)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"--annotations={path} cannot be read: {reason}.") from None
+        raise UserError(f"{flag}={path} cannot be read: {reason}.") from None
     if not is_object:
         raise UserError(f"{path} is not a COCO json: its top level is not an object.")
-    for key in _LISTS:
-        if found.get(key) is None:
-            raise UserError(f"{path} is not a COCO json of instances: it has no list {key!r}.")
-    return found["images"], found["annotations"], found["categories"], stream.sha256
+    content.sha256 = stream.sha256
+    return content
 
 
-def _collect(found: dict[str, Any], entry: Entry) -> None:
-    """Keeps what an entry of the lists is needed for; of a key given twice the last counts."""
-    if entry.key not in _LISTS:
-        return
-    if entry.index is None:
-        made: Any = Annotations() if entry.key == "annotations" else []
-        found[entry.key] = made if isinstance(entry.value, list) else None
-    elif entry.key == "annotations":
-        found["annotations"].append(entry)
-    elif entry.key == "images" and isinstance(entry.value, dict) and is_id(entry.value.get("id")):
-        kept = ("id", "file_name", "height", "width")
-        found["images"].append({key: entry.value.get(key) for key in kept})
-    else:
-        found[entry.key].append(entry.value)
-
-
-def _vocabulary(categories: list[Any], path: str) -> Vocabulary:
+def _vocabulary(categories: list[Any], annotations: Annotations, path: str) -> Vocabulary:
+    """The classes, ids read as numbers; of two of one name the one without annotations goes."""
     try:
-        vocabulary = Vocabulary.from_categories(categories, path)
+        entries = [_category(entry, path) for entry in categories]
+        entries = _without_unused_doubles(entries, annotations, path)
+        vocabulary = Vocabulary.from_categories(entries, path)
     except RecursionError:
         raise UserError(f"{path}: a category is nested too deep to be one.") from None
     for number, name in zip(vocabulary.external_ids, vocabulary.names, strict=True):
-        if not is_id(number) or not is_text(name):
-            raise UserError(
-                f"{path}: category {short({'id': number, 'name': name})} needs an id of at most 64 "
-                "bits and a name of valid characters."
-            )
+        if not is_text(name):
+            category = short({"id": number, "name": name})
+            raise UserError(f"{path}: category {category} needs a name of valid characters.")
+    _warn_of_similar(vocabulary, path)
     return vocabulary
 
 
+def _category(entry: Any, path: str) -> dict[str, Any]:
+    """An entry with its id as a number."""
+    number = whole_number(entry.get("id")) if isinstance(entry, dict) else None
+    if number is None:
+        raise UserError(
+            f'{path}: category {short(entry)} must be like {{"id": 1, "name": "person"}}, with an '
+            "id of at most 64 bits."
+        )
+    return {"id": number, "name": entry.get("name")}
+
+
+def _without_unused_doubles(
+    entries: list[dict[str, Any]], annotations: Annotations, path: str
+) -> list[dict[str, Any]]:
+    """Roboflow, for one, adds a root category that may have the name of a class."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for entry in entries:
+        if isinstance(entry["name"], str):
+            by_name.setdefault(entry["name"].strip(), []).append(entry)
+    doubles = {name: same for name, same in by_name.items() if len(same) > 1}
+    if not doubles:
+        return entries
+    used = annotations.categories_in_use()
+    unused = []
+    for name, same in doubles.items():
+        ids = [entry["id"] for entry in same]
+        spare = [entry for entry in same if entry["id"] not in used] if len(set(ids)) > 1 else []
+        spare = spare[: len(same) - 1]
+        if len(same) - len(spare) > 1:
+            raise UserError(
+                f"{path}: the categories {', '.join(map(short, ids))} are all named {short(name)}; "
+                "give them different names, or one id to all of their annotations."
+            )
+        unused += [id(entry) for entry in spare]
+        numbers = ", ".join(short(entry["id"]) for entry in spare)
+        logging.warning(
+            "%s: category %s of the name %r has no annotations and is left out: another one has "
+            "this name.", path, numbers, name,
+        )  # fmt: skip
+    return [entry for entry in entries if id(entry) not in unused]
+
+
+def _warn_of_similar(vocabulary: Vocabulary, path: str) -> None:
+    """Names that are equal but for case, blanks and the like are usually one class."""
+    groups: dict[str, list[str]] = {}
+    for name in vocabulary.names:
+        key = "".join(char for char in name.casefold() if char.isalnum())
+        groups.setdefault(key or name, []).append(name)
+    for names in groups.values():
+        if len(names) > 1:
+            logging.warning(
+                "%s: the categories %s are different classes; if they are meant to be one, give "
+                "them one name and id.", path, ", ".join(map(repr, names)),
+            )  # fmt: skip
+
+
 def _images(entries: list[Any], path: str, issues: list[Issue]) -> list[ImageItem]:
-    items = []
+    items: list[ImageItem] = []
     seen = set()
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not is_id(entry.get("id")):
-            raise UserError(f"{path}: images[{index}] has no integer id: {short(entry)}.")
-        image_id, file_name = entry["id"], entry.get("file_name")
+    for place, entry in enumerate(entries):
+        image_id = whole_number(entry.get("id")) if isinstance(entry, dict) else None
+        if image_id is None:
+            raise UserError(_no_id(entry, place, path))
+        file_name = entry.get("file_name", _name_in_url(entry.get("coco_url")))
         if not isinstance(file_name, str) or not file_name:
             raise UserError(f"{path}: image {image_id} has no file_name.")
         if not is_text(file_name) or "\0" in file_name:
@@ -140,9 +284,10 @@ def _images(entries: list[Any], path: str, issues: list[Issue]) -> list[ImageIte
         if image_id in seen:
             raise UserError(f"{path}: two images have the id {image_id}; make ids unique.")
         seen.add(image_id)
-        sides = [entry.get("height"), entry.get("width")]
-        height, width = map(side_px, sides)
-        if [height, width] != sides:
+        sides = [whole_number(entry.get(key)) for key in ("height", "width")]
+        height, width = (side if side and side > 0 else None for side in sides)
+        said = (entry.get("height"), entry.get("width"))
+        if any(a is None and b is not None for a, b in zip((height, width), said, strict=True)):
             issues.append(Issue("image_size_invalid", image_id))
         items.append(ImageItem(image_id, file_name, height, width, []))
     if not items:
@@ -150,27 +295,17 @@ def _images(entries: list[Any], path: str, issues: list[Issue]) -> list[ImageIte
     return items
 
 
-def _unknown_category(annotation: dict[str, Any], index: int, path: str) -> UserError:
-    return UserError(
-        f"{path}: annotation {short(annotation.get('id', f'number {index}'))} has category_id "
-        f"{short(annotation.get('category_id'))}, which is not in 'categories'; add the category "
-        "or remove the annotation."
-    )
+def _no_id(entry: Any, place: int, path: str) -> str:
+    value = entry.get("id") if isinstance(entry, dict) else None
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        return (
+            f"{path}: images[{place}] has the id {short(value)}, which is no whole number of at "
+            "most 64 bits; number the images 1, 2, 3, … and change the image_id of their "
+            "annotations with them."
+        )
+    return f"{path}: images[{place}] has no integer id: {short(entry)}."
 
 
-def is_text(value: str) -> bool:
-    """Whether UTF-8 can hold it: half a surrogate pair, which json allows, cannot be."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def short(value: Any) -> str:
-    """A value of the json for a message: one line, not too long."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = f"a {type(value).__name__} of too many levels"
-    return text if len(text) <= 60 else text[:57] + "..."
+def _name_in_url(url: Any) -> str | None:
+    """LVIS has no file_name: the last two parts of the URL, such as train2017/000000000001.jpg."""
+    return "/".join(url.rstrip("/").split("/")[-2:]) if isinstance(url, str) else None

@@ -8,56 +8,141 @@ from typing import Any, NamedTuple
 DROPPED, REPAIRED, MASK_DROPPED = "dropped", "repaired", "mask dropped"
 KEPT = "kept"  # as it is: to be known
 
-# reason -> (effect, explanation)
+
+class Reason(NamedTuple):
+    """What is done, what is wrong in words, and what to do if it is so of much of a data set."""
+
+    effect: str
+    meaning: str
+    remedy: str = ""
+
+
+_BOX = "give each annotation a bbox [x, y, width, height] in pixels, or a segmentation"
+_CORNERS = (
+    "are boxes written as x1, y1, x2, y2, shifted, or of photos of another size? bbox is [x, y, "
+    "width, height] in pixels of the file"
+)
+_RLE = "write masks with pycocotools: mask.encode, counts decoded to text, size [height, width]"
+_FILES = "--images is the directory that the json's file names start from"
+_PHOTOS = "replace these files, or remove their images from the json"
+_TURNED = "rotate the photos before boxes are drawn: mogrify -auto-orient photos/*.jpg"
+
 REASONS = {
-    "annotation_malformed": (DROPPED, "the annotation is not an object with an integer image_id"),
-    "annotation_id_duplicate": (REPAIRED, "its id was in use: it got a new one"),
-    "annotation_id_missing": (REPAIRED, "it had no integer id: it got one"),
-    "annotation_repeated": (DROPPED, "same id, image, class and box as an earlier one"),
-    "annotation_of_dropped_image": (DROPPED, "its image was dropped"),
-    "annotation_of_unknown_image": (DROPPED, "no such image in the json"),
-    "area_invalid": (REPAIRED, "the area is not a finite number: computed from mask or box"),
-    "box_clipped": (REPAIRED, "the box was clipped to the image"),
-    "box_duplicate": (KEPT, "same class and box as an earlier object of the image"),
-    "box_duplicate_dropped": (DROPPED, "same class and box as an earlier object of the image"),
-    "box_empty": (DROPPED, "the box has no area"),
-    "box_missing": (DROPPED, "there is no bbox"),
-    "box_not_finite": (DROPPED, "the box has a NaN or infinity"),
-    "box_not_numeric": (DROPPED, "the box is not four numbers"),
-    "box_outside_image": (DROPPED, "nothing of the box lies in the image"),
-    "coco_id_invalid": (REPAIRED, "the coco_id is not a whole number: treated as missing"),
-    "flickr_id_invalid": (REPAIRED, "the flickr_id is not a whole number: treated as missing"),
-    "image_corrupt": (DROPPED, "the image cannot be decoded"),
-    "image_first_frame": (KEPT, "the file has several frames or pages: the first is used"),
-    "image_entry_malformed": (DROPPED, "its entry in image_data.json has no image id or no url"),
-    "image_entry_repeated": (DROPPED, "an earlier entry of image_data.json has its id"),
-    "image_grey": (KEPT, "the image has no colours: stored as it is, read as RGB"),
-    "image_missing": (DROPPED, "there is no image file"),
-    "image_range_changed": (
-        REPAIRED,
-        "more than 8 bits a channel: its range, or --pixel_range, became 0 to 255",
+    "annotation_malformed": Reason(
+        DROPPED,
+        "the annotation is not an object with the image_id of an image",
+        "image_id is the id of an entry of 'images', a whole number",
     ),
-    "image_reencoded": (REPAIRED, "neither JPEG nor PNG: stored as PNG"),
-    "image_rotated": (REPAIRED, "rotated as its EXIF says: the json's size is the rotated one"),
-    "image_size_differs": (REPAIRED, "the json gives another size: the file's is used"),
-    "image_too_large": (DROPPED, "the image has more than 179 million pixels"),
-    "image_size_invalid": (REPAIRED, "the json's size is not a whole number: the file's is used"),
-    "image_rotation_unknown": (
+    "annotation_id_duplicate": Reason(REPAIRED, "its id was in use: it got a new one"),
+    "annotation_id_missing": Reason(REPAIRED, "it had no integer id: it got one"),
+    "annotation_repeated": Reason(DROPPED, "same id, image, class and box as an earlier one"),
+    "annotation_of_dropped_image": Reason(DROPPED, "its image was dropped", _FILES),
+    "annotation_of_unknown_image": Reason(
+        DROPPED,
+        "no such image in the json",
+        "image_id is the id of an entry of 'images'; do these begin with another number?",
+    ),
+    "area_invalid": Reason(REPAIRED, "the area is not a finite number: computed from mask or box"),
+    "box_clipped": Reason(REPAIRED, "the box was clipped to the image", _CORNERS),
+    "box_duplicate": Reason(KEPT, "same class and box as an earlier object of the image"),
+    "box_duplicate_dropped": Reason(
+        DROPPED, "same class and box as an earlier object of the image"
+    ),
+    "box_empty": Reason(DROPPED, "the box has no area", _BOX),
+    "box_is_corners": Reason(
+        KEPT, "its width and height are the right and lower end of its mask", _CORNERS
+    ),
+    "box_missing": Reason(DROPPED, "there is neither a bbox nor a mask to take it from", _BOX),
+    "box_normalised": Reason(
+        DROPPED,
+        "all of its numbers lie between 0 and 1",
+        "multiply x and width with the photo's width, y and height with its height",
+    ),
+    "box_not_finite": Reason(DROPPED, "the box has a NaN or infinity", _BOX),
+    "box_not_numeric": Reason(DROPPED, "the box is not four numbers", _BOX),
+    "box_of_mask": Reason(REPAIRED, "there is no usable bbox: that of the mask is used"),
+    "box_outside_image": Reason(DROPPED, "nothing of the box lies in the image", _CORNERS),
+    "box_rotated": Reason(
+        KEPT, "the tool drew it rotated: the upright box is used, which does not fit the object"
+    ),
+    "coco_id_invalid": Reason(REPAIRED, "the coco_id is not a whole number: treated as missing"),
+    "crowd": Reason(
         KEPT,
-        "its EXIF rotates it, and its size does not tell if the boxes are rotated: stored as it is",
+        "iscrowd is 1: it stands for several objects, and nothing is trained on it",
+        "CVAT writes iscrowd for single objects that were drawn with the brush: read them as "
+        "objects with --crowds=objects",
     ),
-    "mask_empty": (MASK_DROPPED, "the mask has no pixel in its box"),
-    "mask_invalid": (MASK_DROPPED, "the segmentation cannot be decoded"),
-    "mask_is_box": (KEPT, "GrabCut could not segment it: the mask is the whole box"),
-    "mask_part_invalid": (REPAIRED, "some polygons cannot be decoded: the others are used"),
-    "objects_entry_malformed": (DROPPED, "an entry of objects.json has no image id or no objects"),
-    "objects_entry_missing": (KEPT, "objects.json has no entry for the image: it has no objects"),
-    "objects_entry_repeated": (REPAIRED, "a second entry for the image: its objects were added"),
-    "synset_ambiguous": (DROPPED, "the object has two synsets or more"),
-    "synset_malformed": (DROPPED, "a synset is not spelled like bag.n.01"),
-    "synset_missing": (DROPPED, "the object has no synset"),
-    "synset_rare": (DROPPED, "its synset is not among the classes"),
+    "flickr_id_invalid": Reason(
+        REPAIRED, "the flickr_id is not a whole number: treated as missing"
+    ),
+    "image_corrupt": Reason(DROPPED, "the image cannot be decoded", _PHOTOS),
+    "image_entry_malformed": Reason(
+        DROPPED, "its entry in image_data.json has no image id or no url"
+    ),
+    "image_entry_repeated": Reason(DROPPED, "an earlier entry of image_data.json has its id"),
+    "image_first_frame": Reason(KEPT, "the file has several frames or pages: the first is used"),
+    "image_grey": Reason(KEPT, "the image has no colours: stored as it is, read as RGB"),
+    "image_missing": Reason(DROPPED, "there is no image file", _FILES),
+    "image_name_differs": Reason(
+        REPAIRED, "there is no file of this name: the one of the likely spelling is used"
+    ),
+    "image_range_changed": Reason(
+        REPAIRED, "more than 8 bits a channel: its range, or --pixel_range, became 0 to 255"
+    ),
+    "image_reencoded": Reason(REPAIRED, "neither JPEG nor PNG: stored as PNG"),
+    "image_repeated": Reason(KEPT, "the same photo as an earlier image"),
+    "image_rotated": Reason(
+        REPAIRED, "rotated as its EXIF says: the json's size is the rotated one"
+    ),
+    "image_rotation_unknown": Reason(
+        KEPT, "its EXIF rotates it, and it was not rotated: the boxes may be", _TURNED
+    ),
+    "image_size_differs": Reason(
+        REPAIRED,
+        "the json gives another size: the file's is used, and boxes as they are",
+        "were the photos resized after boxes were drawn? Take the original ones, or scale bbox "
+        "and segmentation with them",
+    ),
+    "image_size_invalid": Reason(
+        REPAIRED, "the json's size is not a whole number: the file's is used"
+    ),
+    "image_too_large": Reason(DROPPED, "the image has more than 179 million pixels", _PHOTOS),
+    "iscrowd_invalid": Reason(REPAIRED, "iscrowd is neither 0 nor 1: taken for 0"),
+    "mask_counts_invalid": Reason(
+        MASK_DROPPED, "the counts of the RLE are damaged, or do not fill its size", _RLE
+    ),
+    "mask_cut_by_box": Reason(KEPT, "its mask leaves the box, and was cut by it", _CORNERS),
+    "mask_empty": Reason(MASK_DROPPED, "the mask has no pixel in its box", _CORNERS),
+    "mask_invalid": Reason(MASK_DROPPED, "the segmentation is neither polygons nor an RLE", _RLE),
+    "mask_is_box": Reason(KEPT, "GrabCut could not segment it: the mask is the whole box"),
+    "mask_no_polygon": Reason(
+        MASK_DROPPED,
+        "no polygon has three points within reach of the image",
+        "a polygon is a list [x, y, x, y, ...] in pixels",
+    ),
+    "mask_part_invalid": Reason(REPAIRED, "some polygons cannot be decoded: the others are used"),
+    "mask_size_differs": Reason(
+        MASK_DROPPED,
+        "the size of the RLE, [height, width], is not that of the image",
+        _RLE,
+    ),
+    "mask_too_large": Reason(MASK_DROPPED, "the polygons are too large for their box"),
+    "objects_entry_malformed": Reason(
+        DROPPED, "an entry of objects.json has no image id or no objects"
+    ),
+    "objects_entry_missing": Reason(
+        KEPT, "objects.json has no entry for the image: it has no objects"
+    ),
+    "objects_entry_repeated": Reason(
+        REPAIRED, "a second entry for the image: its objects were added"
+    ),
+    "synset_ambiguous": Reason(DROPPED, "the object has two synsets or more"),
+    "synset_malformed": Reason(DROPPED, "a synset is not spelled like bag.n.01"),
+    "synset_missing": Reason(DROPPED, "the object has no synset"),
+    "synset_rare": Reason(DROPPED, "its synset is not among the classes"),
 }
+# Those that are of a whole image.
+OF_IMAGES = {reason for reason in REASONS if reason.startswith(("image_", "objects_entry_"))}
 
 
 class Issue(NamedTuple):
@@ -74,18 +159,21 @@ def tabulate(issues: Iterable[Issue]) -> dict[str, dict[str, Any]]:
     for issue in issues:
         ids.setdefault(issue.reason, []).append([issue.annotation_id, issue.image_id])
     return {
-        reason: {"effect": REASONS[reason][0], "count": len(ids[reason]), "ids": ids[reason]}
+        reason: {"effect": REASONS[reason].effect, "count": len(ids[reason]), "ids": ids[reason]}
         for reason in sorted(ids)
     }
 
 
+def example(entry: Mapping[str, Any]) -> str:
+    """The first annotation or image that an entry of the table is about."""
+    names = zip(("annotation", "image"), entry["ids"][0], strict=True)
+    return ", ".join(f"{name} {i}" for name, i in names if i is not None) or "without any id"
+
+
 def summary(table: Mapping[str, Mapping[str, Any]]) -> str:
     """The table in a few lines for the console; empty if nothing was wrong."""
-    lines = []
-    for reason, entry in table.items():
-        names = zip(("annotation", "image"), entry["ids"][0], strict=True)
-        known = [f"{name} {number}" for name, number in names if number is not None]
-        example = ", ".join(known) or "without any id"
-        meaning = REASONS[reason][1]
-        lines.append(f"  {entry['count']:>7} {entry['effect']}: {meaning} ({reason}: {example})")
-    return "\n".join(lines)
+    return "\n".join(
+        f"  {entry['count']:>7} {entry['effect']}: {REASONS[reason].meaning} "
+        f"({reason}: {example(entry)})"
+        for reason, entry in table.items()
+    )

@@ -211,7 +211,12 @@ class JsonStream:
     def _error(self, message: str, ahead: int = 0) -> UserError:
         self._position = max(self._position + ahead, 0)
         self._move()
+        hint = ""
+        if message == "Extra data":
+            hint = " Is it one json after the other (jsonl)? Take one json with all."
+        elif message.startswith("Expecting") and self._text[:1] in ("]", "}"):
+            hint = " Is there a comma before a closing bracket? Remove it."
         return UserError(
             f"{self._path} is not json: {message}: line {self._lines + 1} column "
-            f"{self._column + 1} (char {self._chars})."
+            f"{self._column + 1} (char {self._chars}).{hint}"
         )

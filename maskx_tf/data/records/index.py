@@ -142,6 +142,21 @@ def places_by_image_id(paths: Sequence[pathlib.Path]) -> dict[int, Place]:
     return places
 
 
+def image_sizes(paths: Sequence[pathlib.Path]) -> dict[int, tuple[int, int]]:
+    """Image id -> (height, width), as far as the headers of records tell."""
+    sizes = {}
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            for item in framing.walk(path):
+                if isinstance(item, Frame):
+                    read = functools.partial(_read_inside, file, item)
+                    number = _image_id(read, item.length)
+                    size = peek(read, item.length, _SIZE_KEYS)
+                    if number != NO_ID and len(size) == len(_SIZE_KEYS):
+                        sizes[int(number)] = (int(size[_SIZE_KEYS[0]]), int(size[_SIZE_KEYS[1]]))
+    return sizes
+
+
 def image_id(payload: bytes) -> str:
     """The image id in a perhaps damaged record, as decimal text; `NO_ID` if there is none."""
     return _image_id(lambda at, count: payload[at : at + count], len(payload))

@@ -6,7 +6,7 @@ import json
 
 from maskx_tf.labeling.labeler import Labels, Mask
 from maskx_tf.labeling.objects import mask_source
-from maskx_tf.labeling.source import Annotation, Source, members_of
+from maskx_tf.labeling.source import Source, members_of
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.ops import polygons
 
@@ -28,8 +28,8 @@ def to_text(source: Source, labels: Labels, mask_seen: set[str], polygon_iou: fl
     for key, text in source.members.items():
         if key == "annotations":
             rows = [
-                _annotation(source, annotation, labels, mask_seen, polygon_iou)
-                for annotation in source.annotations
+                _annotation(source, place, labels, mask_seen, polygon_iou)
+                for place in range(len(source.texts))
             ]
             text = "[\n" + ",\n".join(rows) + "\n]"
         elif isinstance(text, list):
@@ -39,15 +39,12 @@ def to_text(source: Source, labels: Labels, mask_seen: set[str], polygon_iou: fl
 
 
 def _annotation(
-    source: Source,
-    annotation: Annotation,
-    labels: Labels,
-    mask_seen: set[str],
-    polygon_iou: float | None,
+    source: Source, place: int, labels: Labels, mask_seen: set[str], polygon_iou: float | None
 ) -> str:
-    text, mask = source.text(annotation), labels.masks.get(annotation.index)
-    where_from = mask_source(source, annotation, labels)
-    if where_from is None:
+    text, mask = source.text(place), labels.masks.get(place)
+    annotation = source.annotations.get(place)
+    where_from = mask_source(source, annotation, labels) if annotation else None
+    if annotation is None or where_from is None:
         return text
     members = members_of(text)
     if mask is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import pathlib
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -18,19 +17,18 @@ from maskx_tf.labeling.objects import LabelledImage, LabelledObject
 FIELD = "ground_truth"
 
 
-def to_text(images: Sequence[LabelledImage], directory: pathlib.Path) -> str:
+def to_text(images: Sequence[LabelledImage]) -> str:
     """The json of samples, each of which `fiftyone.Sample.from_dict` takes (docs/labeling.md).
 
     Args:
       images: what to write.
-      directory: of the image files.
     """
     samples = []
     for image in images:
         detections = [_detection(image, item) for item in image.objects]
         samples.append(
             {
-                "filepath": str((directory / image.entry.file_name).absolute()),
+                "filepath": str(image.entry.path.absolute()),
                 "tags": [],
                 "metadata": {
                     "_cls": "ImageMetadata",
