@@ -266,10 +266,10 @@ FAULTS = (
         "test_tf_records_coco.py::test_box_beyond_the_image_is_clipped",
     ),
     Fault(
-        "annotation_ids_may_repeat",
+        "new_annotation_id_is_taken",
         "maskx_tf/data/coco/annotations.py",
-        "set(numbers[counts > 1].tolist())",
-        "set(numbers[counts > 2].tolist())",
+        "self._next = 1 if far else max(largest, 0) + 1",
+        "self._next = 1 if far else max(largest, 0)",
         "test_tf_records_coco.py::test_ids_become_unique",
     ),
     Fault(
@@ -495,6 +495,7 @@ FAULTS = (
         'options["eval_records"] = records',
         "pass",
         "test_api.py::TestEvaluate::test_scores_of_records",
+        "thorough",
     ),
     Fault(
         "ctrl_c_is_a_signal_of_ours",
