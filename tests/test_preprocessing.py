@@ -29,7 +29,7 @@ def oracle_resize(image, size):
 @pytest.mark.parametrize(
     ("height", "width", "canvas"),
     [(48, 64, (64, 96)), (64, 48, (96, 64)), (50, 50, (64, 96)), (10, 64, (64, 96)),
-     (300, 20, (96, 64)), (1, 500, (64, 96))],
+     (300, 20, (96, 64)), (1, 500, (64, 96)), (7, 10, (64, 96))],
 )  # fmt: skip
 def test_resize_and_pad_equals_the_oracle(height, width, canvas):
     image = random_image(height, width)
