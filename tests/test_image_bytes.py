@@ -29,7 +29,7 @@ def refusal(encoded, max_pixels=image_bytes.MAX_PIXELS):
     return decoding.reason(error.value)
 
 
-@pytest.mark.parametrize("name", set(awkward_images.valid()) - {"7000x7000", "exif"})
+@pytest.mark.parametrize("name", sorted(set(awkward_images.valid()) - {"7000x7000", "exif"}))
 def test_decoded_as_in_training(name):
     encoded = awkward_images.valid()[name]
     np.testing.assert_array_equal(image_bytes.decode(encoded), decoding.to_array(encoded))
