@@ -13,7 +13,7 @@ import tf_keras
 
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
-from maskx_tf.layers import choices, convolution, detections, roi_align
+from maskx_tf.layers import choices, convolution, cost_model, detections, roi_align
 from maskx_tf.layers.box_head import BoxHead
 from maskx_tf.layers.fpn import FPN
 from maskx_tf.layers.mask_branches import MLP
@@ -22,6 +22,8 @@ from maskx_tf.layers.rpn import RPN
 from maskx_tf.layers.weight_transfer import LearnedMaskWeights, WeightTransfer
 from maskx_tf.ops import boxes, sampling
 from maskx_tf.ops.conventions import CONVENTIONS
+
+cost_model.silence()
 
 # What Keras calls each `config.precision`.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}

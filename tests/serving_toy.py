@@ -10,6 +10,7 @@ import time
 
 import grpc
 import tensorflow as tf
+from tensorflow.python.framework import config as tf_config
 from tensorflow_serving.apis import (
     model_service_pb2_grpc,
     predict_pb2,
@@ -151,6 +152,8 @@ class Client:
 @contextlib.contextmanager
 def serving(root, name: str = NAME, config=None, **options):
     """(Server, Client) with the versions under `root`, ready; on free ports."""
+    # Training in the same process leaves it on, and then `Toy.wait` cannot read the clock.
+    tf_config.disable_op_determinism()
     defaults = {"port": 0, "rest_api_port": 0, "file_system_poll_wait_seconds": 0.05}
     server = Server([config or model_config(root, name)], Options(**(defaults | options)))
     with running(server):

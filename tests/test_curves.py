@@ -18,7 +18,7 @@ def scored(request):
 
 def test_the_area_under_a_curve_is_ap50(scored):
     results, found = scored
-    for section in results:
+    for section in found:
         for subset in ("A", "B", "all"):
             precision = found[section][subset]
             assert precision.shape == (101,) and np.all(np.diff(precision) <= 1e-12)

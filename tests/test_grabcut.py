@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from absl import flags
 
 from maskx_tf import checkpoints
 from maskx_tf.data.records import manifest as manifest_lib
@@ -16,7 +15,7 @@ from maskx_tf.errors import UserError
 from maskx_tf.evaluation.grabcut import GrabCutMasks
 from maskx_tf.model import build_model
 from maskx_tf.ops import grabcut, masks
-from tests import harness, tiny
+from tests import commands, harness, tiny
 from tf_records import coco, describe, verify
 from tf_records.describe_statistics import gather
 from tf_records.output import Output
@@ -251,16 +250,18 @@ class TestEvaluation:
         checkpoints.save_run(options, vocabulary, ())
         model = build_model(options, len(names))
         tiny.tf.train.Checkpoint(model=model).save(str(run / "ckpt"))
-        given = {}
+        given, printed = {}, ""
         for who in ("model", "grabcut"):
-            if not flags.FLAGS.is_parsed():
-                evaluate.define_flags()
-            flags.FLAGS(["evaluate", f"--model_dir={run}", f"--masks={who}"])
-            evaluate.main()
+            options = f"--model_dir={run}", f"--masks={who}"
+            done = commands.in_process("maskx_tf.evaluate", *options)
+            assert done.returncode == 0, done.stderr
+            printed += done.stdout
             given[who] = json.loads((run / evaluate.OUTPUTS[who]).read_text())
         assert given["model"]["box"] == given["grabcut"]["box"]
-        assert given["model"].keys() == {"checkpoint", "mask_classes", "ground_truth", "box"}
+        assert given["model"].keys() == {
+            *("checkpoint", "mask_classes", "ground_truth", "box", "operating_point")
+        }
         assert given["model"]["mask_classes"] == []
         assert given["model"]["ground_truth"] == [str(tmp_path / "full")]
         assert given["grabcut"]["mask_given_boxes"]["all"]["AP"] == pytest.approx(1)
-        assert capsys.readouterr().out.count("mask, boxes given") == 1
+        assert printed.count("mask, boxes given") == 1
