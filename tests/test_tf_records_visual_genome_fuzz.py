@@ -101,7 +101,7 @@ def expected_objects(entries, image_ids):
             synset, box = synset_of(item), box_of(item)
             if synset is None or box is None:
                 continue
-            raw = tuple(item[key] for key in "xywh")
+            raw = values_of(item)
             number = id_of(item, "object_id")
             if number is not None and (number, image_id, synset, *raw) in seen:
                 continue
@@ -120,10 +120,15 @@ def synset_of(item):
     return names[0] if good else None
 
 
+def values_of(item):
+    """x, y, w, h; whole numbers that were written as text are read."""
+    values = [item.get(key) for key in "xywh"]
+    return [float(v) if isinstance(v, str) and re.fullmatch("-?[0-9]+", v) else v for v in values]
+
+
 def box_of(item):
     """Clipped (y1, x1, y2, x2), rounded to what float32 keeps of normalised coordinates."""
-    box = [item.get(key) for key in "xywh"]
-    box = [float(v) if isinstance(v, str) and re.fullmatch("-?[0-9]+", v) else v for v in box]
+    box = values_of(item)
     if not all(type(value) in (int, float) and abs(value) <= 1.7e308 for value in box):
         return None
     x, y, w, h = box
