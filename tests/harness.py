@@ -35,6 +35,11 @@ def shared_data() -> pathlib.Path:
     pytest.skip("test data are absent; name their directory in MASKX_TF_TEST_DATA")
 
 
+def thorough(*values):
+    """A case of `parametrize` that `make test` leaves out."""
+    return pytest.param(*values, marks=pytest.mark.thorough)
+
+
 def check_each(check: Callable[[Any], object], cases: Iterable[Any]) -> None:
     """Calls check(case) for every case, and fails once with all the cases that it fails for.
 

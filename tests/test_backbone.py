@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from maskx_tf.layers import choices
 from maskx_tf.layers.backbone import ConvNorm, ResNet, normalization_layer
+from tests.harness import thorough
 
 
 def kernels(backbone):
@@ -22,7 +23,7 @@ def kernels(backbone):
     ("variant", "levels", "channels", "convolutions"),
     [
         ("resnet50", (2, 3, 4, 5), 16, 1 + 3 * 16 + 4),  # stem, blocks, projections
-        ("resnet101", (2, 3, 4, 5), 16, 1 + 3 * 33 + 4),
+        thorough("resnet101", (2, 3, 4, 5), 16, 1 + 3 * 33 + 4),
         ("small", (2, 3, 4), 4, 2 + 2 * 3 + 2),
     ],
 )

@@ -1,17 +1,21 @@
 """Model directories: round trips, class rows matched by name, and errors that say what to do."""
 
+import functools
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from maskx_tf import checkpoints
+from maskx_tf.checkpoints.model_dir import load_set_a
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.model import MASK_PARTS, build_model
 from tests import batches
+from tests.harness import thorough
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
 CLASS_VARIABLES = [
@@ -24,9 +28,15 @@ IMAGES = tf.cast(tf.random.stateless_uniform([1, 64, 64, 3], (0, 1), 0, 256), tf
 SIZES = tf.constant([[64.0, 64.0]])
 
 
-def randomized(config, num_classes, seed):
+def built(config, num_classes):
     rows = np.load(config.transfer_embeddings) if config.transfer_embeddings else None
-    model = build_model(config, num_classes, rows)
+    return build_model(config, num_classes, rows)
+
+
+built_once = functools.cache(built)
+
+
+def randomized(model, seed):
     rng = np.random.default_rng(seed)
     for variable in model.trainable_variables:
         variable.assign(rng.normal(0, 0.1, variable.shape))
@@ -37,7 +47,7 @@ def save(directory, names=NAMES, mask_class_ids=(2, 4), step=7, seed=0, **change
     """A model directory with one checkpoint, and the model in it."""
     config = batches.tiny_config(model_dir=str(directory), **changes)
     checkpoints.save_run(config, Vocabulary.from_names(names), mask_class_ids)
-    model = randomized(config, len(names), seed)
+    model = randomized(built(config, len(names)), seed)
     checkpoint = tf.train.Checkpoint(model=model)
     tf.train.CheckpointManager(checkpoint, str(directory), None).save(step)
     return model
@@ -56,7 +66,7 @@ def by_name(model):
 
 def initialized(directory, names, **changes):
     """(weights before, weights after, the report) of a new model started from `directory`."""
-    model = randomized(batches.tiny_config(**changes), len(names), seed=99)
+    model = randomized(built_once(batches.tiny_config(**changes), len(names)), seed=99)
     before = by_name(model)
     report = checkpoints.initialize(model, Vocabulary.from_names(names), str(directory))
     return before, by_name(model), report
@@ -83,28 +93,27 @@ class TestRoundTrip:
         vocabulary = Vocabulary.from_names(["# 1", "a\u2028b", "line\nbreak", "ö"])
         config = batches.tiny_config(model_dir=str(tmp_path))
         checkpoints.save_run(config, vocabulary, (1, 2, 3))
-        tf.train.Checkpoint(model=build_model(config, 4)).save(str(tmp_path / "ckpt"))
-        assert checkpoints.load_model(str(tmp_path)).mask_class_ids == (1, 2, 3)
+        assert load_set_a(tmp_path, vocabulary) == (1, 2, 3)
 
-    def test_runs_with_set_a_as_text_are_still_read(self, tmp_path):
-        save(tmp_path, mask_class_ids=(1,))
+    def test_runs_with_set_a_as_text_are_still_read(self, run, tmp_path):
+        shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
         (tmp_path / "mask_classes.json").unlink()
-        (tmp_path / "mask_classes.txt").write_text("bee\ndog\n")
+        (tmp_path / "mask_classes.txt").write_text("cat\ndog\n")
         loaded = checkpoints.load_model(str(tmp_path))
-        assert loaded.mask_class_ids == (2, 4)
-        checkpoints.save_run(loaded.config, loaded.vocabulary, (3,))  # as a run that goes on does
-        assert checkpoints.load_model(str(tmp_path)).mask_class_ids == (3,)
+        assert loaded.mask_class_ids == (3, 4)
+        config = batches.tiny_config(model_dir=str(tmp_path))
+        checkpoints.save_run(config, loaded.vocabulary, (3,))  # as a run that goes on does
+        assert load_set_a(tmp_path, loaded.vocabulary) == (3,)
         assert not (tmp_path / "mask_classes.txt").exists()
 
     def test_such_a_text_may_be_empty(self, tmp_path):
         """As a stage 1 without masks wrote it."""
-        save(tmp_path, mask_class_ids=(1,))
-        (tmp_path / "mask_classes.json").unlink()
         (tmp_path / "mask_classes.txt").write_text("")
-        assert checkpoints.load_model(str(tmp_path)).mask_class_ids == ()
+        assert load_set_a(tmp_path, Vocabulary.from_names(NAMES)) == ()
 
-    def test_a_run_without_mask_classes_can_be_loaded(self, tmp_path):
-        save(tmp_path, mask_class_ids=())
+    def test_a_run_without_mask_classes_can_be_loaded(self, run, tmp_path):
+        shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+        (tmp_path / "mask_classes.json").write_text("[]")
         assert checkpoints.load_model(str(tmp_path)).mask_class_ids == ()
 
     def test_the_latest_checkpoint_or_the_one_that_is_named(self, tmp_path):
@@ -186,8 +195,8 @@ class TestErrors:
         [
             {"fpn_filters": 8},  # other shapes
             {"mask_convs": 2},  # variables that the checkpoint lacks
-            {"mask_output": "class_agnostic"},
-            {"backbone": "resnet50"},
+            thorough({"mask_output": "class_agnostic"}),
+            thorough({"backbone": "resnet50"}),
         ],
     )
     def test_another_architecture(self, run, changes):
@@ -198,12 +207,12 @@ class TestErrors:
             checkpoints.restore(tf.train.Checkpoint(model=other), path)
         assert "--init_checkpoint" in str(error.value) and "\n" not in str(error.value)
 
-    def test_a_damaged_checkpoint(self, tmp_path):
-        model = save(tmp_path)
+    def test_a_damaged_checkpoint(self, run, tmp_path):
+        shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
         data = next(tmp_path.glob("ckpt-7.data*"))
         data.write_bytes(data.read_bytes()[:100])
         with pytest.raises(UserError, match="ckpt-7 is damaged"):
-            checkpoints.restore(tf.train.Checkpoint(model=model), str(tmp_path / "ckpt-7"))
+            checkpoints.restore(tf.train.Checkpoint(model=run[1]), str(tmp_path / "ckpt-7"))
 
 
 class TestInitialize:
@@ -211,7 +220,7 @@ class TestInitialize:
         "names",
         [
             NAMES,
-            NAMES[::-1],
+            thorough(NAMES[::-1]),
             ("bee", "ant"),
             ("fox", "eel", "gnu", "ant", "bee", "cat", "dog"),
             ("fox", "gnu"),

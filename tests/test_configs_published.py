@@ -17,7 +17,7 @@ from maskx_tf.config import Config
 from maskx_tf.data.classes import named_classes
 from maskx_tf.model import assemble
 from tests.flagfiles import EXPERIMENTS, ROOT, ROWS, SCORE, SHAPES, head_of, on_one_line, parse
-from tests.harness import check_each
+from tests.harness import check_each, thorough
 
 # Row: mode, mask output, input of T, its length, layers, activation, stop-gradient, MLP branch.
 SW, E2E = "stage2_masks", "end_to_end"
@@ -128,7 +128,7 @@ def test_mask_heads():
     def check(path):
         config = parse(path)
         wanted = VG_STAGE2 if path.parts[1] == "vg" else PUBLISHED[row_of(path)]
-        size = variables(config, *sizes(path)).get("weight_transfer/fc1/kernel", (None,))[0]
+        size = head_variables(config, *sizes(path)).get("weight_transfer/fc1/kernel", (None,))[0]
         assert mask_head_of(config, size) == wanted
         assert config.mask_rois == "proposals" and config.mask_size == 28
         assert (config.mask_filters, config.transfer_units, config.mask_convs) == (256, 256, 4)
@@ -207,8 +207,8 @@ def sizes(path: pathlib.Path) -> tuple[int, int | None]:
     return NUM_CLASSES.get(path.parts[1], 80), EMBEDDING_SIZES.get(path.parts[1])
 
 
-def variables(config: Config, classes: int, vector_size: int | None) -> dict[str, tuple[int, ...]]:
-    """{variable: shape} of the model of a configuration."""
+def head_variables(config: Config, classes: int, vector_size: int | None) -> dict:
+    """{variable: shape} of the box and mask heads of a configuration."""
     if config.transfer_input != "embedding":
         vector_size = None
     elif config.transfer_embeddings == "randn_class":
@@ -218,7 +218,7 @@ def variables(config: Config, classes: int, vector_size: int | None) -> dict[str
         "transfer_embeddings": config.transfer_embeddings and "any",
         "convolutions": "direct",  # of the same shapes, and traced in a twentieth of the time
     }
-    return _variables(Config(**neutral | kept), classes, vector_size)
+    return _head_variables(Config(**neutral | kept), classes, vector_size)
 
 
 _MODEL_OPTIONS = [
@@ -231,7 +231,7 @@ _MODEL_OPTIONS = [
 
 @functools.cache
 @tf.autograph.experimental.do_not_convert  # nothing to convert, and that takes most of the time
-def _variables(config: Config, classes: int, vector_size: int | None) -> dict:
+def _head_variables(config: Config, classes: int, vector_size: int | None) -> dict:
     """In a graph, where nothing is allocated; the heads alone, once for each kind."""
     rows = None if vector_size is None else np.zeros([classes, vector_size])
     with tf.Graph().as_default():
@@ -245,10 +245,7 @@ def _variables(config: Config, classes: int, vector_size: int | None) -> dict:
         assert kernels.shape == (1, config.mask_filters)
         assert logits.shape[1:] == (config.mask_size, config.mask_size)
         found = {v.name.removesuffix(":0"): tuple(v.shape) for v in model.variables}
-    return found | _pyramid_variables(
-        config.backbone, config.backbone_width, config.normalization, config.frozen_stages,
-        config.fpn_filters, config.min_level, config.max_level, config.rpn_filters,
-    )  # fmt: skip
+    return found
 
 
 @functools.cache
@@ -269,6 +266,14 @@ def _pyramid_variables(
         return {v.name.removesuffix(":0"): tuple(v.shape) for v in model.variables}
 
 
+def pyramid_variables(config: Config) -> dict[str, tuple[int, ...]]:
+    """{variable: shape} of backbone, FPN and RPN of a configuration."""
+    return _pyramid_variables(
+        config.backbone, config.backbone_width, config.normalization, config.frozen_stages,
+        config.fpn_filters, config.min_level, config.max_level, config.rpn_filters,
+    )  # fmt: skip
+
+
 def count(found: dict[str, tuple[int, ...]], *prefixes: str) -> int:
     """Number of parameters; what normalisation layers only measure is none."""
     return sum(
@@ -281,7 +286,7 @@ def count(found: dict[str, tuple[int, ...]], *prefixes: str) -> int:
 def test_models_are_built():
     def check(path):
         config, (classes, vector_size) = parse(path), sizes(path)
-        found = variables(config, classes, vector_size)
+        found = head_variables(config, classes, vector_size)
         units = config.box_fc_units
         assert found["box_head/cls_kernel"] == (classes + 1, units)
         assert found["box_head/box_kernel"] == (classes + 1, 4, units)
@@ -298,13 +303,24 @@ def test_models_are_built():
     check_each(check, (path for path in EXPERIMENTS if path.parts[1] != "backbones"))
 
 
+@pytest.mark.thorough
+def test_pyramids_are_built():
+    def check(path):
+        config = parse(path)
+        found = pyramid_variables(config)
+        assert found["fpn/output3/kernel"] == (3, 3, config.fpn_filters, config.fpn_filters)
+
+    check_each(check, (path for path in EXPERIMENTS if path.parts[1] != "backbones"))
+
+
 @pytest.mark.parametrize(
-    ("name", "wanted"),
-    [("e2e_maskx", 203_109_364), ("e2e_maskx_r101", 222_101_492)],
+    ("name", "wanted"), [("e2e_maskx", 203_109_364), thorough("e2e_maskx_r101", 222_101_492)]
 )
 def test_parameters_of_the_published_models(name, wanted):
-    found = variables(parse(coco(f"voc_to_nonvoc/{name}")), 80, None)
-    assert count(found) == wanted
+    config = parse(coco(f"voc_to_nonvoc/{name}"))
+    heads = head_variables(config, 80, None)
+    assert count(heads, "weight_transfer/") == 5120 * 256 + 256 + 256 * 256 + 256
+    assert count(heads) + count(pyramid_variables(config)) == wanted
 
 
 def test_shapes_has_the_rows_of_coco():
@@ -322,7 +338,7 @@ def test_shapes_rows_differ_as_those_of_coco():
         wanted[3] = {"cls": units, "box": 4 * units, "cls+box": 5 * units, None: None}.get(
             wanted[2], 0
         )
-        size = variables(config, *sizes(path)).get("weight_transfer/fc1/kernel", (None,))[0]
+        size = head_variables(config, *sizes(path)).get("weight_transfer/fc1/kernel", (None,))[0]
         assert mask_head_of(config, 0 if wanted[2] == "embedding" else size) == tuple(wanted)
         everything = "oracle" in name or "grabcut" in name
         assert config.mask_classes == ("all" if everything else "data/shapes/set_a.txt")

@@ -7,7 +7,7 @@ import tensorflow as tf
 from maskx_tf.ops import graph_rle
 from maskx_tf.ops import masks as mask_ops
 
-encode = tf.function(graph_rle.paste_to_rle)
+encode = tf.function(graph_rle.paste_to_rle, autograph=False)
 
 
 def both(masks, boxes, height, width):

@@ -122,7 +122,7 @@ def test_folded_transfer_gives_the_same_masks(model, images, detections):
 
 
 def test_a_graph_gives_what_eager_gives(model, images, detections):
-    found = tf.function(model)(*images)
+    found = tf.function(model, autograph=False)(*images)
     for name, value in detections.items():
         np.testing.assert_allclose(found[name], value, atol=1e-3, err_msg=name)
 

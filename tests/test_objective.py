@@ -44,7 +44,7 @@ class Step:
             variable.assign(rng.normal(0, 0.05, variable.shape))
         self._saved = [v.numpy() for v in self.model.weights]
         self.features = batches.random_features()
-        self.compute = tf.function(self._compute) if traced else self._compute
+        self.compute = tf.function(self._compute, autograph=False) if traced else self._compute
 
     def _compute(self, features, labels):
         variables = self.model.trainable_variables

@@ -81,8 +81,12 @@ def test_crop_position_moves_the_window(position):
 
 def test_square_canvas_is_static_in_graphs():
     spec = tf.TensorSpec([None, None, 3], tf.uint8)
-    square = tf.function(lambda image: preprocessing.resize_and_pad(image, 64, 64)[0], [spec])
-    oblong = tf.function(lambda image: preprocessing.resize_and_pad(image, 64, 96)[0], [spec])
+    square = tf.function(
+        lambda image: preprocessing.resize_and_pad(image, 64, 64)[0], [spec], False
+    )
+    oblong = tf.function(
+        lambda image: preprocessing.resize_and_pad(image, 64, 96)[0], [spec], False
+    )
     assert square.get_concrete_function().output_shapes.as_list() == [64, 64, 3]
     assert oblong.get_concrete_function().output_shapes.as_list() == [None, None, 3]
     assert square(tf.zeros([10, 20, 3], tf.uint8)).shape == (64, 64, 3)

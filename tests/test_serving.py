@@ -64,10 +64,10 @@ def test_the_scale_reaches_a_model_of_detectrons_conventions():
 
 
 def test_results_are_the_models_in_original_pixels(module):
-    config = tiny.config()
+    model = tiny.model(tiny.config())
     for image in tiny.images():
         resized, size, scale = preprocessing.resize_and_pad(image, 64, 96)
-        direct = tiny.model(config)(resized[None], size[None], training=False)
+        direct = model(resized[None], size[None], training=False)
         served = module.detect_images(image[None])
         count = int(served["num_detections"][0])
         assert count == direct["num_detections"][0] > 0

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests import harness
-from tests.harness import annotation
+from tests.harness import annotation, thorough
 from tf_records import coco
 from tf_records.output import Output
 
@@ -140,7 +140,7 @@ def test_ten_kills(data_set, undisturbed, tmp_path):
         finish(data_set, tmp_path / str(number), kept, undisturbed)
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [thorough(5), pytest.param(1, marks=pytest.mark.slow)])
 def test_kill_before_a_file_operation(tmp_path, step):
     """Two shards of a few items: killed before the n-th file operation, for every n-th."""
     result = subprocess.run(

@@ -13,6 +13,7 @@ import pytest
 from maskx_tf.data.coco import issues as issues_lib
 from maskx_tf.data.records import schema as records_lib
 from maskx_tf.errors import UserError
+from tests.harness import thorough
 from tests.visual_genome_data import vg_entry, vg_image, vg_object, write
 from tf_records.coco_objects import Settings
 from tf_records.visual_genome import data as data_lib
@@ -214,7 +215,8 @@ def run(count, seed, directory):
 
 
 @pytest.mark.parametrize(
-    ("count", "seed"), [(2000, 1), pytest.param(10_000, 2, marks=pytest.mark.slow)]
+    ("count", "seed"),
+    [(300, 0), thorough(2000, 1), pytest.param(10_000, 2, marks=pytest.mark.slow)],
 )
 def test_mutated_jsons(tmp_path, count, seed):
     outcomes = run(count, seed, tmp_path)

@@ -12,6 +12,7 @@ from maskx_tf import checkpoints
 from maskx_tf.errors import UserError
 from maskx_tf.weights import detectron, importing
 from tests import detectron_pickle, detectron_reference
+from tests.harness import thorough
 
 NARROW = {"width": 8, "fpn": 16, "fc": 32, "mask_filters": 16, "hidden": 16}
 SIZE, SCALE = (96, 128), 1.6  # network input; of an image of 60 x 80 pixels
@@ -103,8 +104,16 @@ def blobs_of(**options):
     return detectron_pickle.random_blobs(detectron_pickle.blob_shapes(**NARROW | options), seed=0)
 
 
+TRANSFERS = [
+    (transfer_input, *shape)
+    for transfer_input in ("cls", "box", "cls+box", "v_glove", "v_randn_0")
+    for shape in [(1, "none"), (2, "relu"), (2, "leaky_relu"), (3, "relu"), (3, "leaky_relu")]
+]
+SOME_TRANSFERS = [("cls", 1, "none"), ("box", 2, "relu"), ("cls+box", 3, "leaky_relu")]
+
+
 class TestEqualsTheFormulas:
-    @pytest.mark.parametrize("protocol", [0, 2])
+    @pytest.mark.parametrize("protocol", [thorough(0), 2])
     def test_mask_x(self, tmp_path, protocol):
         blobs = blobs_of()
         imported = detectron.load(write(tmp_path / "a.pkl", blobs, protocol), PROPOSALS)
@@ -115,18 +124,17 @@ class TestEqualsTheFormulas:
         assert imported.blobs.unexpected == [] and imported.blobs.ignored == {}
         compare(imported, blobs)
 
-    @pytest.mark.parametrize("depth", [50, 101])
-    @pytest.mark.parametrize("mask", ["class_agnostic", "class_specific", None])
+    @pytest.mark.parametrize("depth", [50, thorough(101)])
+    @pytest.mark.parametrize("mask", ["class_agnostic", "class_specific", thorough(None)])
     def test_mask_and_faster_rcnn(self, tmp_path, depth, mask):
         blobs = blobs_of(depth=depth, mask=mask, mlp=mask == "class_agnostic")
         imported = detectron.load(write(tmp_path / "a.pkl", blobs), PROPOSALS)
         # float32 against float64 through 101 layers of random weights; processors differ in it.
         compare(imported, blobs, tolerance=1e-4 if depth == 50 else 4e-3)
 
-    @pytest.mark.parametrize("transfer_input", ["cls", "box", "cls+box", "v_glove", "v_randn_0"])
     @pytest.mark.parametrize(
-        ("layers", "activation"),
-        [(1, "none"), (2, "relu"), (2, "leaky_relu"), (3, "relu"), (3, "leaky_relu")],
+        ("transfer_input", "layers", "activation"),
+        [case if case in SOME_TRANSFERS else thorough(*case) for case in TRANSFERS],
     )
     def test_every_transfer_function(self, tmp_path, transfer_input, layers, activation):
         blobs = blobs_of(transfer_input=transfer_input, transfer_layers=layers, mlp=False)
@@ -150,6 +158,7 @@ class TestEqualsTheFormulas:
         assert set(imported.blobs.used) == set(used) and imported.blobs.unexpected == []
         compare(imported, blobs)
 
+    @pytest.mark.thorough
     def test_3002_rows(self, tmp_path):
         blobs = blobs_of(rows=3002)
         vocabulary = tmp_path / "classes.txt"
@@ -264,10 +273,10 @@ class TestSettings:
         ("settings", "option", "value"),
         [
             ("USE_LEAKYRELU: false", "transfer_activation", "relu"),
-            ("USE_LEAKYRELU: true", "transfer_activation", "leaky_relu"),
+            thorough("USE_LEAKYRELU: true", "transfer_activation", "leaky_relu"),
             ("STOP_DET_W_GRAD: false", "transfer_stop_gradient", False),
             ("DATASETS: !!python/tuple [coco_split_voc_2014_train]", "mask_classes", "voc"),
-            ("DATASETS: [coco_split_nonvoc_2014_train]", "mask_classes", "nonvoc"),
+            thorough("DATASETS: [coco_split_nonvoc_2014_train]", "mask_classes", "nonvoc"),
         ],
     )
     def test_read(self, tmp_path, settings, option, value):
@@ -319,7 +328,7 @@ class TestErrors:
                 {"fpn_inner_res3_3_sum_lateral_w": None},
                 "lacks 1 blobs of this architecture: fpn_inner",
             ),
-            (
+            thorough(
                 {"mask_mlp_logits_raw_b": None},
                 "lacks 1 blobs of this architecture: mask_mlp_logits",
             ),
@@ -331,10 +340,16 @@ class TestErrors:
                 {"fc7_w": np.zeros([32, 31])},
                 "fc7_w (32, 31) does not fit box_head/fc2/kernel (32, 32)",
             ),
-            ({"fc6_w": np.zeros([32, 785])}, "fc6_w (32, 785) does not fit box_head/fc1/kernel"),
-            ({"res2_0_branch2b_w": np.zeros([8, 2, 3, 3])}, "does not fit backbone/res2_0/conv2"),
+            thorough(
+                {"fc6_w": np.zeros([32, 785])}, "fc6_w (32, 785) does not fit box_head/fc1/kernel"
+            ),
+            thorough(
+                {"res2_0_branch2b_w": np.zeros([8, 2, 3, 3])}, "does not fit backbone/res2_0/conv2"
+            ),
             ({"bbox_pred_w": np.zeros([4, 32])}, "bbox_pred_w (4, 32) does not fit"),
-            ({"conv1_w": np.full([8, 3, 7, 7], np.nan)}, "holds values that are not finite"),
+            thorough(
+                {"conv1_w": np.full([8, 3, 7, 7], np.nan)}, "holds values that are not finite"
+            ),
             (
                 {"conv1_w": np.zeros([8, 3, 7, 7], np.int32)},
                 "conv1_w (int32) holds values that are not finite",

@@ -22,6 +22,7 @@ from maskx_tf.model import build_model
 from maskx_tf.training import run
 from maskx_tf.weights import imagenet
 from tests import harness, tiny
+from tests.harness import thorough
 
 IMAGE = harness.random_image(96, 160) // 2 + np.random.default_rng(0).integers(
     0, 128, (96, 160, 3), dtype=np.uint8
@@ -170,7 +171,7 @@ class TestKeras:
         x = tf_keras.applications.resnet.preprocess_input(IMAGE[None].astype(np.float32))
         return keras_features(network, x)
 
-    @pytest.mark.parametrize("normalization", ["frozen_batch_norm", "batch_norm"])
+    @pytest.mark.parametrize("normalization", ["frozen_batch_norm", thorough("batch_norm")])
     def test_equal_features(self, keras_network, keras_file, normalization):
         model, report = loaded(keras_file, options("keras", normalization=normalization))
         assert_equal_features(features(model), self.theirs(keras_network))
@@ -192,6 +193,7 @@ class TestKeras:
         wanted = tf.nn.relu(norm(conv(padded), training=True))
         np.testing.assert_allclose(ours(x, training=True), wanted, atol=1e-4)
 
+    @pytest.mark.thorough
     def test_with_top_and_as_a_whole_model(self, keras_network, tmp_path):
         network = keras_network
         pooled = tf_keras.layers.GlobalAveragePooling2D()(network.output)
@@ -250,13 +252,14 @@ class TestModelGarden:
         assert report.startswith(f"Backbone from {tmp_path} (Model Garden): 265 variables set; ")
         assert "model/layer_with_weights-1/kernel" in report and path.endswith("ckpt-7")
 
+    @pytest.mark.thorough
     def test_odd_sides(self, garden_network, tmp_path):
         path = tf.train.Checkpoint(backbone=garden_network).write(str(tmp_path / "backbone"))
         model, _ = loaded(path, options("model_garden"))
         image = IMAGE[:75, :101]
         assert_equal_features(features(model, image), garden_features(garden_network, image))
 
-    @pytest.mark.parametrize("name", ["model", "backbone", "classifier"])
+    @pytest.mark.parametrize("name", [thorough("model"), "backbone", thorough("classifier")])
     def test_names_in_the_checkpoint(self, garden_network, tmp_path, name):
         item = garden_network
         if name == "classifier":
@@ -299,7 +302,7 @@ class TestModelGarden:
             ({"replace_stem_max_pool": True}, "in place of the stem's max-pooling"),
             ({"se_ratio": 0.25}, "squeeze-and-excitation"),
             ({"resnetd_shortcut": True}, "ResNet-D shortcuts"),
-            (
+            thorough(
                 {"depth_multiplier": 0.25},
                 r"_conv1/kernel \(1, 1, 64, 32\) does not fit",
             ),
@@ -359,6 +362,7 @@ class TestDetectron:
         wanted = blobs["res3_2_branch2b_w"].transpose(2, 3, 1, 0)
         np.testing.assert_array_equal(conv["kernel"], wanted)
 
+    @pytest.mark.thorough
     def test_trained_normalisation_is_reported(self, path):
         model, report = loaded(path, options("detectron", normalization="batch_norm"))
         assert "statistics are folded" in report
