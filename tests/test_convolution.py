@@ -186,6 +186,24 @@ def test_equals_the_keras_layer(options):
     np.testing.assert_allclose(ours(x), keras(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(6, 8), (7, 5)])
+def test_strided_gradients_of_narrow_1x1_kernels(size):
+    """oneDNN's, given strides, writes beyond its memory: the process dies, sooner or later."""
+    x, kernel = random_inputs(2, *size, channels=8)
+    layer = convolution.Conv2D(3, 1, strides=2, use_bias=False)
+    layer.build(x.shape)
+    layer.kernel.assign(kernel[:1, :1])
+    with tf.GradientTape() as tape:
+        y = layer(x)
+    gradient = tape.gradient(y, layer.kernel)
+    seen = x.numpy()[:, ::2, ::2]  # [2, ceil(H / 2), ceil(W / 2), 8]
+    np.testing.assert_allclose(y, seen @ kernel[0, 0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(gradient[0, 0], [[v] * 3 for v in seen.sum((0, 1, 2))], rtol=1e-4)
+    graph = tf.function(layer.call, autograph=False).get_concrete_function(x).graph
+    strides = [tuple(o.get_attr("strides")) for o in graph.get_operations() if o.type == "Conv2D"]
+    assert strides == [(1, 1, 1, 1)]
+
+
 @pytest.mark.parametrize("relu", [True, False])
 def test_folded_layers(relu):
     x, _ = random_inputs(1, 6, 7, channels=MANY)

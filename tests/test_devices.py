@@ -213,9 +213,6 @@ def assert_equal_runs(run, wanted):
         np.testing.assert_allclose(weights[0][name], value, rtol=1e-2, atol=1e-3, err_msg=name)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="training on two virtual devices crashes, not yet understood"
-)
 @pytest.mark.slow
 def test_two_devices_train_as_one(one_device):
     flagfile, wanted = one_device
@@ -226,9 +223,6 @@ def test_two_devices_train_as_one(one_device):
     assert_equal_runs(run, wanted)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="training on two virtual devices crashes, not yet understood"
-)
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_a_signal_to_one_ends_both(one_device):
     flagfile, wanted = one_device

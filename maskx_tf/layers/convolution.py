@@ -10,6 +10,8 @@ from maskx_tf.ops import winograd
 
 # Below, Winograd's transforms cost more than they save.
 LEAST_CHANNELS = 64
+# oneDNN computes in blocks of that many channels.
+ONEDNN_BLOCK = 16
 # What a new layer uses; see `algorithm`.
 _algorithm = "direct"
 
@@ -78,7 +80,12 @@ class Conv2D(tf_keras.layers.Conv2D):
             return winograd.conv3x3_transformed(inputs, kernel)
         if self._pays(kernel.shape, inputs.dtype):
             return winograd.conv3x3(inputs, kernel)
-        return tf.nn.conv2d(inputs, kernel, self.strides, self._pad, dilations=self.dilation_rate)
+        strides = self.strides
+        if self.kernel_size == (1, 1) and kernel.shape[2] < ONEDNN_BLOCK:
+            # Given strides, oneDNN's gradient of such a kernel writes beyond its memory.
+            inputs = inputs[:, :: strides[0], :: strides[1]]
+            strides = (1, 1)
+        return tf.nn.conv2d(inputs, kernel, strides, self._pad, dilations=self.dilation_rate)
 
     def _pays(self, shape: tf.TensorShape, dtype: tf.DType | str) -> bool:
         is_wide = min(shape[2:]) >= LEAST_CHANNELS
