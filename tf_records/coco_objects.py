@@ -10,7 +10,7 @@ from maskx_tf.data.coco.images import read_image
 from maskx_tf.data.coco.instances import AnnotationItem, ImageItem
 from maskx_tf.data.coco.issues import Issue
 from maskx_tf.data.coco.masks import MaskError
-from maskx_tf.data.coco.objects import IGNORED, CocoObject, read_objects
+from maskx_tf.data.coco.objects import IGNORED, CocoObject, fit_only_turned, read_objects
 from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.data.records.schema import ImageRecord, ObjectRecord
 from maskx_tf.errors import UserError
@@ -56,6 +56,9 @@ def encode_image(item: ImageItem, settings: Settings) -> Encoded:
     issues = [Issue(change, item.image_id) for change in image.changes]
     annotated, found = read_objects(item, image.size, settings.crowds)
     objects = []
+    is_unturned = "image_rotation_unknown" in image.changes
+    if is_unturned and fit_only_turned([one for _, one in annotated], image.size):
+        issues.append(Issue("image_boxes_rotated", item.image_id))
     for annotation, item_object in annotated:
         record_object, reasons = _record_object(annotation, item_object, settings)
         found += [Issue(reason, item.image_id, annotation.number) for reason in reasons]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from maskx_tf.data.image_formats import MAX_PIXELS, BadImageError
+from maskx_tf.data.image_formats import MAX_PIXELS, BadImageError, too_large
 
 _HEADER_BYTES = 32  # holds all that is read of a PNG file's header
 
@@ -33,7 +33,9 @@ def to_array(encoded: bytes) -> np.ndarray:
     try:
         return _decode(encoded, MAX_PIXELS).numpy()
     except (tf.errors.OpError, ValueError) as error:
-        message = f"it cannot be decoded: {_what_is_missing(encoded) or reason(error)}"
+        if "pixels in all are accepted" in str(error):
+            raise too_large() from None
+        message = f"it cannot be decoded: {_what_is_missing(encoded) or reason(error).rstrip('.')}"
         raise BadImageError("image_corrupt", message) from None
 
 

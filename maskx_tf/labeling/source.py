@@ -148,8 +148,9 @@ def read(path: str, images: pathlib.Path, crowds: str = IGNORED) -> Source:
     problems = [Problem(i.reason, i.image_id, i.annotation_id) for i in content.issues + renamed]
     entries, annotations = [], {}
     for item in items:
-        entry = _entry(item)
+        entry, changes = _entry(item)
         entries.append(entry)
+        problems += [Problem(c, item.image_id) for c in changes if c == "image_rotation_unknown"]
         if entry.size is None:
             continue
         objects, found = read_objects(item, entry.size, crowds)
@@ -182,15 +183,17 @@ def _problem(issue: Issue, classes: dict[int, str]) -> Problem:
     return Problem(issue.reason, issue.image_id, number, class_name)
 
 
-def _entry(item: ImageItem) -> ImageEntry:
+def _entry(item: ImageItem) -> tuple[ImageEntry, tuple[str, ...]]:
+    """The image, and what is odd of its file."""
     path = pathlib.Path(item.path)
     size: tuple[int, int] | None = None
+    changes: tuple[str, ...] = ()
     try:
-        size = read_size(path, item.size)
+        size, changes = read_size(path, item.size)
     except BadImageError:  # the labeller lists it if it has something to do there
         if item.height and item.width:
             size = (item.height, item.width)
-    return ImageEntry(item.image_id, item.file_name, path, size, item.size)
+    return ImageEntry(item.image_id, item.file_name, path, size, item.size), changes
 
 
 def members_of(text: str) -> dict[str, str]:

@@ -73,17 +73,28 @@ def read_image(
         pixels = decoding.to_array(picture.encoded)
     except BadImageError as error:
         raise BadImageError(error.reason, f"{name} cannot be used: {error}") from None
-    height, width = pixels.shape[:2]
-    size_tells = picture.orientation in image_formats.TRANSPOSED and height != width
-    if size_tells and expected == (width, height):
+    encoded, changes = picture.encoded, picture.changes
+    change = _change(picture.orientation, pixels.shape[:2], expected)
+    if change == "image_rotated":
         pixels = image_formats.turned(pixels, picture.orientation)
-        return ReadImage(image_formats.png(pixels), pixels, (*picture.changes, "image_rotated"))
-    changes = () if picture.orientation == 1 else ("image_rotation_unknown",)
-    return ReadImage(picture.encoded, pixels, (*picture.changes, *changes))
+        encoded = image_formats.png(pixels)
+    return ReadImage(encoded, pixels, (*changes, change) if change else changes)
 
 
-def read_size(path: pathlib.Path, expected: tuple[int | None, int | None]) -> tuple[int, int]:
-    """(height, width) of what `read_image` gives, from the file's header where that tells.
+def _change(
+    orientation: int, size: tuple[int, ...], expected: tuple[int | None, int | None]
+) -> str:
+    """What EXIF does to an image of a (height, width): "image_rotated" or that it may have to."""
+    is_turned = orientation in image_formats.TRANSPOSED and expected == size[::-1] != size
+    if is_turned:
+        return "image_rotated"
+    return "" if orientation == 1 else "image_rotation_unknown"
+
+
+def read_size(
+    path: pathlib.Path, expected: tuple[int | None, int | None]
+) -> tuple[tuple[int, int], tuple[str, ...]]:
+    """(height, width) and changes of what `read_image` gives, from the file's header if that tells.
 
     Raises:
       BadImageError: missing or not an image.
@@ -94,11 +105,12 @@ def read_size(path: pathlib.Path, expected: tuple[int | None, int | None]) -> tu
             with PIL.Image.open(path, formats=("JPEG", "MPO", "PNG")) as image:
                 width, height = image.size
     except Exception:  # of another kind, or damaged: Pillow raises a dozen types
-        return read_image(path, expected).size
+        read = read_image(path, expected)
+        return read.size, read.changes
     orientation = image_formats.to_picture(path.read_bytes()).orientation
-    if orientation in image_formats.TRANSPOSED and expected == (width, height):
-        return width, height
-    return height, width
+    change = _change(orientation, (height, width), expected)
+    size = (width, height) if change == "image_rotated" else (height, width)
+    return size, (change,) if change else ()
 
 
 def locate(

@@ -18,6 +18,7 @@ from maskx_tf.errors import UserError
 
 _LISTS = ("images", "annotations", "categories")
 _IMAGE_KEYS = ("id", "file_name", "coco_url", "height", "width")
+_NOT_FILE_NAME = ("filename", "fileName", "path", "image", "name")  # what others call it
 
 
 class AnnotationItem(NamedTuple):
@@ -167,7 +168,8 @@ class _Content:
         if entry.key == "annotations":
             values.append(entry)
         elif entry.key == "images" and isinstance(entry.value, dict):
-            values.append({key: entry.value[key] for key in _IMAGE_KEYS if key in entry.value})
+            keys = _IMAGE_KEYS if "file_name" in entry.value else (*_IMAGE_KEYS, *_NOT_FILE_NAME)
+            values.append({key: entry.value[key] for key in keys if key in entry.value})
         else:
             values.append(entry.value)
 
@@ -275,7 +277,9 @@ def _images(entries: list[Any], path: str, issues: list[Issue]) -> list[ImageIte
             raise UserError(_no_id(entry, place, path))
         file_name = entry.get("file_name", _name_in_url(entry.get("coco_url")))
         if not isinstance(file_name, str) or not file_name:
-            raise UserError(f"{path}: image {image_id} has no file_name.")
+            others = [key for key in _NOT_FILE_NAME if key in entry]
+            hint = f"; rename its {others[0]!r} if that is it" if others else ""
+            raise UserError(f"{path}: image {image_id} has no file_name{hint}.")
         if not is_text(file_name) or "\0" in file_name:
             raise UserError(
                 f"{path}: the file_name {short(file_name)} of image {image_id} has characters that "

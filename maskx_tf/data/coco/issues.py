@@ -75,6 +75,9 @@ REASONS = {
     "flickr_id_invalid": Reason(
         REPAIRED, "the flickr_id is not a whole number: treated as missing"
     ),
+    "image_boxes_rotated": Reason(
+        KEPT, "its boxes leave the stored photo, and fit the one that its EXIF rotates", _TURNED
+    ),
     "image_corrupt": Reason(DROPPED, "the image cannot be decoded", _PHOTOS),
     "image_entry_malformed": Reason(
         DROPPED, "its entry in image_data.json has no image id or no url"
@@ -108,6 +111,7 @@ REASONS = {
     ),
     "image_too_large": Reason(DROPPED, "the image has more than 179 million pixels", _PHOTOS),
     "iscrowd_invalid": Reason(REPAIRED, "iscrowd is neither 0 nor 1: taken for 0"),
+    "mask_blank": Reason(KEPT, "its segmentation holds nothing but null or empty text: no mask"),
     "mask_counts_invalid": Reason(
         MASK_DROPPED, "the counts of the RLE are damaged, or do not fill its size", _RLE
     ),

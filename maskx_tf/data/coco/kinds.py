@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from maskx_tf.data.coco.annotations import Annotations
 from maskx_tf.data.coco.values import short
 
 HEAD_BYTES = 4096
@@ -28,13 +29,12 @@ _FORMATS = (
     ({"image", "annotations"}, "it is a file of one image, as of SA-1B, without classes"),
     ({"_via_img_metadata"}, "it is a project of VIA: export its annotations as COCO json"),
     ({"textDetails"}, "it is a file of Supervisely: export COCO json"),
-    ({"images", "categories"}, "it has images without annotations, as COCO's image_info files"),
 )
 # Fields of annotations that are no objects.
 _OTHER_TASKS = (
-    ("segments_info", "panoptic annotations: panopticapi's panoptic2detection_coco_format makes "
-     "instances of them"),
-    ("caption", "captions: take the instances file of the same images"),
+    ("segments_info", "it holds panoptic annotations, of which panopticapi's "
+     "panoptic2detection_coco_format makes instances"),
+    ("caption", "it holds captions; take the instances file of the same images"),
 )  # fmt: skip
 
 
@@ -48,8 +48,14 @@ def no_json(head: bytes) -> str:
 
 def without_list(path: str, key: str, members: Mapping[str, Any]) -> str:
     """The message about a json of these members at the top, which has no list `key`."""
-    present = {name for name, value in members.items() if value is not None} | set(members)
-    reason = next((text for names, text in _FORMATS if names <= present), "")
+    reason = next((text for names, text in _FORMATS if names <= members.keys()), "")
+    annotations = members.get("annotations")
+    if key in members:
+        reason = f"{key!r} is something else"
+    elif key == "annotations" and "images" in members:
+        reason = "it has images alone, as COCO's image_info files"
+    elif isinstance(annotations, Annotations) and len(annotations):
+        reason = _other_task(annotations.value(0)) or reason
     return (
         f"{path} is not a COCO json of instances: it has no list {key!r}"
         f"{f'; {reason}' if reason else ''}."
@@ -58,12 +64,19 @@ def without_list(path: str, key: str, members: Mapping[str, Any]) -> str:
 
 def unknown_category(annotation: Mapping[str, Any], place: int, path: str) -> str:
     """The message about an annotation of no category of the json."""
-    for field, what in _OTHER_TASKS:
-        if field in annotation and "category_id" not in annotation:
-            return f"{path} holds no instances but {what}."
-    number = annotation.get("id", f"number {place}")
+    if what := _other_task(annotation):
+        return f"{path} is not a COCO json of instances: {what}."
+    number = short(annotation.get("id", f"number {place}"))
+    if "category_id" not in annotation:
+        return f"{path}: annotation {number} has no category_id; give it that of its class."
     return (
-        f"{path}: annotation {short(number)} has category_id "
-        f"{short(annotation.get('category_id'))}, which is not in 'categories'; add the category "
-        "or remove the annotation."
+        f"{path}: annotation {number} has category_id {short(annotation['category_id'])}, which is "
+        "not in 'categories'; add the category or remove the annotation."
     )
+
+
+def _other_task(annotation: Any) -> str:
+    """What annotations are that are no instances; empty if they are."""
+    if not isinstance(annotation, dict) or "category_id" in annotation:
+        return ""
+    return next((what for field, what in _OTHER_TASKS if field in annotation), "")

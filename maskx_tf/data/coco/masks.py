@@ -147,6 +147,8 @@ def read_segmentation(value: Any, sizes: Sequence[tuple[int, int]]) -> Segmentat
         (value,) = value
     if value in (None, "", {}) or (isinstance(value, list) and all(part == [] for part in value)):
         return None  # some tools write [[]]
+    if isinstance(value, list) and all(part in (None, "", []) for part in value):
+        raise MaskError("mask_blank")
     if isinstance(value, dict):
         return _rle(value, sizes)
     if not isinstance(value, list):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,16 @@ def read_objects(
             objects.append((annotation, item_object))
         issues += [Issue(reason, item.image_id, annotation.number) for reason in reasons]
     return objects, issues
+
+
+def fit_only_turned(objects: Sequence[CocoObject], size: tuple[int, int]) -> bool:
+    """Whether boxes leave an image of a (height, width), but none the same turned by a quarter."""
+    ends = [(item.bbox[1] + item.bbox[3], item.bbox[0] + item.bbox[2]) for item in objects]
+
+    def fit(height: int, width: int) -> bool:
+        return all(y <= height + _APART[0] and x <= width + _APART[0] for y, x in ends)
+
+    return not fit(*size) and fit(*size[::-1])
 
 
 def _read_object(
