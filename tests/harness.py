@@ -55,6 +55,14 @@ def check_each(check: Callable[[Any], object], cases: Iterable[Any]) -> None:
     assert not complaints, f"{len(complaints)} of {len(cases)} fail:\n" + "\n".join(complaints)
 
 
+def case(name: str) -> tuple[str, str]:
+    """(annotations json, image directory) of a data set as people have them."""
+    root = shared_data().parent / "cases" / name
+    if not root.is_dir():
+        pytest.skip(f"{root} is absent")
+    return str(root / "data.json"), str(root / "photos")
+
+
 def coco_mini(split: str) -> tuple[str, str]:
     """(annotations json, image directory) of the small COCO excerpt; split: train or val."""
     annotations, images = COCO_JSONS[split]

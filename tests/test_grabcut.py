@@ -162,7 +162,7 @@ class TestRecords:
         for number in (5, 7):
             assert iou(objects[number].mask > 0, disc()[10:50, 20:60]) > 0.95
         assert objects[6].mask.all()  # of a crowd, as annotated
-        assert manifest.mask_sources == {"grabcut": 3, "human": 1}
+        assert manifest.mask_sources == {"grabcut": 3}  # crowds have none
         assert manifest.issues["mask_is_box"]["ids"] == [[8, 2]]
 
     def test_masks_of_boxes_without_any(self, data, tmp_path):
@@ -170,11 +170,11 @@ class TestRecords:
         sources = {number: item.mask_source for number, item in objects.items()}
         assert sources == {5: "human", 6: "human", 7: "grabcut", 8: "grabcut"}
         assert objects[5].mask.all()
-        assert manifest.mask_sources == {"grabcut": 2, "human": 2}
+        assert manifest.mask_sources == {"grabcut": 2, "human": 1}
 
     def test_annotated_masks_are_the_default(self, data, tmp_path):
         manifest, objects = converted(data, tmp_path / "annotated")
-        assert manifest.mask_sources == {"human": 2}
+        assert manifest.mask_sources == {"human": 1}
         assert objects[7].mask is None and objects[7].mask_source == ""
 
     def test_size_of_masks(self, data, tmp_path):
@@ -193,14 +193,13 @@ class TestRecords:
         assert verify.verify([str(directory)], 1).faults == []
         summary = describe.summarize(manifest, gather(str(directory), manifest, 1))
         text = describe.format_text(summary, manifest)
-        assert "4 boxes, 4 masks (grabcut 3, human 1), 1 crowd" in text
+        assert "3 boxes, 3 masks (grabcut 3), 1 crowd" in text
         path = directory / manifest_lib.FILE_NAME
         content = json.loads(path.read_text())
         content["mask_sources"] = {"grabcut": 4}
         path.write_text(json.dumps(content))
         assert [fault.message for fault in verify.verify([str(directory)], 1).faults] == [
             "says 4 masks of the source 'grabcut', the records have 3",
-            "says 0 masks of the source 'human', the records have 1",
         ]
 
     def test_manifests_of_before_tell_of_annotated_masks(self, data, tmp_path):
@@ -210,7 +209,7 @@ class TestRecords:
         content = json.loads(path.read_text())
         del content["mask_sources"]
         path.write_text(json.dumps(content))
-        assert manifest_lib.Manifest.load(directory).mask_sources == {"human": 2}
+        assert manifest_lib.Manifest.load(directory).mask_sources == {"human": 1}
 
 
 class TestEvaluation:

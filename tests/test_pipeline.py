@@ -33,7 +33,7 @@ SQUARE = CONFIG.replace(image_min_side=64, image_max_side=64)
 
 def make_records(tmp_path, annotations, *, name="pets", num_shards=1, **options):
     annotations_path, images = harness.write_coco(tmp_path / name, annotations, **options)
-    output = Output(str(tmp_path / f"{name}_records"), name, num_shards, workers=1)
+    output = Output(str(tmp_path / f"{name}_records"), name, num_shards, workers=1, most_dropped=1)
     coco.convert(annotations_path, images, output)
     return (output.directory,)
 

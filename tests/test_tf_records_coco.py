@@ -29,7 +29,8 @@ BOX = [10, 5, 20, 12]  # x, y, width, height in an image of 40 x 60
 
 
 def convert(paths, directory, **options):
-    return coco.convert(*paths, Output(str(directory), "x", workers=1), **options)
+    output = Output(str(directory), "x", workers=1, most_dropped=1)
+    return coco.convert(*paths, output, **options)
 
 
 def converted(tmp_path, annotations, coco_options=None, **options):
@@ -557,7 +558,8 @@ def test_sampling_of_a_full_mask():
 def test_coco_excerpt(tmp_path):
     paths = harness.coco_mini("val")
     manifest = convert(paths, tmp_path / "records")
-    assert (manifest.num_images, manifest.num_objects, manifest.num_masks) == (79, 624, 624)
+    assert (manifest.num_images, manifest.num_objects, manifest.num_masks) == (79, 619, 619)
+    assert manifest.num_crowds == 5
     assert manifest.vocabulary.num_classes == 80
     assert list(manifest.issues) == ["crowd"]
     by_id = {item["id"]: item for item in json.loads(pathlib.Path(paths[0]).read_text())["images"]}

@@ -167,18 +167,22 @@ def test_10000_mutations(data_set, monkeypatch, chunk):
     check_many(data_set, 10_000, seed=chunk)
 
 
-def test_whole_conversions_of_mutations(data_set, tmp_path, capsys):
+@pytest.mark.parametrize("count", [40, pytest.param(2_000, marks=pytest.mark.slow)])
+def test_whole_conversions_of_mutations(data_set, tmp_path, capsys, count):
+    """They end well only if something to train on is left."""
     _, images, path = data_set
     finished = 0
-    for number, (data, _) in enumerate(mutations(data_set[0], 40, seed=1)):
+    for number, (data, _) in enumerate(mutations(data_set[0], count, seed=count)):
         path.write_bytes(data)
         output = Output(str(tmp_path / str(number)), "x", workers=1)
         try:
             manifest = coco.convert(str(path), images, output, skip_bad_images=True)
         except UserError as error:
             assert "\n" not in str(error)
+            assert not (tmp_path / str(number) / "manifest.json").exists()
             continue
         finished += 1
+        assert manifest.num_objects, data
         print(writer.describe(manifest, "x"))
         assert manifest == manifest_lib.Manifest.load(tmp_path / str(number))
-    assert finished > 10
+    assert finished > count / 4

@@ -79,7 +79,7 @@ def test_description_of_a_run(tmp_path):
     manifest = write(tmp_path, functools.partial(make, drop_at=4))
     assert writer.describe(manifest, "data/x").splitlines() == [
         "data/x: 9 images, 8 objects, 5 with mask, 1 shards, 0.0 MB.",
-        "Dropped or repaired (all ids: manifest.json):",
+        "Dropped, repaired or odd (all ids: manifest.json):",
         "        1 dropped: the image cannot be decoded (image_corrupt: image 4)",
     ]
     assert "Nothing was dropped or repaired." in writer.describe(write(tmp_path / "y"), "y")

@@ -67,9 +67,11 @@ def convert(
 ) -> visual_genome.Converted:
     """Converts; every image is in train unless `options` or its ids say otherwise."""
     options = {"test_images": 0, "num_classes": 50} | options
-    settings = {"workers": 1} | (output or {})
+    settings = {"workers": 1, "most_dropped": 1} | (output or {})
     return visual_genome.convert(
-        **paths, output=Output(str(directory), "x", **settings), options=Options(**options)
+        **paths,
+        output=Output(str(directory), "x", **settings),
+        options=Options(**options),
     )
 
 

@@ -34,14 +34,16 @@ _LISTED = 8  # names in a warning
 
 def summarize(manifest: Manifest, statistics: Statistics) -> dict[str, Any]:
     """Everything that `format_text` prints, as what goes into describe.json."""
-    objects = np.bincount(statistics.image, minlength=len(statistics.image_sizes))
-    sides = np.searchsorted([_SMALL_PX, _MEDIUM_PX], statistics.side, side="right")
+    is_object = ~statistics.is_crowd
+    objects = np.bincount(statistics.image[is_object], minlength=len(statistics.image_sizes))
+    side = statistics.side[is_object]
+    sides = np.searchsorted([_SMALL_PX, _MEDIUM_PX], side, side="right")
     classes = per_class(statistics, manifest.vocabulary.names)
     return {
         "name": manifest.name,
         "images": len(statistics.image_sizes),
-        "boxes": len(statistics.side),
-        "masks": int(statistics.has_mask.sum()),
+        "boxes": len(side),
+        "masks": int(statistics.has_mask[is_object].sum()),
         "mask_sources": dict(manifest.mask_sources),
         "crowd": int(statistics.is_crowd.sum()),
         "shards": len(manifest.shards),
@@ -51,7 +53,7 @@ def summarize(manifest: Manifest, statistics: Statistics) -> dict[str, Any]:
         "objects_per_image": _spread(objects),
         "boxes_small_medium_large": np.bincount(sides, minlength=3).tolist(),
         "classes": classes,
-        "warnings": _warnings(statistics, classes, objects),
+        "warnings": [*manifest.warnings, *_warnings(statistics, classes, objects)],
         "dropped_or_repaired": {
             reason: {"effect": entry["effect"], "count": entry["count"]}
             for reason, entry in manifest.issues.items()
@@ -71,16 +73,20 @@ def _warnings(
 ) -> list[str]:
     full = [f"{row['name']} {row['full_masks']}" for row in classes if row["full_masks"]]
     few = [f"{row['name']} {row['boxes']}" for row in classes if 0 < row["boxes"] < _FEW_BOXES]
-    none = [row["name"] for row in classes if not row["boxes"]]
+    none = [row["name"] for row in classes if not row["boxes"] and not row["crowd"]]
+    crowds = [f"{row['name']} {row['crowd']}" for row in classes if row["crowd"] > row["boxes"]]
     shortest, longest = statistics.image_sizes.min(axis=1), statistics.image_sizes.max(axis=1)
     counts = {
         "images without objects": (objects == 0).sum(),
         f"images with a side below {_IMAGE_SIDES_PX[0]} px": (shortest < _IMAGE_SIDES_PX[0]).sum(),
         f"images with a side above {_IMAGE_SIDES_PX[1]} px": (longest > _IMAGE_SIDES_PX[1]).sum(),
-        f"boxes below {_TINY_BOX_PX} px": (statistics.side < _TINY_BOX_PX).sum(),
+        f"boxes below {_TINY_BOX_PX} px": (
+            (statistics.side < _TINY_BOX_PX) & ~statistics.is_crowd
+        ).sum(),
     }
     found = [
-        (int(statistics.is_full.sum()), "masks that are just their box", full),
+        (sum(row["full_masks"] for row in classes), "masks that are just their box", full),
+        (len(crowds), "classes of more crowds than objects, not trained on", crowds),
         (len(few), f"classes with fewer than {_FEW_BOXES} boxes", few),
         (len(none), "classes without boxes", none),
         *((int(count), what, []) for what, count in counts.items()),
@@ -100,7 +106,7 @@ def format_text(summary: dict[str, Any], manifest: Manifest) -> str:
         parts.append("\n".join(["Warnings:", *(f"  {line}" for line in summary["warnings"])]))
     if manifest.issues:
         parts.append(
-            f"Dropped or repaired when the records were written:\n"
+            f"Dropped, repaired or odd when the records were written:\n"
             f"{issues_lib.summary(manifest.issues)}"
         )
     return "\n\n".join(parts)
@@ -136,7 +142,8 @@ def _sources(counts: dict[str, int]) -> str:
 
 def _class_table(classes: Sequence[dict[str, Any]]) -> str:
     """One row a class that has boxes, the most frequent first."""
-    rows = sorted((row for row in classes if row["boxes"]), key=lambda row: -row["boxes"])
+    rows = [row for row in classes if row["boxes"] or row["crowd"]]
+    rows.sort(key=lambda row: -row["boxes"])
     width = max([len(row["name"]) for row in rows] + [5])
     counts = ("images", "boxes", "masks", "crowd")
     sides = ("median", "smallest", "largest")
@@ -144,7 +151,7 @@ def _class_table(classes: Sequence[dict[str, Any]]) -> str:
     lines = [f"{'':<{width}}{'':>32}{'box side, px':>30}", f"{'class':<{width}}{head}"]
     for row in rows:
         numbers = "".join(f"{row[name]:>8}" for name in counts)
-        pixels = "".join(f"{row[f'{name}_side_px']:>10.1f}" for name in sides)
+        pixels = "".join(f"{row[f'{name}_side_px'] or 0:>10.1f}" for name in sides)
         lines.append(f"{row['name']:<{width}}{numbers}{pixels}")
     return "\n".join(lines)
 

@@ -92,12 +92,17 @@ def _is_full(mask: np.ndarray | None) -> bool:
 
 
 def per_class(statistics: Statistics, names: Sequence[str]) -> list[dict[str, Any]]:
-    """For each class, in order: name, images, boxes, masks, full_masks, crowd, and box sides."""
+    """For each class, in order: name, images, boxes, masks, full_masks, crowd, and box sides.
+
+    Crowds are counted apart: nothing is trained on them.
+    """
     order = np.argsort(statistics.class_id, kind="stable")
     bounds = np.searchsorted(statistics.class_id[order], np.arange(1, len(names) + 2))
     table = []
     for index, name in enumerate(names):
         found = order[bounds[index] : bounds[index + 1]]
+        crowds = int(statistics.is_crowd[found].sum())
+        found = found[~statistics.is_crowd[found]]
         side = statistics.side[found]
         row = {
             "name": name,
@@ -105,7 +110,7 @@ def per_class(statistics: Statistics, names: Sequence[str]) -> list[dict[str, An
             "boxes": len(found),
             "masks": int(statistics.has_mask[found].sum()),
             "full_masks": int(statistics.is_full[found].sum()),
-            "crowd": int(statistics.is_crowd[found].sum()),
+            "crowd": crowds,
         }
         for key, function in (("median", np.median), ("smallest", np.min), ("largest", np.max)):
             row[f"{key}_side_px"] = round(float(function(side)), 1) if len(side) else None

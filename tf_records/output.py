@@ -40,6 +40,7 @@ class Output:
       overwrite: replace records that are there, instead of an error.
       runner: "local" (processes of this machine) or "beam" (Apache Beam).
       beam_options: Beam's own options as on a command line.
+      most_dropped: share of images, objects or masks that may be dropped for one reason; 1: any.
     """
 
     directory: str
@@ -50,12 +51,15 @@ class Output:
     overwrite: bool = False
     runner: str = "local"
     beam_options: str = ""
+    most_dropped: float = 0.5
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise UserError(f"--name={self.name!r} cannot start a file name; give another.")
         if self.num_shards < 0:
             raise UserError(f"--num_shards={self.num_shards} must not be negative.")
+        if not 0 <= self.most_dropped <= 1:
+            raise UserError(f"--most_dropped={self.most_dropped} must lie in [0, 1].")
         if self.runner not in RUNNERS:
             raise UserError(f"--runner={self.runner} must be one of {', '.join(RUNNERS)}.")
         if self.beam_options and self.runner != "beam":
@@ -165,6 +169,12 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "overwrite", False, "Replace existing records, including those of an unfinished run."
     )
+    flags.DEFINE_float(
+        "most_dropped",
+        0.5,
+        "Share of images, objects or masks that may be dropped for one reason; above it, or if no "
+        "object is left, nothing is written. 1: write what is left.",
+    )
     flags.DEFINE_enum(
         "runner", "local", RUNNERS, "local: processes on this machine; beam: Apache Beam."
     )
@@ -185,6 +195,7 @@ def from_flags(directory: str, name: str) -> Output:
         overwrite=values.overwrite,
         runner=values.runner,
         beam_options=values.beam_options,
+        most_dropped=values.most_dropped,
     )
 
 

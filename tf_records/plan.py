@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 _IMAGES_PER_SHARD = 1_000  # when the number of shards is left open
+_SIDECARS = 2  # version of what they say; shards of another one are not resumed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Plan:
         """Items spread evenly over the shards; `shards` 0: one per 1000 items."""
         count = num_shards(items, shards)
         bounds = tuple(items * index // count for index in range(count + 1))
-        return cls(pathlib.Path(directory), name, bounds, fingerprint_of(name, bounds, source))
+        return cls(
+            pathlib.Path(directory), name, bounds, fingerprint_of(name, bounds, source, _SIDECARS)
+        )
 
     @property
     def num_shards(self) -> int:

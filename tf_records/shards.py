@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from maskx_tf.data.coco.issues import Issue
-from maskx_tf.data.records import manifest as manifest_lib
 from maskx_tf.data.records.framing import masked_crc
 from maskx_tf.data.records.manifest import Shard
 from maskx_tf.errors import UserError
@@ -38,15 +37,21 @@ class Encoded:
 
     Attributes:
       example: the serialised record; None if the item was dropped.
-      classes: (class name, has mask) of each object.
+      classes: (class name, has mask) of each object; crowds are none.
       issues: what was dropped or repaired.
-      mask_sources: of each mask, see `schema.ObjectRecord`.
+      mask_sources: of each of their masks, see `schema.ObjectRecord`.
+      crowds: class names of crowds.
+      photo: (image id, hash of the image file); None: none of its own.
+      reach: (y, x) of the farthest end of a box, as a share of the image's height and width.
     """
 
     example: bytes | None
     classes: tuple[tuple[str, bool], ...] = ()
     issues: tuple[Issue, ...] = ()
     mask_sources: tuple[str, ...] = ()
+    crowds: tuple[str, ...] = ()
+    photo: tuple[int, str] | None = None
+    reach: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +60,13 @@ class Part:
 
     Attributes:
       shard: name, count, bytes and sha256.
-      max_objects: largest number of objects in an image.
-      classes: class name -> (objects, objects with mask).
+      max_objects: largest number of objects in an image, crowds included.
+      classes: class name -> (objects, objects with mask), without crowds.
       issues: of its items, in order.
       mask_sources: source -> number of masks.
+      crowds: class name -> number of crowds.
+      photos: see `Encoded.photo`.
+      reach: see `Encoded.reach`.
     """
 
     shard: Shard
@@ -66,6 +74,9 @@ class Part:
     classes: Mapping[str, tuple[int, int]]
     issues: tuple[Issue, ...]
     mask_sources: Mapping[str, int]
+    crowds: Mapping[str, int]
+    photos: tuple[tuple[int, str], ...]
+    reach: tuple[float, float]
 
 
 def write_shard(path: pathlib.Path, results: Iterable[Encoded], fingerprint: str) -> Part:
@@ -143,8 +154,16 @@ def load_part(path: pathlib.Path, fingerprint: str, *, check_hash: bool = True) 
                 return None
     classes = {name: (pair[0], pair[1]) for name, pair in content["classes"].items()}
     issues = tuple(Issue(*issue) for issue in content["issues"])
-    sources = manifest_lib.mask_sources_of(content, classes)
-    return Part(shard, content["max_objects"], classes, issues, sources)
+    return Part(
+        shard,
+        content["max_objects"],
+        classes,
+        issues,
+        content["mask_sources"],
+        content["crowds"],
+        tuple((image_id, digest) for image_id, digest in content["photos"]),
+        (content["reach"][0], content["reach"][1]),
+    )
 
 
 def _read_sidecar(path: pathlib.Path) -> dict[str, Any]:
@@ -161,14 +180,7 @@ def sidecar_of(path: pathlib.Path) -> pathlib.Path:
 
 
 def _write_sidecar(path: pathlib.Path, part: Part, fingerprint: str) -> None:
-    content = {
-        "fingerprint": fingerprint,
-        "shard": dataclasses.asdict(part.shard),
-        "max_objects": part.max_objects,
-        "classes": part.classes,
-        "issues": part.issues,
-        "mask_sources": part.mask_sources,
-    }
+    content = {"fingerprint": fingerprint, **vars(part), "shard": vars(part.shard)}
     own = path.with_suffix(f".{uuid.uuid4().hex}{SIDECAR}{TEMPORARY}")
     write_atomically(own, json.dumps(content))
     own.replace(sidecar_of(path))
@@ -183,12 +195,22 @@ class _Tally:
         self._issues: list[Issue] = []
         self._classes: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
         self._mask_sources: collections.Counter[str] = collections.Counter()
+        self._crowds: collections.Counter[str] = collections.Counter()
+        self._photos: list[tuple[int, str]] = []
+        self._reach = (0.0, 0.0)
 
     def examples(self, results: Iterable[Encoded]) -> Iterator[bytes]:
         for result in results:
             self._issues += result.issues
             self._mask_sources.update(result.mask_sources)
-            self._max_objects = max(self._max_objects, len(result.classes))
+            self._crowds.update(result.crowds)
+            self._photos += [result.photo] if result.photo else []
+            self._reach = (
+                max(self._reach[0], result.reach[0]),
+                max(self._reach[1], result.reach[1]),
+            )
+            count = len(result.classes) + len(result.crowds)
+            self._max_objects = max(self._max_objects, count)
             for name, has_mask in result.classes:
                 self._classes[name][0] += 1
                 self._classes[name][1] += has_mask
@@ -198,5 +220,13 @@ class _Tally:
 
     def part(self, shard: Shard) -> Part:
         classes = {name: (pair[0], pair[1]) for name, pair in self._classes.items()}
-        issues, sources = tuple(self._issues), dict(self._mask_sources)
-        return Part(shard, self._max_objects, classes, issues, sources)
+        return Part(
+            shard,
+            self._max_objects,
+            classes,
+            tuple(self._issues),
+            dict(self._mask_sources),
+            dict(self._crowds),
+            tuple(self._photos),
+            self._reach,
+        )

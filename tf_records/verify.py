@@ -30,7 +30,7 @@ from tf_records.verify_report import Fault, Record, Report, Tally
 
 _RECORDS_PER_TASK = 32
 
-Objects = tuple[tuple[str, str], ...]  # (class name, source of the mask) of each
+Objects = tuple[tuple[str, str, bool], ...]  # (class name, mask source, is a crowd) of each
 
 
 class _Task(NamedTuple):
@@ -72,7 +72,7 @@ def _verify_directory(
     workers = pool.num_workers(workers, manifest.num_images)
     function = functools.partial(_run, names=manifest.vocabulary.names)
     records: list[Record] = []
-    tally = Tally()
+    tally = Tally(manifest.crowd_counts is None)
     hashes: dict[str, str] = {}
     walked: dict[str, list[Fault]] = {path: [] for path in present}
     with (

@@ -22,12 +22,12 @@ class Contents:
 
     Attributes:
       image_id: as of `index.image_id`.
-      objects: (class name, source of the mask; "" without mask) of each object.
+      objects: (class name, source of the mask; "" without mask; is a crowd) of each object.
       faults: what is wrong, in words.
     """
 
     image_id: str
-    objects: tuple[tuple[str, str], ...]
+    objects: tuple[tuple[str, str, bool], ...]
     faults: tuple[str, ...]
 
 
@@ -49,7 +49,7 @@ def examine(payload: bytes, names: Sequence[str]) -> Contents:
     for number, row in enumerate(rows):
         found = _object_faults(row, size, names)
         faults += [f"object {number} (id {row['id']}): {fault}" for fault in found]
-    objects = tuple((_text(row["class/text"]), _source(row)) for row in rows)
+    objects = tuple((_text(row["class/text"]), _source(row), bool(row["is_crowd"])) for row in rows)
     return Contents(image_id, objects, tuple(faults))
 
 

@@ -95,19 +95,28 @@ def record_faults(records: Sequence[Record]) -> Iterator[Fault]:
 
 
 class Tally:
-    """Counts over the records that can be read, to compare with the manifest's."""
+    """Counts over the records that can be read, to compare with the manifest's.
 
-    def __init__(self) -> None:
+    Args:
+      crowds_are_objects: count them as such, as manifests of before do.
+    """
+
+    def __init__(self, crowds_are_objects: bool) -> None:
+        self._crowds_are_objects = crowds_are_objects
+        self.crowds: collections.Counter[str] = collections.Counter()
         self.classes: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
         self.sources: collections.Counter[str] = collections.Counter()
         self.largest = 0
 
-    def add(self, objects: Sequence[tuple[str, str]]) -> None:
-        """Counts the objects of an image: (class name, source of the mask; "" without mask)."""
-        for name, source in objects:
+    def add(self, objects: Sequence[tuple[str, str, bool]]) -> None:
+        """Counts the objects of an image, see `verify_contents.Contents`."""
+        for name, source, is_crowd in objects:
+            if is_crowd and not self._crowds_are_objects:
+                self.crowds[name] += 1
+                continue
             self.classes[name][0] += 1
             self.classes[name][1] += bool(source)
-        self.sources.update(source for _, source in objects if source)
+            self.sources.update([source] if source else [])
         self.largest = max(self.largest, len(objects))
 
     def faults(self, path: str, manifest: Manifest) -> Iterator[Fault]:
@@ -121,6 +130,11 @@ class Tally:
                     f"says {said[0]} objects of {name!r}, {said[1]} with mask; the records have "
                     f"{found[0]}, {found[1]} with mask",
                 )
+        said_crowds = manifest.crowd_counts or {}
+        for name in sorted(said_crowds.keys() | self.crowds.keys()):
+            if said_crowds.get(name, 0) != self.crowds[name]:
+                message = f"says {said_crowds.get(name, 0)} crowds of {name!r}, the records have "
+                yield Fault(path, f"{message}{self.crowds[name]}")
         for name in sorted(manifest.mask_sources.keys() | self.sources.keys()):
             said_masks = manifest.mask_sources.get(name, 0)
             if said_masks != self.sources[name]:

@@ -7,10 +7,13 @@ run resumes where it was when it is repeated. The bytes do not depend on who wri
 from __future__ import annotations
 
 import collections
+import dataclasses
+import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import tqdm
 
 from maskx_tf.data.classes import Vocabulary
@@ -19,7 +22,8 @@ from maskx_tf.data.coco.issues import Issue
 from maskx_tf.data.records import manifest as manifest_lib
 from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.data.records.schema import ImageRecord, serialize_record
-from tf_records import beam, pool
+from maskx_tf.errors import UserError
+from tf_records import beam, losses, pool
 from tf_records.output import Output
 from tf_records.plan import Plan
 from tf_records.shards import Encoded, Part, load_parts, write_shard
@@ -29,9 +33,18 @@ Item = TypeVar("Item")
 
 def encode(record: ImageRecord, issues: Sequence[Issue] = ()) -> Encoded:
     """The result for an image that is kept."""
-    classes = tuple((item.class_name, item.mask is not None) for item in record.objects)
-    sources = tuple(item.mask_source for item in record.objects if item.mask is not None)
-    return Encoded(serialize_record(record), classes, tuple(issues), sources)
+    objects = [item for item in record.objects if not item.is_crowd]
+    ends = [item.box_yxyx[2:] / (record.height, record.width) for item in objects]
+    reach = np.max(ends, axis=0) if ends else np.zeros(2)
+    return Encoded(
+        serialize_record(record),
+        tuple((item.class_name, item.mask is not None) for item in objects),
+        tuple(issues),
+        tuple(item.mask_source for item in objects if item.mask is not None),
+        tuple(item.class_name for item in record.objects if item.is_crowd),
+        (record.image_id, hashlib.blake2b(record.encoded, digest_size=8).hexdigest()),
+        (float(reach[0]), float(reach[1])),
+    )
 
 
 def write(
@@ -56,6 +69,9 @@ def write(
       source: json-like description of the input and settings, kept in the manifest.
       issues: what was found wrong before encoding.
       set_a: class names kept in the manifest.
+
+    Raises:
+      UserError: too much was dropped, see `losses`; nothing is written then.
     """
     kept = output.reusable(source, len(items))
     if kept is not None and not output.leftovers():
@@ -65,6 +81,9 @@ def write(
         if kept is None:
             parts = _write_parts(function, items, output, [vocabulary.categories(), dict(source)])
             kept = _manifest(output.name, parts, vocabulary, source, issues, set_a)
+            if loss := losses.too_much(kept, output.most_dropped):
+                output.remove_old()
+                raise UserError(loss)
             kept.save(output.directory)
         output.sweep(finished=True)
     return kept
@@ -132,12 +151,14 @@ def _manifest(
 ) -> Manifest:
     counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     sources: collections.Counter[str] = collections.Counter()
+    crowds: collections.Counter[str] = collections.Counter()
     for part in parts:
         sources.update(part.mask_sources)
+        crowds.update(part.crowds)
         for class_name, (objects, masks) in part.classes.items():
             counts[class_name][0] += objects
             counts[class_name][1] += masks
-    return Manifest(
+    manifest = Manifest(
         name=name,
         shards=tuple(part.shard for part in parts),
         vocabulary=vocabulary,
@@ -151,23 +172,33 @@ def _manifest(
         issues=issues_lib.tabulate(_all_issues(issues, parts)),
         source=dict(source),
         mask_sources=dict(sorted(sources.items())),
+        crowd_counts=dict(sorted(crowds.items())),
     )
+    reach = [max((part.reach[axis] for part in parts), default=0.0) for axis in (0, 1)]
+    return dataclasses.replace(manifest, warnings=losses.warnings(manifest, reach))
 
 
 def _all_issues(issues: Sequence[Issue], parts: Iterable[Part]) -> Iterator[Issue]:
     yield from issues
+    first: dict[str, int] = {}
     for part in parts:
         yield from part.issues
+        for image_id, photo in part.photos:
+            if first.setdefault(photo, image_id) != image_id:
+                yield Issue("image_repeated", image_id)
 
 
 def describe(manifest: Manifest, directory: str) -> str:
     """A few lines for the console: what was written, and what was dropped or repaired."""
     megabytes = sum(shard.bytes for shard in manifest.shards) / 1e6
+    crowds = f" and {manifest.num_crowds} crowds" if manifest.num_crowds else ""
     head = (
         f"{directory}: {manifest.num_images} images, {manifest.num_objects} objects, "
-        f"{manifest.num_masks} with mask, {len(manifest.shards)} shards, {megabytes:.1f} MB."
+        f"{manifest.num_masks} with mask{crowds}, "
+        f"{len(manifest.shards)} shards, {megabytes:.1f} MB."
     )
     found = issues_lib.summary(manifest.issues)
-    if not found:
-        return f"{head}\nNothing was dropped or repaired."
-    return f"{head}\nDropped or repaired (all ids: {manifest_lib.FILE_NAME}):\n{found}"
+    lines = [head, "Nothing was dropped or repaired."]
+    if found:
+        lines = [head, f"Dropped, repaired or odd (all ids: {manifest_lib.FILE_NAME}):", found]
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in manifest.warnings)])

@@ -202,7 +202,8 @@ def _check_size(image: tf.Tensor, example: dict[str, tf.Tensor], where: tf.Tenso
 def _check_manifest(
     manifest: Manifest, config: Config, vocabulary: Vocabulary, training: bool
 ) -> None:
-    unknown = [name for name in manifest.class_counts if name not in vocabulary.names]
+    names = {**manifest.class_counts, **(manifest.crowd_counts or {})}
+    unknown = [name for name in names if name not in vocabulary.names]
     if unknown:
         raise UserError(
             f"Records {manifest.name!r} hold objects of {len(unknown)} classes that the vocabulary "

@@ -1,4 +1,4 @@
-"""Whether the records hold the masks that a run means to train with: `check`."""
+"""Whether the records hold the objects and masks that a run means to train with."""
 
 from __future__ import annotations
 
@@ -19,11 +19,24 @@ def require_set_a(mask_class_ids: Sequence[int]) -> None:
         )
 
 
+def require_objects(files: Found) -> None:
+    """UserError where the training records, as far as they are known, hold no object but crowds."""
+    if any(path not in files.shards for path in files.paths):
+        return
+    manifests = files.manifests.values()
+    if not any(manifest.num_objects for manifest in manifests):
+        raise UserError(
+            "--train_records hold no object to train on, "
+            f"{sum(manifest.num_crowds for manifest in manifests)} crowds and "
+            f"{sum(manifest.num_images for manifest in manifests)} images. python -m "
+            "tf_records.describe DIRECTORY says what they hold and what was dropped."
+        )
+
+
 def check(files: Found, vocabulary: Vocabulary, mask_class_ids: Sequence[int]) -> str:
     """A warning of the classes of set A that have boxes but no mask; empty if there are none.
 
-    What files without a manifest hold is not known. The masks of crowds, which nothing is trained
-    on, count here: manifests do not tell them apart.
+    What files without a manifest hold is not known.
 
     Args:
       files: the training records.

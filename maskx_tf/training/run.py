@@ -238,6 +238,7 @@ def _check_masks(run: Run, dataset: tf.data.Dataset | None) -> str:
     if dataset is not None:  # what it holds is not known
         return ""
     records = find_records(config.train_records, check_sizes=not config.skip_corrupt_records)
+    supervision.require_objects(records)
     return supervision.check(records, vocabulary, mask_class_ids) if config.has_masks else ""
 
 

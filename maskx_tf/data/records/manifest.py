@@ -37,12 +37,15 @@ class Manifest:
       name: data set name, the start of the shards' names.
       shards: the record files in order.
       vocabulary: classes in the order of the records' `class_id`.
-      class_counts: class name -> (objects, objects with mask); classes without objects are absent.
+      class_counts: class name -> (objects, objects with mask), without crowds; classes without
+        objects are absent.
       max_objects_per_image: largest number of objects in an image.
       set_a: names of the classes meant to be trained with masks, where the source says so.
       issues: reason -> {"effect": str, "count": int, "ids": [[annotation id or None, image id]]}.
       source: what the records were made of: settings and fingerprints.
       mask_sources: where masks are from (`schema.ObjectRecord.mask_source`) -> how many.
+      crowd_counts: class name -> crowds. None: records of before, which count them as objects.
+      warnings: sentences of what looks wrong in much of the data set.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Manifest:
     issues: Mapping[str, Mapping[str, Any]]
     source: Mapping[str, Any]
     mask_sources: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    crowd_counts: Mapping[str, int] | None = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -64,6 +69,11 @@ class Manifest:
     def num_objects(self) -> int:
         """Number of objects in all records."""
         return sum(objects for objects, _ in self.class_counts.values())
+
+    @property
+    def num_crowds(self) -> int:
+        """Number of crowds in all records, as far as it is known."""
+        return sum((self.crowd_counts or {}).values())
 
     @property
     def num_masks(self) -> int:
@@ -78,6 +88,7 @@ class Manifest:
             "images": self.num_images,
             "objects": self.num_objects,
             "objects_with_mask": self.num_masks,
+            "crowds": self.num_crowds,
             "mask_sources": dict(self.mask_sources),
             "max_objects_per_image": self.max_objects_per_image,
             "source": dict(self.source),
@@ -85,6 +96,8 @@ class Manifest:
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
             "categories": self.vocabulary.categories(),
             "class_counts": {name: list(pair) for name, pair in self.class_counts.items()},
+            "crowd_counts": None if self.crowd_counts is None else dict(self.crowd_counts),
+            "warnings": list(self.warnings),
             "dropped_or_repaired": {reason: dict(entry) for reason, entry in self.issues.items()},
         }
         body = ",\n".join(f"{json.dumps(key)}: {_dump(value)}" for key, value in content.items())
@@ -123,6 +136,8 @@ class Manifest:
             issues=content["dropped_or_repaired"],
             source=content["source"],
             mask_sources=mask_sources_of(content, content["class_counts"]),
+            crowd_counts=content.get("crowd_counts"),
+            warnings=tuple(content.get("warnings", ())),
         )  # fmt: skip
 
 

@@ -1,0 +1,148 @@
+"""What a conversion loses: it stops with the reason and its remedy, or says what looks wrong."""
+
+import pytest
+
+from maskx_tf.data import supervision
+from maskx_tf.data.records.manifest import FILE_NAME, Manifest, find_records
+from maskx_tf.errors import UserError
+from tests import harness
+from tests.harness import annotation, polygon_of
+from tf_records import coco, describe, verify, writer
+from tf_records.describe_statistics import gather
+from tf_records.output import Output
+
+BOX = [10, 5, 20, 12]
+BAD = {"bbox": None, "segmentation": []}
+
+
+def convert(tmp_path, items, most_dropped=0.5, sizes=((40, 60),), **options):
+    paths = harness.write_coco(tmp_path / "coco", items, sizes=sizes)
+    output = Output(str(tmp_path / "records"), "x", workers=1, most_dropped=most_dropped)
+    return coco.convert(*paths, output, **options)
+
+
+def boxes(count, **changes):
+    return [annotation(1, [2 * i, 3, 9, 8], **changes) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        ([annotation(1, **BAD)], "box_missing"),
+        ([annotation(1, **BAD)] * 3 + boxes(2), "3 of 5 objects, such as annotation 1, image 1"),
+        (boxes(4, iscrowd=1), "crowd: 4 of 4 objects.*--crowds=objects"),
+        (boxes(3, iscrowd=1) + boxes(2), "crowd: 3 of 5"),
+        (boxes(2, segmentation=[[1, 2]]), "None of 2 masks .*mask_no_polygon: 2 of 2"),
+        (boxes(3, segmentation=[[1, 2]]) + boxes(2), "mask_no_polygon: 3 of 5 masks"),
+        ([], "There is no object"),
+        ([annotation(1, [0.1, 0.2, 0.3, 0.25], segmentation=[])], "multiply x and width"),
+    ],
+)
+def test_a_great_loss_stops_and_writes_nothing(tmp_path, items, reason):
+    with pytest.raises(UserError, match=reason) as error:
+        convert(tmp_path, items)
+    assert "--most_dropped=1" in str(error.value) and "\n" not in str(error.value)
+    assert not list((tmp_path / "records").glob("*"))
+    manifest = convert(tmp_path, items, most_dropped=1)  # told otherwise
+    assert manifest.num_images == 1
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [annotation(1, **BAD)] * 2 + boxes(2),
+        boxes(2, iscrowd=1) + boxes(2),
+        boxes(2, segmentation=[[1, 2]]) + boxes(2),
+        boxes(4, segmentation=[]),  # nobody asked for masks
+    ],
+)
+def test_half_is_not_too_much(tmp_path, items):
+    assert convert(tmp_path, items).num_objects
+
+
+def test_the_share_is_an_option(tmp_path):
+    items = [annotation(1, **BAD)] * 2 + boxes(2)
+    with pytest.raises(UserError, match="More than 40% of the objects cannot be used"):
+        convert(tmp_path, items, most_dropped=0.4)
+    with pytest.raises(UserError, match=r"--most_dropped=1.5 must lie in \[0, 1\]"):
+        convert(tmp_path, items, most_dropped=1.5)
+
+
+def test_lost_images_count(tmp_path):
+    items = [annotation(i, BOX) for i in (1, 2, 3)]
+    images = [{"id": i, "file_name": f"{i}.jpg"} for i in (1, 2, 3)]  # of which the first is there
+    paths = harness.write_coco(tmp_path / "coco", items, images=images)
+    output = Output(str(tmp_path / "records"), "x", workers=1)
+    with pytest.raises(UserError, match="image_missing: 2 of 3 images") as error:
+        coco.convert(*paths, output, skip_bad_images=True)
+    assert "--images" in str(error.value)
+
+
+def test_crowds_are_counted_apart(tmp_path):
+    items = [*boxes(3), annotation(1, [1, 1, 30, 30], category_id=2, iscrowd=1)]
+    manifest = convert(tmp_path, items)
+    assert manifest.class_counts == {"cat": (3, 3)} and manifest.crowd_counts == {"dog": 1}
+    assert manifest.max_objects_per_image == 4  # --max_objects has to take them, too
+    assert manifest.mask_sources == {"human": 3}
+    assert "3 objects, 3 with mask and 1 crowds" in writer.describe(manifest, "d")
+    directory = str(tmp_path / "records")
+    assert Manifest.load(directory) == manifest
+    report = verify.verify([directory], workers=1)
+    assert report.faults == [] and (report.objects, report.masks) == (3, 3)
+    summary = describe.summarize(manifest, gather(directory, manifest, 1))
+    assert (summary["boxes"], summary["masks"], summary["crowd"]) == (3, 3, 1)
+    assert "classes of more crowds than objects, not trained on: 1 (dog 1)" in summary["warnings"]
+
+
+def test_records_of_before_count_crowds_as_objects(tmp_path):
+    convert(tmp_path, [*boxes(3), annotation(1, [1, 1, 30, 30], iscrowd=1)])
+    path = tmp_path / "records" / FILE_NAME
+    text = path.read_text()
+    text = text.replace('"crowd_counts": {\n  "cat": 1\n},', "")
+    text = text.replace("[3, 3]", "[4, 4]").replace('"human": 3', '"human": 4')
+    path.write_text(text)
+    assert Manifest.load(path.parent).crowd_counts is None
+    assert verify.verify([str(path.parent)], workers=1).faults == []
+
+
+def test_verify_counts_crowds(tmp_path):
+    convert(tmp_path, [*boxes(3), annotation(1, [1, 1, 30, 30], iscrowd=1)])
+    path = tmp_path / "records" / FILE_NAME
+    path.write_text(path.read_text().replace('"cat": 1', '"cat": 2'))
+    (fault,) = verify.verify([str(path.parent)], workers=1).faults
+    assert fault.message == "says 2 crowds of 'cat', the records have 1"
+
+
+def test_training_without_any_object_is_refused(tmp_path):
+    convert(tmp_path, boxes(3, iscrowd=1), most_dropped=1)
+    with pytest.raises(UserError, match="no object to train on, 3 crowds and 1 images"):
+        supervision.require_objects(find_records([str(tmp_path / "records")]))
+    with pytest.raises(UserError, match="has a mask in --train_records"):
+        vocabulary = Manifest.load(tmp_path / "records").vocabulary
+        supervision.check(find_records([str(tmp_path / "records")]), vocabulary, (1,))
+
+
+@pytest.mark.parametrize(
+    ("items", "sizes", "warning"),
+    [
+        ([annotation(1, [10, 5, 30, 17], segmentation=polygon_of(*BOX))], [], "x1, y1, x2, y2"),
+        ([annotation(1, [20, 5, 20, 12], segmentation=polygon_of(*BOX))], [], "shifted"),
+        (boxes(60), [], "all boxes lie in the upper left"),
+        (boxes(3), [(40, 60), (80, 120)], None),
+    ],
+)
+def test_what_is_odd_of_most_is_a_warning(tmp_path, items, sizes, warning):
+    if "upper" in str(warning):
+        items = [annotation(1, [i % 20, i % 11, 9, 8]) for i in range(60)]
+    manifest = convert(tmp_path, items, sizes=sizes or [(40, 60)])
+    said = writer.describe(manifest, "d")
+    assert (f"{warning}" in said) if warning else not manifest.warnings
+    assert Manifest.load(tmp_path / "records").warnings == manifest.warnings
+
+
+def test_the_same_photo_twice_is_listed(tmp_path):
+    items = [annotation(i, BOX) for i in (1, 2)]
+    images = [{"id": i, "file_name": "1.jpg"} for i in (1, 2)]
+    paths = harness.write_coco(tmp_path / "coco", items, images=images)
+    manifest = coco.convert(*paths, Output(str(tmp_path / "records"), "x", 2, workers=1))
+    assert manifest.issues["image_repeated"]["ids"] == [[None, 2]]

@@ -1,0 +1,97 @@
+"""What a conversion has lost: too much to go on with, or odd in most of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from maskx_tf.data.coco.issues import DROPPED, MASK_DROPPED, OF_IMAGES, REASONS, example
+from maskx_tf.data.records.manifest import Manifest
+
+_CHOSEN = ("synset_", "box_duplicate_dropped")  # reasons of what a command was told to leave out
+_CROWD = "crowd"
+_MOST = 0.5  # of images or objects; what more of them have is a fault of the file
+_REACH, _LEAST_OBJECTS = 0.75, 50
+
+
+def too_much(manifest: Manifest, most_dropped: float) -> str:
+    """Why records are not worth writing, with the remedy; empty if they are.
+
+    They are not if no object is left, or no mask though there were some, or if more than
+    `most_dropped` of the images, objects or masks were dropped for one reason. 1: they always are.
+    """
+    if most_dropped >= 1:
+        return ""
+    totals = _totals(manifest)
+    shares = {
+        reason: entry["count"] / max(totals[_unit(reason)], 1)
+        for reason, entry in manifest.issues.items()
+        if _is_loss(reason)
+    }
+    worst = max(shares, key=lambda reason: (shares[reason], reason in OF_IMAGES), default="")
+    if not manifest.num_objects:
+        count = totals["objects"]
+        what = f"None of {count} objects can be trained on" if count else "There is no object"
+    elif not manifest.num_masks and any(_unit(reason) == "masks" for reason in shares):
+        what = f"None of {totals['masks']} masks can be trained on"
+        worst = max(shares, key=lambda reason: (_unit(reason) == "masks", shares[reason]))
+    elif shares and shares[worst] > most_dropped:
+        what = f"More than {most_dropped:.0%} of the {_unit(worst)} cannot be used"
+    else:
+        return ""
+    if not worst:
+        return f"{what}, and nothing is written. --most_dropped=1 writes the images alone."
+    entry, reason = manifest.issues[worst], REASONS[worst]
+    remedy = f" Remedy: {reason.remedy}." if reason.remedy else ""
+    return (
+        f"{what}, and nothing is written: {reason.meaning} ({worst}: {entry['count']} of "
+        f"{totals[_unit(worst)]} {_unit(worst)}, such as {example(entry)}).{remedy} "
+        "--most_dropped=1 writes what is left."
+    )
+
+
+def warnings(manifest: Manifest, reach: Sequence[float]) -> tuple[str, ...]:
+    """What is odd in most of the images or objects.
+
+    Args:
+      manifest: of the records.
+      reach: see `shards.Encoded`.
+    """
+    totals = _totals(manifest)
+    found = []
+    for reason, entry in manifest.issues.items():
+        share = entry["count"] / max(totals[_unit(reason)], 1)
+        if share > _MOST and REASONS[reason].remedy and not _is_loss(reason):
+            meaning, remedy = REASONS[reason].meaning, REASONS[reason].remedy
+            found.append(f"{share:.0%} of the {_unit(reason)}: {meaning} ({reason}): {remedy}")
+    if manifest.num_objects >= _LEAST_OBJECTS and max(reach) <= _REACH:
+        found.append(
+            f"all boxes lie in the upper left {reach[0]:.0%} x {reach[1]:.0%} of their photos: are "
+            "these of another size than those that the boxes were drawn on?"
+        )
+    return tuple(found)
+
+
+def _is_loss(reason: str) -> bool:
+    effect = REASONS[reason].effect
+    return reason == _CROWD or (
+        effect in (DROPPED, MASK_DROPPED) and not reason.startswith(_CHOSEN)
+    )
+
+
+def _unit(reason: str) -> str:
+    if REASONS[reason].effect == MASK_DROPPED:
+        return "masks"
+    return "images" if reason in OF_IMAGES else "objects"
+
+
+def _totals(manifest: Manifest) -> dict[str, int]:
+    """How many images, objects (crowds included) and masks there were to begin with."""
+    lost = {"images": 0, "objects": 0, "masks": 0}
+    for reason, entry in manifest.issues.items():
+        if REASONS[reason].effect in (DROPPED, MASK_DROPPED):
+            lost[_unit(reason)] += entry["count"]
+    return {
+        "images": manifest.num_images + lost["images"],
+        "objects": manifest.num_objects + manifest.num_crowds + lost["objects"],
+        "masks": manifest.num_masks + lost["masks"],
+    }
