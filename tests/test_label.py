@@ -117,15 +117,16 @@ def test_labels_what_has_no_mask_and_keeps_the_rest(data, model_dir, tmp_path):
         outside = mask.copy()
         outside[max(int(y), 0) : int(np.ceil(y + h)), max(int(x), 0) : int(np.ceil(x + w))] = 0
         assert not outside.any()
-    *rows, mask, crowd, empty = rows_of(f"{output}.review.csv")
+    *rows, mask, crowd, empty, clipped = rows_of(f"{output}.review.csv")
     assert {row["annotation_id"] for row in rows} == {"1", "3", "6"}
     scores = [float(row["mask_score"]) for row in rows]
     assert scores == sorted(scores)
     columns = ("reason", "annotation_id", "class", "file_name")
-    assert [[row[column] for column in columns] for row in (mask, crowd, empty)] == [
+    assert [[row[column] for column in columns] for row in (mask, crowd, empty, clipped)] == [
         ["mask_size_differs", "4", "ant", "2.jpg"],
         ["crowd", "4", "ant", "2.jpg"],
         ["box_empty", "5", "ant", "3.jpg"],
+        ["box_clipped", "6", "dog", "3.jpg"],
     ]
     assert "box_empty: the box has no area" in said
     assert Image.open(tmp_path / "sheet.png").size[0] > 320
@@ -143,7 +144,8 @@ def test_labels_what_has_no_mask_and_keeps_the_rest(data, model_dir, tmp_path):
         ([[], [1, 1, 5, 1, 5, 5]], True),
         ([1, 1, 5, 1, 5, 5], True),
         ([0, 0, 5, 0, 5, 5], True),
-        ({"size": [40, 60], "counts": [2400]}, True),
+        ({"size": [40, 60], "counts": [2400]}, False),  # as in records
+        ([[20, 20, 30, 20, 30, 30]], False),  # beside the box
     ],
 )
 def test_what_counts_as_a_mask(segmentation, has_mask, tmp_path):

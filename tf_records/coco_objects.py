@@ -9,7 +9,6 @@ from typing import NamedTuple
 from maskx_tf.data.coco.images import read_image
 from maskx_tf.data.coco.instances import AnnotationItem, ImageItem
 from maskx_tf.data.coco.issues import Issue
-from maskx_tf.data.coco.masks import MaskError
 from maskx_tf.data.coco.objects import IGNORED, CocoObject, fit_only_turned, read_objects
 from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.data.records.schema import ImageRecord, ObjectRecord
@@ -82,17 +81,7 @@ def _record_object(
     annotation: AnnotationItem, item: CocoObject, settings: Settings
 ) -> tuple[ObjectRecord, list[str]]:
     """The object with its mask cropped, and the reasons (of `issues`) for every change."""
-    mask, reasons = None, []
-    if item.segmentation is not None:
-        try:
-            mask, is_cut = item.segmentation.crop(item.box_yxyx, settings.mask_size)
-            if is_cut and not item.segmentation.is_incomplete:
-                reasons.append("mask_part_invalid")
-            if not mask.any():
-                mask = None
-                reasons.append("mask_empty")
-        except MaskError as error:
-            reasons.append(error.reason)
+    mask, reasons = item.mask(settings.mask_size)
     area = item.area
     if area is None:
         height, width = (item.box_yxyx[2:] - item.box_yxyx[:2]).tolist()

@@ -10,7 +10,9 @@ from maskx_tf.data.records.manifest import Manifest
 _CHOSEN = ("synset_", "box_duplicate_dropped")  # reasons of what a command was told to leave out
 _CROWD = "crowd"
 _MOST = 0.5  # of images or objects; what more of them have is a fault of the file
-_REACH, _LEAST_OBJECTS = 0.75, 50
+_MANY = 0.1  # of images, objects or masks; more of them are not lost by chance
+# All of many boxes end in the upper left: by chance with the probability of reach ** boxes.
+_REACH, _CHANCE = 0.75, 1e-6
 
 
 def too_much(manifest: Manifest, most_dropped: float) -> str:
@@ -50,7 +52,7 @@ def too_much(manifest: Manifest, most_dropped: float) -> str:
 
 
 def warnings(manifest: Manifest, reach: Sequence[float]) -> tuple[str, ...]:
-    """What is odd in most of the images or objects.
+    """What is odd in most of the images or objects, or lost of many.
 
     Args:
       manifest: of the records.
@@ -60,13 +62,14 @@ def warnings(manifest: Manifest, reach: Sequence[float]) -> tuple[str, ...]:
     found = []
     for reason, entry in manifest.issues.items():
         share = entry["count"] / max(totals[_unit(reason)], 1)
-        if share > _MOST and REASONS[reason].remedy and not _is_loss(reason):
+        limit = _MANY if _is_loss(reason) else _MOST
+        if share > limit and REASONS[reason].remedy:
             meaning, remedy = REASONS[reason].meaning, REASONS[reason].remedy
             found.append(f"{share:.0%} of the {_unit(reason)}: {meaning} ({reason}): {remedy}")
-    if manifest.num_objects >= _LEAST_OBJECTS and max(reach) <= _REACH:
+    if max(reach) <= _REACH and max(reach) ** manifest.num_objects < _CHANCE:
         found.append(
             f"all boxes lie in the upper left {reach[0]:.0%} x {reach[1]:.0%} of their photos: are "
-            "these of another size than those that the boxes were drawn on?"
+            "they in pixels, and the photos of the size that they were drawn on?"
         )
     return tuple(found)
 

@@ -16,7 +16,7 @@ from maskx_tf.data.coco.objects import IGNORED, CocoObject, read_objects
 from maskx_tf.data.image_formats import BadImageError
 
 _SCAN = json.JSONDecoder().raw_decode
-_MINOR = ("area_invalid", "box_clipped", "mask_part_invalid")  # nobody needs to look at these
+_MASK_SIZE = 112  # pixels, of what is looked at for whether a mask has any in its box
 # What can be wrong besides `issues.REASONS`.
 _PROBLEMS = {
     "class_unknown": "the model does not know the class",
@@ -52,7 +52,7 @@ class Annotation(NamedTuple):
       class_name: of its category.
       box_yxyx: 4 numbers, pixels of the file, clipped to it.
       bbox: x, y, width, height in pixels, as annotated or of the mask.
-      has_mask: it has a mask that can be decoded.
+      has_mask: it has a mask that can be decoded, with a pixel in its box.
       is_crowd: it stands for several objects.
     """
 
@@ -155,17 +155,19 @@ def read(path: str, images: pathlib.Path, crowds: str = IGNORED) -> Source:
             continue
         objects, found = read_objects(item, entry.size, crowds)
         classes = {a.number: names[a.category_id] for a in item.annotations}
-        problems += [_problem(issue, classes) for issue in found if issue.reason not in _MINOR]
         for annotation, item_object in objects:
+            mask, reasons = item_object.mask(_MASK_SIZE)
+            found += [Issue(reason, item.image_id, annotation.number) for reason in reasons]
             annotations[annotation.place] = Annotation(
                 annotation.place,
                 item.image_id,
                 names[annotation.category_id],
                 tuple(item_object.box_yxyx.tolist()),
                 item_object.bbox,
-                item_object.segmentation is not None,
+                mask is not None,
                 item_object.is_crowd,
             )
+        problems += [_problem(issue, classes) for issue in found]
     return Source(
         content.sha256,
         content.members,

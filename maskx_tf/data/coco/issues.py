@@ -65,6 +65,7 @@ REASONS = {
     "box_rotated": Reason(
         KEPT, "the tool drew it rotated: the upright box is used, which does not fit the object"
     ),
+    "box_thin": Reason(KEPT, "the box is less than a pixel high or wide"),
     "coco_id_invalid": Reason(REPAIRED, "the coco_id is not a whole number: treated as missing"),
     "crowd": Reason(
         KEPT,
@@ -116,7 +117,11 @@ REASONS = {
         MASK_DROPPED, "the counts of the RLE are damaged, or do not fill its size", _RLE
     ),
     "mask_cut_by_box": Reason(KEPT, "its mask leaves the box, and was cut by it", _CORNERS),
-    "mask_empty": Reason(MASK_DROPPED, "the mask has no pixel in its box", _CORNERS),
+    "mask_empty": Reason(
+        MASK_DROPPED,
+        "the mask has no pixel in its box",
+        "masks are in pixels of the file, and cover more than a line",
+    ),
     "mask_invalid": Reason(MASK_DROPPED, "the segmentation is neither polygons nor an RLE", _RLE),
     "mask_is_box": Reason(KEPT, "GrabCut could not segment it: the mask is the whole box"),
     "mask_no_polygon": Reason(
@@ -129,6 +134,9 @@ REASONS = {
         MASK_DROPPED,
         "the size of the RLE, [height, width], is not that of the image",
         _RLE,
+    ),
+    "mask_size_swapped": Reason(
+        MASK_DROPPED, "the size of the RLE is [width, height] of the image", _RLE
     ),
     "mask_too_large": Reason(MASK_DROPPED, "the polygons are too large for their box"),
     "objects_entry_malformed": Reason(

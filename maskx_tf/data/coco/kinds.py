@@ -51,7 +51,8 @@ def without_list(path: str, key: str, members: Mapping[str, Any]) -> str:
     reason = next((text for names, text in _FORMATS if names <= members.keys()), "")
     annotations = members.get("annotations")
     if key in members:
-        reason = f"{key!r} is something else"
+        reason = f"its {key!r} is of another type"
+        reason += ', not like [{"id": 1, "name": "person"}]' if key == "categories" else ""
     elif key == "annotations" and "images" in members:
         reason = "it has images alone, as COCO's image_info files"
     elif isinstance(annotations, Annotations) and len(annotations):

@@ -213,6 +213,8 @@ def _rle(rle: dict[str, Any], sizes: Sequence[tuple[int, int]]) -> Segmentation:
     sides = rle.get("size")
     numbers = tuple(map(whole_number, sides)) if isinstance(sides, list) else ()
     size = next((size for size in sizes if size == numbers), None)
+    if size is None and numbers[::-1] in sizes:
+        raise MaskError("mask_size_swapped")
     if size is None or size[0] * size[1] > _MAX_PIXELS:
         raise MaskError("mask_size_differs")
     counts = rle.get("counts")

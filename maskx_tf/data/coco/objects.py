@@ -21,6 +21,7 @@ _NO_CROWD = (None, 0, False, "", "0", "0.0", "false", "False")
 IGNORED, AS_OBJECTS = "ignored", "objects"
 CROWDS = (IGNORED, AS_OBJECTS)
 _APART = 2.0, 0.1  # pixels, and share of a mask's side, that a mask may leave its box by
+_THIN_PX = 1.0
 
 
 class CocoObject(NamedTuple):
@@ -41,6 +42,20 @@ class CocoObject(NamedTuple):
     area: float | None
     is_crowd: bool
     mask_source: str
+
+    def mask(self, mask_size: int) -> tuple[np.ndarray | None, list[str]]:
+        """The part of its mask in its box, see `Segmentation.crop`, and reasons of `issues`.
+
+        None if it has no mask, or none that has a pixel there.
+        """
+        if self.segmentation is None:
+            return None, []
+        try:
+            mask, is_cut = self.segmentation.crop(self.box_yxyx, mask_size)
+        except MaskError as error:
+            return None, [error.reason]
+        reasons = ["mask_part_invalid"] if is_cut and not self.segmentation.is_incomplete else []
+        return (mask, reasons) if mask.any() else (None, [*reasons, "mask_empty"])
 
 
 def read_objects(
@@ -113,6 +128,8 @@ def _read_object(
         if box is None:
             return None, reasons
         reasons = ["box_of_mask", *others]
+    if np.min(box[2:] - box[:2]) < _THIN_PX:
+        reasons.append("box_thin")
     is_crowd = fields.get("iscrowd") in _CROWD
     if not is_crowd and fields.get("iscrowd") not in _NO_CROWD:
         reasons.append("iscrowd_invalid")

@@ -8,8 +8,8 @@ from typing import Any
 
 _INT64 = 2**63
 _EXACT = 2**53  # beyond it floats skip whole numbers
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
-_WHOLE = re.compile(r"-?\d{1,19}", re.ASCII)
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_WHOLE = re.compile(r"\s*(-?\d{1,19})(?:\.0*)?\s*", re.ASCII)
 
 
 def as_number(value: Any) -> float | None:
@@ -25,10 +25,10 @@ def as_number(value: Any) -> float | None:
 
 
 def whole_number(value: Any) -> int | None:
-    """An int64, also as 5.0 or "5"; None of anything else."""
-    if (isinstance(value, str) and _WHOLE.fullmatch(value)) or (
-        isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT
-    ):
+    """An int64, also as 5.0, "5" or "5.0"; None of anything else."""
+    if isinstance(value, str) and (match := _WHOLE.fullmatch(value)):
+        value = int(match[1])
+    elif isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         return None
