@@ -52,6 +52,7 @@ def draw(
     masks: Sequence[np.ndarray | dict | None] | None,
     labels: Sequence[str],
     colors: np.ndarray,
+    enlarge: bool = True,
 ) -> np.ndarray:
     """Draws objects over an image; the first ones end up on top.
 
@@ -62,11 +63,12 @@ def draw(
         only; None: boxes only.
       labels: N texts; "" draws no label.
       colors: uint8 [N, 3] RGB.
+      enlarge: small images.
 
     Returns:
       uint8 RGB, H and W times a whole number that makes the longer side at least `MIN_SIDE_PX`.
     """
-    factor = max(1, -(-MIN_SIDE_PX // max(image.shape[:2])))
+    factor = max(1, -(-MIN_SIDE_PX // max(image.shape[:2]))) if enlarge else 1
     size = (image.shape[1] * factor, image.shape[0] * factor)
     picture = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) if factor > 1 else image.copy()
     masks = [None] * len(labels) if masks is None else masks
@@ -147,12 +149,28 @@ def side_by_side(ground_truth: np.ndarray, prediction: np.ndarray) -> np.ndarray
     return grid([captioned(ground_truth, "ground truth"), captioned(prediction, "prediction")], 2)
 
 
-def captioned(picture: np.ndarray, caption: str) -> np.ndarray:
-    """A picture, uint8 [H, W, 3] RGB, under a line of text: uint8 [H + 24, W, 3]."""
+def captioned(
+    picture: np.ndarray, caption: str, ending: str = "", below: bool = False
+) -> np.ndarray:
+    """A picture with a line of text, uint8 RGB: [H, W, 3] -> [H + 24, W, 3].
+
+    Args:
+      picture: uint8 [H, W, 3].
+      caption: the text; its beginning gives way where it is too long for the picture.
+      ending: comes after it, whole.
+      below: put the line under the picture, not over it.
+    """
     font = font_of_size(16)
-    canvas = Image.new("RGB", (picture.shape[1], picture.shape[0] + 24), "white")
-    canvas.paste(Image.fromarray(picture), (0, 24))
-    ImageDraw.Draw(canvas).text((4, 2), caption, fill=_CAPTION_COLOR, font=font)
+    height, width = picture.shape[:2]
+    canvas = Image.new("RGB", (width, height + 24), "white")
+    canvas.paste(Image.fromarray(picture), (0, 0 if below else 24))
+    pen = ImageDraw.Draw(canvas)
+    text = caption + ending
+    for start in range(1, len(caption) + 1):
+        if pen.textlength(text, font=font) <= width - 8:
+            break
+        text = "…" + caption[start:] + ending
+    pen.text((4, height + 2 if below else 2), text, fill=_CAPTION_COLOR, font=font)
     return np.array(canvas)
 
 

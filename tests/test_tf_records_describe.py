@@ -1,5 +1,6 @@
 """`tf_records.describe`: its table, warnings, json and picture."""
 
+import itertools
 import json
 import pathlib
 
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskx_tf.data.records.manifest import Manifest
+from maskx_tf import visualize
+from maskx_tf.data import decoding
+from maskx_tf.data.records.manifest import Manifest, find_shards
+from maskx_tf.data.records.schema import read_records
 from maskx_tf.errors import UserError
 from tests import corruption, harness
-from tf_records import coco, describe
+from tf_records import coco, describe, describe_sheet
 from tf_records.describe_sheet import draw_sheet
 from tf_records.describe_statistics import gather
 from tf_records.output import Output
@@ -90,21 +94,91 @@ def test_files(directory, tmp_path):
         assert picture.format == "JPEG"
 
 
-def test_sheet_shows_masks_where_they_are(directory):
-    """The triangle's half of its box is tinted green, the other half is as in the image."""
-    manifest = Manifest.load(directory)
-    picture = draw_sheet(directory, manifest, count=1)
-    factor = picture.shape[1] // 60
-    plain = harness.random_image(40, 60, seed=1).astype(int)
+class TestSheet:
+    def test_masks_are_where_they_are(self, directory):
+        """The triangle's half of its box is tinted, the other half is as in the image."""
+        picture = draw_sheet(directory, Manifest.load(directory), count=1).astype(int)
+        factor = picture.shape[1] / 60
+        plain = harness.random_image(40, 60, seed=1).astype(int)
 
-    def gain(y, x):
-        """How much greener than red the picture is than the image, at a pixel of the image."""
-        r, g, _ = picture[y * factor + factor // 2, x * factor + factor // 2].astype(int)
-        return (g - r) - (plain[y, x, 1] - plain[y, x, 0])
+        def change(y, x):
+            return np.abs(
+                picture[round((y + 0.5) * factor), round((x + 0.5) * factor)] - plain[y, x]
+            )
 
-    assert gain(28, 5) > 30
-    assert abs(gain(36, 35)) < 15
-    assert draw_sheet(directory, manifest, count=9).shape[0] > picture.shape[0] - 1
+        assert change(28, 5).max() > 30
+        assert change(36, 35).max() < 15
+
+    def test_each_object_has_its_colour_and_crowds_are_named(self, tmp_path, monkeypatch):
+        boxes = [[2, 2, 20, 15], [22, 2, 20, 15], [2, 20, 20, 16], [30, 20, 20, 16]]
+        annotations = [harness.annotation(1, box, iscrowd=int(box == boxes[3])) for box in boxes]
+        made = harness.write_coco(tmp_path / "coco", annotations)
+        (tmp_path / "coco" / "images" / "1.jpg").write_bytes(
+            harness.encode_image(np.full((40, 60, 3), 128, np.uint8))
+        )
+        coco.convert(*made, Output(str(tmp_path / "records"), "x", workers=1))
+        written = []
+
+        def no_labels(picture, boxes, labels, colors):
+            written.extend(labels)
+            return picture
+
+        monkeypatch.setattr(visualize, "draw_labels", no_labels)
+        manifest = Manifest.load(tmp_path / "records")
+        picture = draw_sheet(str(tmp_path / "records"), manifest, 1).astype(int)
+        assert sorted(written) == ["cat", "cat", "cat", "crowd: cat"]
+        factor = picture.shape[1] / 60
+        centers = [(x + w / 2, y + h / 2) for x, y, w, h in boxes]
+        colors = [picture[round(y * factor), round(x * factor)] for x, y in centers]
+        for first, second in itertools.combinations(colors, 2):
+            assert np.abs(first - second).max() > 30
+        assert np.ptp(colors[3]) < 8 < min(np.ptp(color) for color in colors[:3])  # a grey
+
+    def test_names_and_ids_are_under_the_images(self, directory, monkeypatch):
+        captions, captioned = [], visualize.captioned
+
+        def recorded(picture, caption, ending, below):
+            captions.append(caption + ending)
+            return captioned(picture, caption, ending, below)
+
+        monkeypatch.setattr(visualize, "captioned", recorded)
+        draw_sheet(directory, Manifest.load(directory), count=9)
+        assert captions == [f"{i}.jpg · image {i}" for i in (1, 2, 3)]
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_images_fill_it(self, seed):
+        rng = np.random.default_rng(seed)
+        aspects = rng.uniform(0.4, 4, rng.integers(1, 30)).tolist()
+        rows = describe_sheet._rows(aspects)
+        assert [i for row in rows for i, _ in row] == list(range(len(aspects)))
+        widths = {sum(width for _, (_, width) in row) for row in rows}
+        assert len(widths) == 1
+        for row in rows:
+            assert len({height for _, (height, _) in row}) == 1
+            for i, (height, width) in row:
+                assert abs(width - aspects[i] * height) < 4
+
+    def test_small_images_are_as_large_as_others(self, tmp_path):
+        sizes = [(20, 30), (900, 1350), (10, 40)]
+        made = harness.write_coco(
+            tmp_path / "coco", [harness.annotation(1, [2, 2, 9, 9])], sizes=sizes
+        )
+        coco.convert(*made, Output(str(tmp_path / "records"), "x", workers=1))
+        picture = draw_sheet(str(tmp_path / "records"), Manifest.load(tmp_path / "records"), 9)
+        assert (picture == 255).all(axis=-1).mean() < 0.12  # the lines of names, and gaps
+
+    def test_what_training_decodes_is_shown(self, directory, monkeypatch):
+        shown = np.full((40, 60, 3), (9, 99, 199), np.uint8)
+        monkeypatch.setattr(decoding, "to_array", lambda encoded: shown)
+        picture = draw_sheet(directory, Manifest.load(directory), count=1)
+        np.testing.assert_array_equal(picture[5, -20], shown[0, 0])
+
+    def test_an_image_that_training_cannot_decode_is_named(self, directory, monkeypatch):
+        record = next(read_records(find_shards([directory])))
+        record.encoded = record.encoded[:200] + bytes(200)
+        monkeypatch.setattr(describe_sheet.schema, "from_example", lambda _: record)
+        with pytest.raises(UserError, match=r"00000-of-00002.tfrecord: image 1 \(1.jpg\): .*zeros"):
+            draw_sheet(directory, Manifest.load(directory), count=1)
 
 
 def test_no_objects_at_all(tmp_path):

@@ -151,3 +151,12 @@ def test_panel():
     assert truth[1] > truth[0] + 30 and found[0] > found[1] + 30  # green, and red for class 2
     second_found = picture[240 + 24 + 6 + 24 + 200, 512 + 6 + 200]
     np.testing.assert_array_equal(second_found, 90)  # below the threshold
+
+
+def test_a_long_caption_loses_its_beginning():
+    picture = visualize.captioned(grey(20, 120), "folder/" * 20 + "x.jpg", " · image 7", below=True)
+    assert picture.shape == (44, 120, 3)
+    np.testing.assert_array_equal(picture[:20], 128)
+    same = visualize.captioned(grey(20, 120), "other/" * 30 + "x.jpg", " · image 7", below=True)
+    np.testing.assert_array_equal(picture[:, 60:], same[:, 60:])
+    assert (picture[20:, :116] < 128).any() and (picture[20:, 116:] == 255).all()
