@@ -115,6 +115,8 @@ def _write(values, source, labels, loaded, output: pathlib.Path, listed: pathlib
         problems += [problem for problem in labels.problems if problem.reason != "crowd"]
         labels = labels._replace(problems=problems)
         if values.format == "cvat":
+            made, others = cvat.writable(made)
+            labels = review.with_problems(labels, others)
             text = cvat.to_text(made, source.names, polygon_iou)
         elif values.format == "fiftyone":
             text = fiftyone.to_text(made)

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import types
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from maskx_tf import checkpoints, label
 from maskx_tf.data import decoding, preprocessing
 from maskx_tf.errors import UserError
 from maskx_tf.inference import segmenter
-from maskx_tf.labeling import journal, labeler
+from maskx_tf.labeling import journal, labeler, objects
 from maskx_tf.labeling import source as source_lib
 from maskx_tf.ops import masks
 from maskx_tf.system import files
 from tests import harness, tiny
+from tf_records import coco
+from tf_records.output import Output
 
 SIZES = ((40, 60), (70, 33), (48, 48))
 
@@ -325,6 +328,121 @@ def test_a_journal_of_another_task_is_not_used(tmp_path):
     first.close(remove=False)
     assert journal.Journal(path, {"a": 1}).results == [{"image_id": 1}]
     assert journal.Journal(path, {"a": 2}).results == []
+
+
+def case(name, tmp_path):
+    """(annotations json, image directory) of a case, its classes renamed to the model's."""
+    path, images = harness.case(name)
+    text = pathlib.Path(path).read_text()
+    for theirs, ours in (("plain disc", "ant"), ("striped disc", "bee")):
+        text = text.replace(theirs, ours)
+    (tmp_path / "case.json").write_text(text)
+    return str(tmp_path / "case.json"), images
+
+
+def listed(path):
+    """Reason -> ids of annotations, or of images where it is of a whole image."""
+    found: dict[str, list[int]] = {}
+    for row in rows_of(f"{path}.review.csv"):
+        number = int(row["annotation_id"] or row["image_id"])
+        found.setdefault(row["reason"], []).append(number)
+    return found
+
+
+def masks_in(path, form):
+    key = {"cvat": "<mask", "label_studio": '"brush"', "fiftyone": '"mask":'}[form]
+    return pathlib.Path(path).read_text().count(key)
+
+
+class TestFilesThatPeopleHave:
+    """Cases of public bug reports, and kinds of them."""
+
+    def test_odd_masks_are_offered_one_and_listed_with_their_cause(self, model_dir, tmp_path):
+        paths = case("l01_label_odd_masks", tmp_path)
+        run(*paths, model_dir, tmp_path / "out.json")
+        made = json.loads((tmp_path / "out.json").read_text())["annotations"]
+        sources = {item["id"]: item["mask_source"] for item in made}
+        human = {number for number, source in sources.items() if source == "human"}
+        assert human == {5, 6, 8, 9, 12} and sources.keys() - human == {
+            number for number, source in sources.items() if source == "maskx_tf"
+        }
+        causes = {
+            "mask_blank": [1, 2],
+            "mask_no_polygon": [3, 4],
+            "mask_part_invalid": [6],
+            "mask_size_swapped": [7],
+            "mask_empty": [10, 14],
+            "mask_invalid": [11],
+            "box_duplicate": list(range(2, 15)),
+            "mask_cut_by_box": [10, 14],
+        }
+        assert listed(tmp_path / "out.json").items() >= causes.items()
+        output = Output(str(tmp_path / "records"), "x", workers=1)
+        manifest = coco.convert(str(tmp_path / "out.json"), paths[1], output)
+        assert (manifest.num_objects, manifest.num_masks) == (14, 14)
+        for form in ("cvat", "label_studio", "fiftyone"):
+            run(*paths, model_dir, tmp_path / form, format=form)
+            assert masks_in(tmp_path / form, form) == 14
+            assert listed(tmp_path / form).items() >= causes.items()
+
+    def test_masks_drawn_by_hand_stay_whole_if_the_json_swaps_the_size(self, model_dir, tmp_path):
+        paths = case("l02_label_size_swapped", tmp_path)
+        run(*paths, model_dir, tmp_path / "out.json")
+        assert listed(tmp_path / "out.json")["image_size_differs"] == [1, 2]
+        source = source_lib.read(str(tmp_path / "out.json"), pathlib.Path(paths[1]))
+        images, _ = objects.labelled_images(source, labeler.Labels({}, []))
+        assert [(image.height, image.width) for image in images] == [(72, 96)] * 2
+        for item in (item for image in images for item in image.objects):
+            x, y, w, h = map(int, item.bbox)
+            mask = masks.decode_rle(item.rle)
+            if item.source == "human":  # an ellipse in its box
+                assert mask[y : y + h, x : x + w].mean() == pytest.approx(np.pi / 4, abs=0.05)
+        output = Output(str(tmp_path / "records"), "x", workers=1)
+        assert coco.convert(str(tmp_path / "out.json"), paths[1], output).num_masks == 3
+        run(*paths, model_dir, tmp_path / "out.xml", format="cvat")
+        assert (tmp_path / "out.xml").read_text().count('width="96" height="72">') == 2
+
+    @pytest.mark.parametrize("form", ["cvat", "label_studio", "fiftyone", "coco"])
+    def test_any_file_name_is_written_or_listed(self, model_dir, tmp_path, form):
+        paths = case("l03_label_names", tmp_path)
+        run(*paths, model_dir, tmp_path / "out", format=form)
+        text = (tmp_path / "out").read_text()
+        is_xml = form == "cvat"
+        assert ("file_name_not_in_xml" in listed(tmp_path / "out")) == is_xml
+        if is_xml:
+            names = [image.get("name") for image in ElementTree.fromstring(text).iter("image")]
+            assert names == ['a & "b" <c> é #1?.jpg']
+        else:
+            assert json.loads(text)
+
+    def test_nothing_but_crowds_is_refused_with_the_remedy(self, model_dir, tmp_path):
+        paths = case("l04_label_all_crowd", tmp_path)
+        with pytest.raises(UserError, match=r"None of the 2 .*2 crowd.*--crowds=objects"):
+            run(*paths, model_dir, tmp_path / "out.json")
+        assert not list(tmp_path.glob("out*"))
+        run(*paths, model_dir, tmp_path / "out.json", crowds="objects")
+        assert "crowd" not in listed(tmp_path / "out.json")
+
+    def test_thin_boxes_are_listed(self, model_dir, tmp_path):
+        run(*case("l05_label_thin_boxes", tmp_path), model_dir, tmp_path / "out.json")
+        found = listed(tmp_path / "out.json")
+        assert found["box_thin"] == [1, 2] and found["box_clipped"] == [2, 3]
+        assert found["box_of_mask"] == [4]
+
+    def test_ids_as_text_are_read(self, model_dir, tmp_path):
+        run(*case("l06_label_text_ids", tmp_path), model_dir, tmp_path / "out.json")
+        made = json.loads((tmp_path / "out.json").read_text())["annotations"]
+        assert [item["mask_source"] for item in made] == ["maskx_tf"] * 2
+        assert [item["image_id"] for item in made] == ["1", "2"]  # as they were
+
+    def test_deep_images_are_listed_and_seen(self, model_dir, tmp_path):
+        paths = case("l08_label_tiff16", tmp_path)
+        run(
+            *paths, model_dir, tmp_path / "out.json", min_quality=1, review_sheet=tmp_path / "s.png"
+        )
+        assert listed(tmp_path / "out.json")["image_range_changed"] == [1]
+        sheet = np.asarray(Image.open(tmp_path / "s.png").convert("L"))
+        assert 20 < np.median(sheet[sheet < 255]) < 235  # neither black nor white
 
 
 def test_expected_iou():

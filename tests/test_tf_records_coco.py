@@ -113,7 +113,8 @@ def test_a_thin_box_is_listed(tmp_path):
     [
         (5, 5), (5.0, 5), ("5", 5), ("5.0", 5), (" -5 ", -5), ("5.", 5), (2**63 - 1, 2**63 - 1),
         (True, None), (5.5, None), ("5.5", None), ("a5", None), ("", None), (None, None),
-        ([5], None), (math.nan, None), (2**63, None), ("9" * 19, None), (1e300, None), ("\u0665", None),
+        ([5], None), (math.nan, None), (2**63, None), ("9" * 19, None), (1e300, None),
+        ("\u0665", None),
     ],
 )  # fmt: skip
 def test_ids_that_can_be_read_without_guessing(value, number):

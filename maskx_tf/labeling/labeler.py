@@ -10,6 +10,7 @@ import tqdm
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.coco.images import read_image
+from maskx_tf.data.coco.issues import REASONS
 from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.errors import UserError
 from maskx_tf.inference.segmenter import Segmenter
@@ -49,8 +50,11 @@ def wanted(
     """The annotations that need a mask, by image id; and those that cannot get one.
 
     Raises:
-      UserError: there are classes that the model does not know, and they are not to be skipped.
+      UserError: there are classes that the model does not know, and they are not to be skipped;
+        or there are annotations, but no object.
     """
+    if source.texts and all(item.is_crowd for item in source.annotations.values()):
+        raise UserError(_no_object(source))
     known = set(vocabulary.names)
     todo: dict[int, list[Annotation]] = {}
     problems = list(source.problems)
@@ -75,6 +79,14 @@ def wanted(
             "classes: maskx add-classes."
         )
     return todo, problems
+
+
+def _no_object(source: Source) -> str:
+    counts = Counter(p.reason for p in source.problems if p.number is not None)
+    reason, count = counts.most_common(1)[0] if counts else ("", 0)
+    why = f": {REASONS[reason].meaning} ({count} {reason})" if reason else ""
+    remedy = f". Remedy: {REASONS[reason].remedy}" if reason and REASONS[reason].remedy else ""
+    return f"None of the {len(source.texts)} annotations is an object to label{why}{remedy}."
 
 
 def label(

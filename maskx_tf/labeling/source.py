@@ -16,11 +16,13 @@ from maskx_tf.data.coco.objects import IGNORED, CocoObject, read_objects
 from maskx_tf.data.image_formats import BadImageError
 
 _SCAN = json.JSONDecoder().raw_decode
+_STORED = "image_reencoded"  # as records do; here nothing is stored
 _MASK_SIZE = 112  # pixels, of what is looked at for whether a mask has any in its box
 # What can be wrong besides `issues.REASONS`.
 _PROBLEMS = {
     "class_unknown": "the model does not know the class",
     "crowd_left_out": "the format has no crowds: it is left out",
+    "file_name_not_in_xml": "XML has no way to write a character of its file name: it is left out",
     "image_size_unknown": "neither json nor file has its size: it is left out with its objects",
 }
 
@@ -150,7 +152,7 @@ def read(path: str, images: pathlib.Path, crowds: str = IGNORED) -> Source:
     for item in items:
         entry, changes = _entry(item)
         entries.append(entry)
-        problems += [Problem(c, item.image_id) for c in changes if c == "image_rotation_unknown"]
+        problems += [Problem(change, item.image_id) for change in changes if change != _STORED]
         if entry.size is None:
             continue
         objects, found = read_objects(item, entry.size, crowds)

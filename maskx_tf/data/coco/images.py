@@ -107,10 +107,10 @@ def read_size(
     except Exception:  # of another kind, or damaged: Pillow raises a dozen types
         read = read_image(path, expected)
         return read.size, read.changes
-    orientation = image_formats.to_picture(path.read_bytes()).orientation
-    change = _change(orientation, (height, width), expected)
+    picture = image_formats.to_picture(path.read_bytes())
+    change = _change(picture.orientation, (height, width), expected)
     size = (width, height) if change == "image_rotated" else (height, width)
-    return size, (change,) if change else ()
+    return size, (*picture.changes, change) if change else picture.changes
 
 
 def locate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -205,9 +206,11 @@ def _vocabulary(categories: list[Any], annotations: Annotations, path: str) -> V
     except RecursionError:
         raise UserError(f"{path}: a category is nested too deep to be one.") from None
     for number, name in zip(vocabulary.external_ids, vocabulary.names, strict=True):
-        if not is_text(name):
+        if not is_text(name) or any(unicodedata.category(char) == "Cc" for char in name):
             category = short({"id": number, "name": name})
-            raise UserError(f"{path}: category {category} needs a name of valid characters.")
+            raise UserError(
+                f"{path}: category {category} needs a name of valid characters, none of control."
+            )
     _warn_of_similar(vocabulary, path)
     return vocabulary
 

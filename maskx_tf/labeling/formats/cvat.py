@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from xml.sax.saxutils import quoteattr
 
@@ -9,7 +10,21 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 from maskx_tf.labeling.objects import OURS, LabelledImage, LabelledObject
+from maskx_tf.labeling.source import Problem
 from maskx_tf.ops import polygons
+
+_NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def writable(images: Sequence[LabelledImage]) -> tuple[list[LabelledImage], list[Problem]]:
+    """The images whose file names XML can hold, and what is wrong with the others."""
+    odd = [bool(_NOT_IN_XML.search(image.entry.file_name)) for image in images]
+    problems = [
+        Problem("file_name_not_in_xml", image.entry.image_id)
+        for image, is_odd in zip(images, odd, strict=True)
+        if is_odd
+    ]
+    return [image for image, is_odd in zip(images, odd, strict=True) if not is_odd], problems
 
 
 def to_text(
