@@ -5,83 +5,35 @@
 `--flagfile=MODEL_DIR/train.flags`. Nothing below the entry points reads a flag.
 """
 
-import csv
 import dataclasses
 import functools
-import io
-import numbers
-import os
 import pathlib
-import re
-import typing
-from collections.abc import Callable, Collection
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from absl import flags
 
 from maskx_tf.errors import UserError
 from maskx_tf.layers.choices import BACKBONES, MASK_BODIES
-from maskx_tf.system import flagfiles
+from maskx_tf.system import flagfiles, options
 from maskx_tf.system.files import write_atomically
+from maskx_tf.system.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, text_of, to_text
 
 FLAGFILE = "train.flags"
 
 
-class _Check(NamedTuple):
-    """A condition on a value, and how a message says it: "--NAME=VALUE must …"."""
-
-    holds: Callable[[Any], bool]
-    must: str
-
-
-_POSITIVE = _Check(lambda v: v > 0, "be positive")
-_NOT_NEGATIVE = _Check(lambda v: v >= 0, "not be negative")
-_FRACTION = _Check(lambda v: 0 <= v <= 1, "lie in [0, 1]")
-
-
-def _option(
-    scope: str,
-    default: Any,
-    help_text: str,
-    check: _Check | None = None,
-    *,
-    choices: tuple[str, ...] = (),
-    on_resume: Literal["same", "may_change", "by_content"] = "same",
-    at_test: Literal["as_trained", "data", "detections"] = "as_trained",
-    scales: Literal["no", "steps", "rate", "decay"] = "no",
-) -> Any:
-    """An option; the functions below give its scope.
-
-    Args:
-      scope: what it is about, so what depends on it.
-      default: its default.
-      help_text: its meaning, for --help.
-      check: what holds of its values.
-      choices: its values, where there are only some.
-      on_resume: whether a resumed run may have another value; `by_content`: another that names the
-        same classes. Of bookkeeping anything may change.
-      at_test: whether evaluation may have another value: of which `data` it sees, or of the
-        `detections` that the same weights give.
-      scales: what becomes of it with another batch size (`training.scaling`).
-    """
-    roles = {"scope": scope, "on_resume": on_resume, "at_test": at_test, "scales": scales}
-    metadata = {"help": help_text, "check": check, "choices": choices, **roles}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 # Changes nothing that a run learns: no part of feature caches, studies and HParams.
-_bookkeeping = functools.partial(_option, "bookkeeping")
+_bookkeeping = functools.partial(options.option, "bookkeeping")
 # Names what is read: a feature cache goes by its content.
-_source = functools.partial(_option, "source")
+_source = functools.partial(options.option, "source")
 # Without it the weights of a detector mean something else.
-_detector = functools.partial(_option, "detector")
+_detector = functools.partial(options.option, "detector")
 # Neither of these two changes what a frozen detector gives the mask head.
-_mask_head = functools.partial(_option, "mask_head")
-_optimizer = functools.partial(_option, "optimizer")
+_mask_head = functools.partial(options.option, "mask_head")
+_optimizer = functools.partial(options.option, "optimizer")
 # Anything else that training follows from.
-_training = functools.partial(_option, "training")
+_training = functools.partial(options.option, "training")
 # Which boxes are detected; evaluation may have others.
-_detections = functools.partial(_option, "detections", at_test="detections")
+_detections = functools.partial(options.option, "detections", at_test="detections")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,25 +55,23 @@ class Config:
     seed: int = _training(
         0,
         "Seed of initialisation, data order and sampling.",
-        _Check(lambda v: 0 <= v < 2**31, "lie in [0, 2^31)"),
+        Check(lambda v: 0 <= v < 2**31, "lie in [0, 2^31)"),
     )
     train_steps: int = _optimizer(
-        90_000, "Number of training steps.", _POSITIVE, on_resume="may_change", scales="steps"
+        90_000, "Number of training steps.", POSITIVE, on_resume="may_change", scales="steps"
     )
     checkpoint_interval: int = _bookkeeping(
-        2_500, "Steps between checkpoints.", _POSITIVE, scales="steps"
+        2_500, "Steps between checkpoints.", POSITIVE, scales="steps"
     )
-    keep_checkpoints: int = _bookkeeping(
-        3, "How many of the latest checkpoints to keep.", _POSITIVE
-    )
+    keep_checkpoints: int = _bookkeeping(3, "How many of the latest checkpoints to keep.", POSITIVE)
     summary_interval: int = _bookkeeping(
-        20, "Steps between progress lines and TensorBoard points.", _POSITIVE
+        20, "Steps between progress lines and TensorBoard points.", POSITIVE
     )
     eval_interval: int = _bookkeeping(
-        0, "Steps between evaluations; 0: only after the last step.", _NOT_NEGATIVE, scales="steps"
+        0, "Steps between evaluations; 0: only after the last step.", NOT_NEGATIVE, scales="steps"
     )
     panel_images: int = _bookkeeping(
-        6, "Validation images drawn for TensorBoard; 0: none.", _NOT_NEGATIVE
+        6, "Validation images drawn for TensorBoard; 0: none.", NOT_NEGATIVE
     )
     num_gpus: int = _bookkeeping(-1, "GPUs to train on; -1: all, 0: the CPU.")
     feature_cache: str = _bookkeeping(
@@ -169,26 +119,26 @@ class Config:
         "empty: all.",
     )
     batch_size: int = _training(
-        16, "Images per step, over all devices.", _POSITIVE, on_resume="may_change", at_test="data"
+        16, "Images per step, over all devices.", POSITIVE, on_resume="may_change", at_test="data"
     )
     image_min_side: int = _training(
-        800, "Length in pixels that the short side is resized to.", _POSITIVE, at_test="data"
+        800, "Length in pixels that the short side is resized to.", POSITIVE, at_test="data"
     )
     image_max_side: int = _training(
-        1333, "Largest length in pixels of the long side.", _POSITIVE, at_test="data"
+        1333, "Largest length in pixels of the long side.", POSITIVE, at_test="data"
     )
     horizontal_flip: bool = _training(True, "Flip half of the training images.")
     scale_jitter_min: float = _training(
-        1.0, "Smallest random factor on the training image scale.", _POSITIVE
+        1.0, "Smallest random factor on the training image scale.", POSITIVE
     )
     scale_jitter_max: float = _training(
-        1.0, "Largest random factor on the training image scale.", _POSITIVE
+        1.0, "Largest random factor on the training image scale.", POSITIVE
     )
     max_objects: int = _training(
-        100, "Ground-truth objects kept per image, the largest first.", _POSITIVE, at_test="data"
+        100, "Ground-truth objects kept per image, the largest first.", POSITIVE, at_test="data"
     )
     mask_crop_size: int = _training(
-        112, "Side of the ground-truth mask crops in a batch.", _POSITIVE
+        112, "Side of the ground-truth mask crops in a batch.", POSITIVE
     )
     skip_corrupt_records: bool = _training(
         False,
@@ -203,12 +153,12 @@ class Config:
     pixel_mean: tuple[float, ...] = _detector(
         (102.9801, 115.9465, 122.7717),
         "Subtracted from the channels, in channel_order.",
-        _Check(lambda v: len(v) == 3, "have three values"),
+        Check(lambda v: len(v) == 3, "have three values"),
     )
     pixel_std: tuple[float, ...] = _detector(
         (1.0, 1.0, 1.0),
         "What the channels are divided by, in channel_order.",
-        _Check(lambda v: len(v) == 3, "have three values"),
+        Check(lambda v: len(v) == 3, "have three values"),
     )
 
     # Geometry
@@ -221,7 +171,7 @@ class Config:
     # Backbone and FPN
     backbone: str = _detector("resnet50", "Backbone.", choices=tuple(BACKBONES))
     backbone_width: int = _detector(
-        64, "Filters of the stem; later stages are multiples of it.", _POSITIVE
+        64, "Filters of the stem; later stages are multiples of it.", POSITIVE
     )
     stride_on: str = _detector(
         "1x1",
@@ -246,58 +196,58 @@ class Config:
         choices=("frozen_batch_norm", "batch_norm", "sync_batch_norm", "group_norm"),
     )
     frozen_stages: int = _training(
-        2, "Backbone stages that are frozen; 0: none, 2: stem and res2.", _NOT_NEGATIVE
+        2, "Backbone stages that are frozen; 0: none, 2: stem and res2.", NOT_NEGATIVE
     )
-    fpn_filters: int = _detector(256, "Channels of every pyramid level.", _POSITIVE)
-    min_level: int = _detector(2, "Finest pyramid level (stride 2^level).", _POSITIVE)
-    max_level: int = _detector(6, "Coarsest pyramid level, used by the RPN.", _POSITIVE)
+    fpn_filters: int = _detector(256, "Channels of every pyramid level.", POSITIVE)
+    min_level: int = _detector(2, "Finest pyramid level (stride 2^level).", POSITIVE)
+    max_level: int = _detector(6, "Coarsest pyramid level, used by the RPN.", POSITIVE)
 
     # RPN
-    anchor_size: float = _detector(8.0, "Anchor side in strides of its level.", _POSITIVE)
+    anchor_size: float = _detector(8.0, "Anchor side in strides of its level.", POSITIVE)
     anchor_ratios: tuple[float, ...] = _detector(
         (0.5, 1.0, 2.0),
         "Anchor height / width.",
-        _Check(
+        Check(
             lambda v: v and all(ratio > 0 for ratio in v), "have a value, and positive ones only"
         ),
     )
-    anchor_offset: float = _detector(0.5, "Position of an anchor's centre in its cell.", _FRACTION)
-    rpn_filters: int = _detector(256, "Channels of the RPN's 3x3 convolution.", _POSITIVE)
-    rpn_batch_size: int = _training(256, "Anchors sampled per image for the RPN losses.", _POSITIVE)
+    anchor_offset: float = _detector(0.5, "Position of an anchor's centre in its cell.", FRACTION)
+    rpn_filters: int = _detector(256, "Channels of the RPN's 3x3 convolution.", POSITIVE)
+    rpn_batch_size: int = _training(256, "Anchors sampled per image for the RPN losses.", POSITIVE)
     rpn_positive_fraction: float = _training(
-        0.5, "Share of sampled anchors that may be positive.", _FRACTION
+        0.5, "Share of sampled anchors that may be positive.", FRACTION
     )
-    rpn_positive_iou: float = _training(0.7, "Least IoU of a positive anchor.", _FRACTION)
-    rpn_negative_iou: float = _training(0.3, "IoU below which an anchor is negative.", _FRACTION)
+    rpn_positive_iou: float = _training(0.7, "Least IoU of a positive anchor.", FRACTION)
+    rpn_negative_iou: float = _training(0.3, "IoU below which an anchor is negative.", FRACTION)
     rpn_straddle_threshold: float = _training(
         0.0, "Pixels that an anchor may extend beyond the image and still be trained on; -1: any."
     )
-    rpn_nms_iou: float = _detections(0.7, "NMS threshold between proposals of a level.", _FRACTION)
+    rpn_nms_iou: float = _detections(0.7, "NMS threshold between proposals of a level.", FRACTION)
     rpn_pre_nms_train: int = _training(
-        2_000, "Proposals per level before NMS, in training.", _POSITIVE
+        2_000, "Proposals per level before NMS, in training.", POSITIVE
     )
     rpn_post_nms_train: int = _training(
-        1_000, "Proposals per image after NMS, in training.", _POSITIVE
+        1_000, "Proposals per image after NMS, in training.", POSITIVE
     )
     rpn_pre_nms_test: int = _detections(
-        1_000, "Proposals per level before NMS, at test time.", _POSITIVE
+        1_000, "Proposals per level before NMS, at test time.", POSITIVE
     )
     rpn_post_nms_test: int = _detections(
-        1_000, "Proposals per image after NMS, at test time.", _POSITIVE
+        1_000, "Proposals per image after NMS, at test time.", POSITIVE
     )
 
     # Box head
-    roi_batch_size: int = _training(512, "RoIs sampled per image for the heads.", _POSITIVE)
+    roi_batch_size: int = _training(512, "RoIs sampled per image for the heads.", POSITIVE)
     roi_positive_fraction: float = _training(
-        0.25, "Share of sampled RoIs that may be foreground.", _FRACTION
+        0.25, "Share of sampled RoIs that may be foreground.", FRACTION
     )
-    roi_positive_iou: float = _training(0.5, "Least IoU of a foreground RoI.", _FRACTION)
+    roi_positive_iou: float = _training(0.5, "Least IoU of a foreground RoI.", FRACTION)
     roi_canonical_size: float = _detector(
-        224.0, "RoI side in pixels that level 4 is meant for.", _POSITIVE
+        224.0, "RoI side in pixels that level 4 is meant for.", POSITIVE
     )
-    box_roi_size: int = _detector(7, "RoIAlign output side of the box head.", _POSITIVE)
+    box_roi_size: int = _detector(7, "RoIAlign output side of the box head.", POSITIVE)
     box_fc_units: int = _detector(
-        1_024, "Units of the two fully connected layers; length of w_cls.", _POSITIVE
+        1_024, "Units of the two fully connected layers; length of w_cls.", POSITIVE
     )
 
     # Mask head
@@ -310,12 +260,12 @@ class Config:
         "cls+box", "What T sees of a class.", choices=("cls", "box", "cls+box", "embedding")
     )
     transfer_layers: int = _mask_head(
-        2, "Fully connected layers of T.", _Check(lambda v: v in (1, 2, 3), "be 1, 2 or 3")
+        2, "Fully connected layers of T.", Check(lambda v: v in (1, 2, 3), "be 1, 2 or 3")
     )
     transfer_activation: str = _mask_head(
         "leaky_relu", "Activation between T's layers.", choices=("none", "relu", "leaky_relu")
     )
-    transfer_units: int = _mask_head(256, "Units of T's hidden layers.", _POSITIVE)
+    transfer_units: int = _mask_head(256, "Units of T's hidden layers.", POSITIVE)
     transfer_stop_gradient: bool = _mask_head(
         True, "Keep the mask loss from changing the box head's last layers through T."
     )
@@ -336,22 +286,18 @@ class Config:
         choices=("proposals", "ground_truth"),
     )
     mask_roi_size: int = _training(
-        14, "RoIAlign output side of the mask head; masks are twice it.", _POSITIVE
+        14, "RoIAlign output side of the mask head; masks are twice it.", POSITIVE
     )
-    mask_filters: int = _mask_head(256, "Channels of the mask trunk; length of w_seg.", _POSITIVE)
-    mask_convs: int = _mask_head(4, "3x3 convolutions of the mask trunk.", _POSITIVE)
+    mask_filters: int = _mask_head(256, "Channels of the mask trunk; length of w_seg.", POSITIVE)
+    mask_convs: int = _mask_head(4, "3x3 convolutions of the mask trunk.", POSITIVE)
 
     # Detections
-    score_threshold: float = _detections(
-        0.05, "Detections below this score are dropped.", _FRACTION
-    )
-    nms_iou: float = _detections(0.5, "NMS threshold between detections of a class.", _FRACTION)
+    score_threshold: float = _detections(0.05, "Detections below this score are dropped.", FRACTION)
+    nms_iou: float = _detections(0.5, "NMS threshold between detections of a class.", FRACTION)
     nms_candidates: int = _detections(
-        1_000, "Highest-scoring (RoI, class) pairs that reach the NMS.", _POSITIVE
+        1_000, "Highest-scoring (RoI, class) pairs that reach the NMS.", POSITIVE
     )
-    max_detections: int = _detections(
-        100, "Detections kept per image, over all classes.", _POSITIVE
-    )
+    max_detections: int = _detections(100, "Detections kept per image, over all classes.", POSITIVE)
     class_groups: tuple[int, ...] = _training(
         (),
         "Sizes of the class groups: the trained classes, then those of each maskx_tf.add_classes. "
@@ -363,40 +309,40 @@ class Config:
     learning_rate: float = _optimizer(
         0.02,
         "Learning rate after warm-up, for the whole batch.",
-        _POSITIVE,
+        POSITIVE,
         on_resume="may_change",
         scales="rate",
     )
-    momentum: float = _optimizer(0.9, "Momentum of SGD.", _FRACTION)
+    momentum: float = _optimizer(0.9, "Momentum of SGD.", FRACTION)
     weight_decay: float = _optimizer(
-        1e-4, "Weight decay of kernels; biases have none.", _NOT_NEGATIVE
+        1e-4, "Weight decay of kernels; biases have none.", NOT_NEGATIVE
     )
     bias_learning_rate_factor: float = _optimizer(
         2.0,
         "SGD: factor on the learning rate of biases, and of scales and offsets of norms.",
-        _POSITIVE,
+        POSITIVE,
     )
     warmup_steps: int = _optimizer(
-        500, "Steps of linear warm-up.", _NOT_NEGATIVE, on_resume="may_change", scales="steps"
+        500, "Steps of linear warm-up.", NOT_NEGATIVE, on_resume="may_change", scales="steps"
     )
     warmup_factor: float = _optimizer(
-        1 / 3, "Learning-rate factor at step 0.", _FRACTION, on_resume="may_change"
+        1 / 3, "Learning-rate factor at step 0.", FRACTION, on_resume="may_change"
     )
     lr_steps: tuple[int, ...] = _optimizer(
         (60_000, 80_000),
         "Steps at which the rate is cut by 10.",
-        _Check(lambda v: v == tuple(sorted(v)), "ascend"),
+        Check(lambda v: v == tuple(sorted(v)), "ascend"),
         on_resume="may_change",
         scales="steps",
     )
     clip_norm: float = _optimizer(
-        0.0, "Global gradient norm to clip at; 0: none.", _NOT_NEGATIVE, on_resume="may_change"
+        0.0, "Global gradient norm to clip at; 0: none.", NOT_NEGATIVE, on_resume="may_change"
     )
     ema_decay: float = _optimizer(
         0.0,
         "Decay per step of a moving average of the trained weights, which evaluation and export "
         "then use, e.g. 0.9998; 0: no average.",
-        _Check(lambda v: 0 <= v < 1, "lie in [0, 1)"),
+        Check(lambda v: 0 <= v < 1, "lie in [0, 1)"),
         on_resume="may_change",
         scales="decay",
     )
@@ -404,8 +350,8 @@ class Config:
     def __post_init__(self) -> None:
         # Messages name an option as Python does; `from_flags` adds the dashes.
         for field in dataclasses.fields(self):
-            value = _typed(field, getattr(self, field.name))
-            _check(field, value)
+            value = options.typed(field, getattr(self, field.name))
+            options.check(field, value)
             object.__setattr__(self, field.name, value)
         if self.transfer_input == "embedding" and not self.transfer_embeddings:
             raise UserError("transfer_input=embedding needs transfer_embeddings=FILE.")
@@ -450,117 +396,13 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
-# Type of an option: what its values may be instances of, and what a message calls that.
-_TYPES: dict[type, tuple[Any, str]] = {
-    bool: (bool, "True or False"),
-    int: (numbers.Integral, "a whole number"),
-    float: (numbers.Real, "a number"),
-    str: ((str, os.PathLike), "text or a path"),
-}
-
-
-def _typed(field: dataclasses.Field, value: Any) -> Any:
-    """A value given in Python as the option's own type: of a list, one item may do for all."""
-    element, *is_tuple = typing.get_args(field.type) or (field.type,)  # tuple[element, ...]
-    accepted, called = _TYPES[element]
-    items = value if is_tuple and isinstance(value, list | tuple) else [value]
-    for item in items:
-        if not isinstance(item, accepted) or isinstance(item, bool) is not (element is bool):
-            listed = " (or a list of such)" if is_tuple else ""
-            raise UserError(f"{field.name}={value!r} must be {called}{listed}.")
-    convert = os.fspath if element is str else element
-    typed = tuple(convert(item) for item in items)
-    return typed if is_tuple else typed[0]
-
-
-def _check(field: dataclasses.Field, value: Any) -> None:
-    choices, check = field.metadata["choices"], field.metadata["check"]
-    if choices and value not in choices:
-        raise UserError(f"{field.name}={value} is not one of: {', '.join(choices)}.")
-    if check and not check.holds(value):
-        raise UserError(f"{field.name}={text_of(value)} must {check.must}.")
-
-
 def names(**roles: str) -> tuple[str, ...]:
     """The options with the given roles, in the order of the class: `names(scope="mask_head")`."""
-    return tuple(
-        field.name
-        for field in dataclasses.fields(Config)
-        if roles.items() <= field.metadata.items()
-    )
+    return options.names(Config, **roles)
 
 
-def _to_tuple(field: dataclasses.Field, items: list[str]) -> tuple:
-    element = typing.get_args(field.type)[0]  # tuple[element, ...]
-    try:
-        return tuple(element(item) for item in items)
-    except ValueError:
-        raise UserError(
-            f"--{field.name}={','.join(items)} must be a comma-separated list of "
-            f"{element.__name__} values."
-        ) from None
-
-
-def define_flags(
-    flag_values: flags.FlagValues = flags.FLAGS, shown: Collection[str] | None = None
-) -> None:
-    """Defines one absl flag for each option. Call once, in an entry point, before parsing.
-
-    Args:
-      flag_values: where.
-      shown: the options that --help lists, where others have no effect; --helpfull lists all.
-    """
-    define = {
-        bool: flags.DEFINE_bool,
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        str: flags.DEFINE_string,
-    }
-    for field in dataclasses.fields(Config):
-        name, meaning, choices = field.name, field.metadata["help"], field.metadata["choices"]
-        default: Any = field.default
-        where: dict[str, Any] = {"flag_values": flag_values}
-        if shown is not None and name not in shown:
-            where["module_name"] = "options without effect here"  # --help lists those of modules
-        if choices:
-            flags.DEFINE_enum(name, default, choices, meaning, **where)
-        elif field.type in define:
-            define[field.type](name, default, meaning, **where)
-        else:
-            flags.DEFINE_list(name, [str(item) for item in default], meaning, **where)
-
-
-def from_flags(values: flags.FlagValues = flags.FLAGS) -> Config:
-    """The configuration that the parsed flags spell; UserError where a value is out of range."""
-    options: dict[str, Any] = {}
-    for field in dataclasses.fields(Config):
-        value = getattr(values, field.name)
-        options[field.name] = _to_tuple(field, value) if isinstance(value, list) else value
-    try:
-        return Config(**options)
-    except UserError as error:
-        raise UserError(re.sub(rf"\b({'|'.join(options)})(?==)", r"--\1", str(error))) from None
-
-
-def to_text(config: Config) -> str:
-    """The configuration as a flagfile, one option a line, in the order of the class."""
-    lines = []
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if isinstance(value, bool):
-            lines.append(f"--{'' if value else 'no'}{field.name}")
-        else:
-            lines.append(f"--{field.name}={text_of(value)}")
-    return "\n".join(lines) + "\n"
-
-
-def text_of(value: Any) -> str:
-    """A value as its flag takes it; in a list, an item with a comma of its own is quoted."""
-    if not isinstance(value, tuple):
-        return str(value)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(value)
-    return text.getvalue()
+define_flags = functools.partial(options.define_flags, Config)
+from_flags = functools.partial(options.from_flags, Config)
 
 
 def difference(name: str, there: Config, now: Config) -> str:

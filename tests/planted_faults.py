@@ -483,8 +483,15 @@ FAULTS = (
         "test_study.py::test_a_result_is_not_added_while_another_process_adds",
     ),
     Fault(
-        "false_is_saved_as_true",
+        "a_level_above_the_backbones_last",
         "maskx_tf/config.py",
+        "self.max_level >= last",
+        "self.max_level >= 2",
+        "test_config.py::test_the_small_backbone_has_a_stage_less",
+    ),
+    Fault(
+        "false_is_saved_as_true",
+        "maskx_tf/system/options.py",
         "--{'' if value else 'no'}{field.name}",
         "--{field.name}",
         "test_config.py::test_saved_options_are_read_back_equal",

@@ -12,6 +12,7 @@ from maskx_tf.config import Config
 from maskx_tf.evaluation import checkpoint
 from maskx_tf.frozen import training as feature_cache
 from maskx_tf.study import plan
+from maskx_tf.system import options
 
 # Runs, caches and studies on people's disks were made under these.
 SCOPES = {
@@ -69,7 +70,7 @@ def test_options_keep_their_roles():
 def test_every_option_has_roles_that_something_reads():
     for field in dataclasses.fields(Config):
         assert field.metadata["scope"] in SCOPES, field.name
-        for role, values in typing.get_type_hints(config_lib._option).items():
+        for role, values in typing.get_type_hints(options.option).items():
             if typing.get_origin(values) is typing.Literal:
                 assert field.metadata[role] in typing.get_args(values), (field.name, role)
 
