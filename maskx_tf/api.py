@@ -131,7 +131,8 @@ def evaluate(
 
     Returns:
       {"box": {"all": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "A": …, "B": …}}; likewise "mask"
-      and "mask_given_boxes" of a model with masks; with `per_class` also {"per_class": {name: AP}}.
+      and "mask_given_boxes" of a model with masks; with `per_class` also {"per_class": {name: AP}};
+      of LVIS's records or json also "APr", "APc" and "APf".
       Values in [0, 1]; None where there is no object of the kind.
 
     Raises:

@@ -411,6 +411,27 @@ FAULTS = (
     ),
     # Evaluation
     Fault(
+        "lvis_forgets_the_absent_classes",
+        "maskx_tf/evaluation/federated.py",
+        'annotated[image["id"]].union(image["neg_category_ids"])',
+        'annotated[image["id"]]',
+        "test_evaluation_lvis.py::test_numbers_are_those_of_lvis_api",
+    ),
+    Fault(
+        "lvis_counts_objects_without_an_area",
+        "maskx_tf/evaluation/federated.py",
+        ' if a["area"] > 0]',
+        "]",
+        "test_evaluation_lvis.py::test_numbers_are_those_of_lvis_api",
+    ),
+    Fault(
+        "lvis_records_lose_the_incomplete_classes",
+        "maskx_tf/data/records/schema.py",
+        '"image/not_exhaustive_category/text": "not_exhaustive_classes"',
+        '"image/not_exhaustive_category/text": "neg_classes"',
+        "test_evaluation_lvis.py::test_as_it_is_from_json_and_records",
+    ),
+    Fault(
         "subset_a_is_b",
         "maskx_tf/evaluation/coco.py",
         '"A": sorted(mask_class_ids),',

@@ -92,6 +92,7 @@ def convert(
         source=source,
         issues=[*content.issues, *issues],
         set_a=set_a,
+        class_attributes=content.class_attributes,
     )
 
 
@@ -102,9 +103,16 @@ def _check_files(items: Sequence[instances.ImageItem], images: str) -> None:
         raise UserError(
             f"{len(missing)} of {len(items)} image files are missing, the first is "
             f"{images_lib.printable(missing[0].path)} (image {missing[0].image_id}). The json's "
-            f"file names have to start from --images={images}. --skip_bad_images drops and lists "
-            "images without a file."
+            f"file names have to start from --images={images}{_folder(missing[0])}. "
+            "--skip_bad_images drops and lists images without a file."
         )
+
+
+def _folder(item: instances.ImageItem) -> str:
+    """Which directory that is, if the file name begins with one, as LVIS's."""
+    folder = pathlib.PurePosixPath(item.file_name).parent
+    is_plain = folder.parts and not folder.is_absolute() and folder.name.isprintable()
+    return f", the directory that holds {folder}" if is_plain else ""
 
 
 def define_flags() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from maskx_tf.data.coco.images import read_image
@@ -62,11 +62,26 @@ def encode_image(item: ImageItem, settings: Settings) -> Encoded:
         record_object, reasons = _record_object(annotation, item_object, settings)
         found += [Issue(reason, item.image_id, annotation.number) for reason in reasons]
         objects.append(record_object)
-    record = ImageRecord(item.image_id, item.file_name, image.encoded, *image.size, objects)
+    federated = (item.neg_category_ids, item.not_exhaustive_category_ids)
+    record = ImageRecord(
+        item.image_id,
+        item.file_name,
+        image.encoded,
+        *image.size,
+        objects,
+        *(_names(category_ids, settings) for category_ids in federated),
+    )
     record, others = grabcut_masks.with_grabcut(
         record, image.pixels, settings.masks, settings.mask_size
     )
     return encode(record, issues + found + others)
+
+
+def _names(category_ids: Sequence[int] | None, settings: Settings) -> tuple[str, ...] | None:
+    """The class names of ids; those of no category are left out."""
+    if category_ids is None:
+        return None
+    return tuple(settings.classes[i][1] for i in category_ids if i in settings.classes)
 
 
 def _dropped(item: ImageItem, reason: str) -> tuple[Issue, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from maskx_tf.data.coco.masks import POLYGON_CELLS
 from maskx_tf.data.records import index, schema
-from maskx_tf.errors import UserError
+from maskx_tf.errors import UserError, first_of
 
 _SLACK = 1e-5  # of a box coordinate divided by the image side: float32 rounds it
 
@@ -45,7 +45,7 @@ def examine(payload: bytes, names: Sequence[str]) -> Contents:
         return Contents(image_id, (), (str(error).rstrip("."),))
     size = image["image/height"], image["image/width"]
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    faults = list(_image_faults(image, image_id))
+    faults = list(_image_faults(image, image_id, names))
     for number, row in enumerate(rows):
         found = _object_faults(row, size, names)
         faults += [f"object {number} (id {row['id']}): {fault}" for fault in found]
@@ -53,11 +53,14 @@ def examine(payload: bytes, names: Sequence[str]) -> Contents:
     return Contents(image_id, objects, tuple(faults))
 
 
-def _image_faults(image: dict[str, Any], image_id: str) -> Iterator[str]:
+def _image_faults(image: dict[str, Any], image_id: str, names: Sequence[str]) -> Iterator[str]:
     if image_id == index.NO_ID:
         yield f"the image id {_text(image['image/source_id'])!r} is not a whole number"
     if fault := schema.image_fault(image):
         yield fault
+    for key in image.keys() & schema.FEDERATED_FEATURES.keys():
+        if unknown := {_text(name) for name in image[key]}.difference(names):
+            yield f"{key}: {first_of(sorted(unknown), 3)} are no classes of the manifest"
 
 
 def _object_faults(row: dict[str, Any], size: tuple[int, int], names: Sequence[str]):

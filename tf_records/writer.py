@@ -56,6 +56,7 @@ def write(
     source: Mapping[str, Any],
     issues: Sequence[Issue] = (),
     set_a: Sequence[str] | None = None,
+    class_attributes: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Manifest:
     """Writes `function(item)` for all items, in order, and the manifest.
 
@@ -69,6 +70,7 @@ def write(
       source: json-like description of the input and settings, kept in the manifest.
       issues: what was found wrong before encoding.
       set_a: class names kept in the manifest.
+      class_attributes: kept in the manifest.
 
     Raises:
       UserError: too much was dropped, see `losses`; nothing is written then.
@@ -81,6 +83,7 @@ def write(
         if kept is None:
             parts = _write_parts(function, items, output, [vocabulary.categories(), dict(source)])
             kept = _manifest(output.name, parts, vocabulary, source, issues, set_a)
+            kept = dataclasses.replace(kept, class_attributes=class_attributes or {})
             if loss := losses.too_much(kept, output.most_dropped):
                 output.remove_old()
                 raise UserError(loss)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
+from maskx_tf.evaluation import federated
 from maskx_tf.evaluation.operating_point import operating_point
 from maskx_tf.ops import masks as mask_ops
 
@@ -30,6 +31,7 @@ METRICS = {
 CURVE_IOU = 0.5
 RECALLS = np.linspace(0.0, 1.0, 101)  # of COCO's precision-recall curves
 MAX_DETECTIONS = 100  # per image and class, as in COCO
+_MOST_PAIRS = 500_000  # of images and classes at once: the engines keep a list of each
 
 
 def _faster_coco_eval() -> tuple[Callable, Callable]:
@@ -55,6 +57,8 @@ class CocoEvaluator:
     by image id, then by the order in which they were added, so that results repeat exactly. An
     object without a mask counts in the box AP; for the mask AP it is like a crowd region: what is
     predicted there is neither right nor wrong.
+
+    Ground truth whose images have `neg_category_ids`, as LVIS's, is scored by LVIS's protocol.
 
     Attributes:
       curves: after `evaluate`, {section: {subset: precision [101] at `RECALLS`}} at IoU 0.5, the
@@ -84,6 +88,10 @@ class CocoEvaluator:
             "B": sorted(set(every) - set(mask_class_ids)),
             "all": list(every),
         }
+        self._federated = federated.is_federated(ground_truth)
+        self._frequencies = federated.classes_by_frequency(ground_truth) if self._federated else {}
+        if self._federated:
+            ground_truth = federated.with_ignored_regions(ground_truth)
         self._ground_truth, self._names, self._engine = ground_truth, vocabulary.names, engine
         self._image_ids = {image["id"] for image in ground_truth["images"]}
         self._detections: dict[int, list[dict]] = {}
@@ -156,18 +164,26 @@ class CocoEvaluator:
           per_class: also list the AP of every class.
 
         Returns:
-          {"box": {"all": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "A": …, "B": …}}; if masks
+          {"box": {"all": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "A": …, "B": …}}, by LVIS's
+          protocol also "APr", "APc" and "APf" each, and "protocol": "LVIS"; if masks
           were added, "mask" likewise, and if masks for given boxes were, "mask_given_boxes"; with
           "per_class": {name: AP} beside "all" on request. Values in [0, 1]; None where the ground
           truth has no object of the kind. "operating_point": see `operating_point`.
         """
-        parts = {"box": ("bbox", self._detections)}
+        detections, given = self._detections, self._given
+        results: dict = {}
+        if self._federated:
+            results["protocol"] = federated.NAME
+            detections, given = (
+                federated.that_count(of, self._ground_truth) for of in (detections, given)
+            )
+        parts = {"box": ("bbox", detections)}
         if not self._boxes_only:
-            parts["mask"] = ("segm", self._detections)
+            parts["mask"] = ("segm", detections)
         if self._given:
-            parts["mask_given_boxes"] = ("segm", self._given)
-        results = {section: self._score(section, *of, per_class) for section, of in parts.items()}
-        point = operating_point(self._ground_truth, self._detections, self._subsets)
+            parts["mask_given_boxes"] = ("segm", given)
+        results |= {section: self._score(section, *of, per_class) for section, of in parts.items()}
+        point = operating_point(self._ground_truth, detections, self._subsets)
         return {**results, "operating_point": point}
 
     def _score(
@@ -193,6 +209,11 @@ class CocoEvaluator:
             subset: {metric: average(ids, *what) for metric, what in METRICS.items()}
             for subset, ids in self._subsets.items()
         }
+        for metric, of_frequency in self._frequencies.items():
+            for subset, ids in self._subsets.items():
+                results[subset][metric] = average(
+                    sorted(set(ids).intersection(of_frequency)), None, 0
+                )
         if per_class:
             results["per_class"] = {
                 name: average([i + 1], None, 0) for i, name in enumerate(self._names)
@@ -203,25 +224,39 @@ class CocoEvaluator:
         self, iou_type: str, predictions: dict[int, list[dict]]
     ) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """Precision [IoU thresholds, recalls, classes, areas], thresholds, and the class ids."""
-        annotations = _ground_truth_for(iou_type, self._ground_truth)
+        truth = _ground_truth_for(iou_type, self._ground_truth)
+        results = _predictions_for(iou_type, predictions)
+        if self._federated:  # as lvis-api, which counts nothing without an area
+            results = [row for row in results if row["area"] > 0]
         # Classes without ground truth have no AP: leaving them out saves time and memory.
-        class_ids = sorted({a["category_id"] for a in annotations if not a["iscrowd"]})
+        class_ids = sorted({a["category_id"] for a in truth if not a["iscrowd"]})
         if not class_ids:
             return np.full((10, 101, 0, 4), -1.0), np.linspace(0.5, 0.95, 10), []
+        truth_of, results_of = _by_class(truth), _by_class(results)
+        count = max(1, _MOST_PAIRS // len(self._image_ids))
+        parts = []
+        for start in range(0, len(class_ids), count):
+            chosen = class_ids[start : start + count]
+            both = ([row for c in chosen for row in of.get(c, ())] for of in (truth_of, results_of))
+            precision, thresholds = self._precision_of(iou_type, chosen, *both)
+            parts.append(precision)
+        return np.concatenate(parts, axis=2), thresholds, class_ids
+
+    def _precision_of(
+        self, iou_type: str, class_ids: list[int], truth: list[dict], results: list[dict]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Precision [IoU thresholds, recalls, these classes, areas], and the thresholds."""
         coco, coco_eval = ENGINES[self._engine]()
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = coco_eval(
-                self._index(coco, annotations),
-                self._index(coco, _predictions_for(iou_type, predictions)),
-                iou_type,
-            )
+            evaluation = coco_eval(self._index(coco, truth), self._index(coco, results), iou_type)
             evaluation.params.imgIds = sorted(self._image_ids)
             evaluation.params.catIds = class_ids
-            evaluation.params.maxDets = [MAX_DETECTIONS]
+            evaluation.params.maxDets = [
+                federated.MAX_DETECTIONS if self._federated else MAX_DETECTIONS
+            ]
             evaluation.evaluate()
             evaluation.accumulate()
-        precision = np.asarray(evaluation.eval["precision"])[..., -1]
-        return precision, evaluation.params.iouThrs, class_ids
+        return np.asarray(evaluation.eval["precision"])[..., -1], evaluation.params.iouThrs
 
     def _index(self, coco: Callable, annotations: list[dict]):
         index = coco()
@@ -233,6 +268,13 @@ class CocoEvaluator:
         }
         index.createIndex()
         return index
+
+
+def _by_class(rows: list[dict]) -> dict[int, list[dict]]:
+    of_class: dict[int, list[dict]] = {}
+    for row in rows:
+        of_class.setdefault(row["category_id"], []).append(row)
+    return of_class
 
 
 def _ground_truth_for(iou_type: str, ground_truth: dict) -> list[dict]:

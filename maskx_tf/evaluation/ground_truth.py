@@ -1,7 +1,9 @@
 """Ground truth of an evaluation in COCO's json layout, from records or from a COCO file.
 
 Category ids are the model's contiguous class ids 1..K, boxes xywh in original pixels, masks
-compressed run-length codes. An object without a mask has no `segmentation`.
+compressed run-length codes. An object without a mask has no `segmentation`. Of data that are
+annotated as LVIS is, images have `neg_category_ids` and `not_exhaustive_category_ids`, and
+categories a `frequency`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from maskx_tf.data.coco.objects import CocoObject, read_objects
 from maskx_tf.data.records import manifest
 from maskx_tf.data.records import schema as record_lib
 from maskx_tf.errors import UserError, first_of
+from maskx_tf.evaluation import federated
 from maskx_tf.ops import masks as mask_ops
 
 
@@ -30,8 +33,11 @@ def ground_truth_from_records(records: Sequence[str], vocabulary: Vocabulary) ->
     Raises:
       UserError: an object's class is not in the vocabulary, or an image id occurs twice.
     """
-    images = record_lib.read_records(manifest.find_shards(records))
-    return ground_truth_from_images(images, vocabulary)
+    found = manifest.find_records(records)
+    ground_truth = ground_truth_from_images(record_lib.read_records(found.paths), vocabulary)
+    for of_directory in found.manifests.values():
+        federated.add_frequencies(ground_truth, of_directory.class_attributes)
+    return ground_truth
 
 
 def ground_truth_from_images(
@@ -48,14 +54,16 @@ def ground_truth_from_images(
                 "evaluate data sets with clashing ids one by one."
             )
         seen.add(image.image_id)
-        ground_truth["images"].append(
-            {
-                "id": image.image_id,
-                "file_name": image.file_name,
-                "height": image.height,
-                "width": image.width,
-            }
-        )
+        entry: dict[str, Any] = {
+            "id": image.image_id,
+            "file_name": image.file_name,
+            "height": image.height,
+            "width": image.width,
+        }
+        if image.neg_classes is not None:
+            not_exhaustive = image.not_exhaustive_classes or ()
+            entry |= _annotated_for(image.neg_classes, not_exhaustive, class_ids)
+        ground_truth["images"].append(entry)
         for item in image.objects:
             annotation = _annotation_of(item, image)
             annotation["id"] = len(ground_truth["annotations"]) + 1
@@ -63,6 +71,19 @@ def ground_truth_from_images(
             annotation["category_id"] = known or vocabulary.id_of(item.class_name)
             ground_truth["annotations"].append(annotation)
     return ground_truth
+
+
+def _annotated_for(
+    negative: Sequence[str], not_exhaustive: Sequence[str], class_ids: Mapping[str, int]
+) -> dict[str, list[int]]:
+    """What LVIS says of an image; a class that the model does not know cannot be detected."""
+    return {
+        key: [class_ids[name] for name in names if name in class_ids]
+        for key, names in (
+            ("neg_category_ids", negative),
+            ("not_exhaustive_category_ids", not_exhaustive),
+        )
+    }
 
 
 def _annotation_of(item: record_lib.ObjectRecord, image: record_lib.ImageRecord) -> dict:
@@ -108,9 +129,12 @@ def ground_truth_from_json(
                 f"--annotations={path}: image {item.image_id} ({item.file_name}) has no height and "
                 "width of whole pixels; add them."
             )
-        ground_truth["images"].append(
-            {"id": item.image_id, "file_name": item.file_name, "height": height, "width": width}
-        )
+        entry = {"id": item.image_id, "file_name": item.file_name, "height": height, "width": width}
+        if item.neg_category_ids is not None:
+            listed = (item.neg_category_ids, item.not_exhaustive_category_ids or ())
+            negative, not_exhaustive = ([names[i] for i in ids if i in names] for ids in listed)
+            entry |= _annotated_for(negative, not_exhaustive, class_ids)
+        ground_truth["images"].append(entry)
         objects, issues_of_image = read_objects(item, (height, width))
         found += issues_of_image
         for annotation, item_object in objects:
@@ -123,6 +147,7 @@ def ground_truth_from_json(
             new["id"] = len(ground_truth["annotations"]) + 1
             new |= {"image_id": item.image_id, "category_id": class_ids[name]}
             ground_truth["annotations"].append(new)
+    federated.add_frequencies(ground_truth, source.class_attributes)
     if missing:
         raise UserError(
             f"{path} has objects of {len(missing)} classes that the model does not know, such as "

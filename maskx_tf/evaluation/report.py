@@ -31,6 +31,11 @@ def format_table(results: dict, mask_classes: Collection[str] | None = None) -> 
             values = [percent(results[section][subset][metric]) for metric in metrics]
             rows.append([SECTIONS[section] if subset == SUBSETS[0] else "", subset, *values])
     text = _align(rows, left_columns=2)
+    if "protocol" in results:
+        text += (
+            f"\n{results['protocol']}'s protocol: up to 300 detections of an image, of those "
+            "classes that it is annotated for; APr, APc, APf of rare, common, frequent classes."
+        )
     if "operating_point" in results:
         text += f"\n{format_operating_point(results['operating_point'])}"
     if "per_class" in results[sections[0]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import unicodedata
+import urllib.parse
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,10 @@ from maskx_tf.data.coco.values import is_text, short, whole_number
 from maskx_tf.errors import UserError
 
 _LISTS = ("images", "annotations", "categories")
-_IMAGE_KEYS = ("id", "file_name", "coco_url", "height", "width")
+# LVIS: the classes that an image is known to have no object of, and those it may have more of.
+_FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+_IMAGE_KEYS = ("id", "file_name", "coco_url", "height", "width", *_FEDERATED)
+_CLASS_ATTRIBUTES = ("frequency", "synset")  # of LVIS's categories
 _NOT_FILE_NAME = ("filename", "fileName", "path", "image", "name")  # what others call it
 
 
@@ -41,6 +45,9 @@ class ImageItem(NamedTuple):
       width: pixels, None where the json gives no usable one.
       annotations: unchecked but for image and class.
       path: of the file, once `images.locate` has looked for it.
+      neg_category_ids: classes that it has no object of; None: all that it has no annotations of.
+      not_exhaustive_category_ids: classes that it may have objects of without annotations; None
+        with the other.
     """
 
     image_id: int
@@ -49,11 +56,18 @@ class ImageItem(NamedTuple):
     width: int | None
     annotations: list[AnnotationItem]
     path: str = ""
+    neg_category_ids: tuple[int, ...] | None = None
+    not_exhaustive_category_ids: tuple[int, ...] | None = None
 
     @property
     def size(self) -> tuple[int | None, int | None]:
         """(height, width) as in the json."""
         return self.height, self.width
+
+    @property
+    def is_federated(self) -> bool:
+        """Whether it is said which classes the image is annotated for."""
+        return (self.neg_category_ids, self.not_exhaustive_category_ids) != (None, None)
 
 
 class CocoJson(NamedTuple):
@@ -67,6 +81,7 @@ class CocoJson(NamedTuple):
       members: if asked for, the text of every member of the object at the top, in order; of a list
         the texts of its items, but for the annotations.
       texts: of all annotations, in order.
+      class_attributes: class name -> its "frequency" and "synset", of those that have any.
     """
 
     items: list[ImageItem]
@@ -75,6 +90,7 @@ class CocoJson(NamedTuple):
     sha256: str
     members: dict[str, str | list[str]]
     texts: list[bytes]
+    class_attributes: dict[str, dict[str, str]]
 
 
 def read(path: str, flag: str = "--annotations", with_texts: bool = False) -> CocoJson:
@@ -118,7 +134,15 @@ def read(path: str, flag: str = "--annotations", with_texts: bool = False) -> Co
         if reason != "annotation_repeated":
             item = AnnotationItem(unique, place, category_id, annotations.texts[place])
             by_id[image_id].annotations.append(item)
-    return CocoJson(items, vocabulary, issues, content.sha256, content.members, annotations.texts)
+    return CocoJson(
+        items,
+        vocabulary,
+        issues,
+        content.sha256,
+        content.members,
+        annotations.texts,
+        _class_attributes(content.values["categories"], vocabulary),
+    )
 
 
 def read_images(path: str, flag: str = "--annotations") -> list[ImageItem]:
@@ -226,6 +250,23 @@ def _category(entry: Any, path: str) -> dict[str, Any]:
     return {"id": number, "name": entry.get("name")}
 
 
+def _class_attributes(entries: list[Any], vocabulary: Vocabulary) -> dict[str, dict[str, str]]:
+    """What LVIS says of its classes beyond their names."""
+    names = dict(zip(vocabulary.external_ids, vocabulary.names, strict=True))
+    attributes = {}
+    for entry in entries:
+        texts = {
+            key: entry[key]
+            for key in _CLASS_ATTRIBUTES
+            if isinstance(entry.get(key), str) and is_text(entry[key])
+        }
+        number = whole_number(entry["id"])
+        name = "" if number is None else names.get(number)
+        if texts and name:
+            attributes[name] = texts
+    return attributes
+
+
 def _without_unused_doubles(
     entries: list[dict[str, Any]], annotations: Annotations, path: str
 ) -> list[dict[str, Any]]:
@@ -278,7 +319,7 @@ def _images(entries: list[Any], path: str, issues: list[Issue]) -> list[ImageIte
         image_id = whole_number(entry.get("id")) if isinstance(entry, dict) else None
         if image_id is None:
             raise UserError(_no_id(entry, place, path))
-        file_name = entry.get("file_name", _name_in_url(entry.get("coco_url")))
+        file_name = entry.get("file_name") or _name_in_url(entry.get("coco_url"))
         if not isinstance(file_name, str) or not file_name:
             others = [key for key in _NOT_FILE_NAME if key in entry]
             hint = f"; rename its {others[0]!r} if that is it" if others else ""
@@ -296,10 +337,36 @@ def _images(entries: list[Any], path: str, issues: list[Issue]) -> list[ImageIte
         said = (entry.get("height"), entry.get("width"))
         if any(a is None and b is not None for a, b in zip((height, width), said, strict=True)):
             issues.append(Issue("image_size_invalid", image_id))
-        items.append(ImageItem(image_id, file_name, height, width, []))
+        negative, not_exhaustive = (_category_ids(entry, key, path) for key in _FEDERATED)
+        items.append(
+            ImageItem(image_id, file_name, height, width, [], "", negative, not_exhaustive)
+        )
     if not items:
         raise UserError(f"{path} has no images.")
+    if any(item.is_federated for item in items):
+        items = [
+            item._replace(
+                neg_category_ids=item.neg_category_ids or (),
+                not_exhaustive_category_ids=item.not_exhaustive_category_ids or (),
+            )
+            for item in items
+        ]
     return items
+
+
+def _category_ids(entry: dict[str, Any], key: str, path: str) -> tuple[int, ...] | None:
+    """LVIS's list of classes of an image; None if it has none."""
+    if key not in entry:
+        return None
+    values = entry[key]
+    numbers = [whole_number(value) for value in values] if isinstance(values, list) else [None]
+    ids = tuple(number for number in numbers if number is not None)
+    if len(ids) < len(numbers):
+        raise UserError(
+            f"{path}: {key} of image {short(entry.get('id'))} has to be a list of category ids, "
+            f"and is {short(values)}."
+        )
+    return ids
 
 
 def _no_id(entry: Any, place: int, path: str) -> str:
@@ -315,4 +382,7 @@ def _no_id(entry: Any, place: int, path: str) -> str:
 
 def _name_in_url(url: Any) -> str | None:
     """LVIS has no file_name: the last two parts of the URL, such as train2017/000000000001.jpg."""
-    return "/".join(url.rstrip("/").split("/")[-2:]) if isinstance(url, str) else None
+    if not isinstance(url, str):
+        return None
+    path = urllib.parse.unquote(urllib.parse.urlsplit(url).path)
+    return "/".join([part for part in path.split("/") if part][-2:])

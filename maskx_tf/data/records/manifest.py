@@ -46,6 +46,8 @@ class Manifest:
       mask_sources: where masks are from (`schema.ObjectRecord.mask_source`) -> how many.
       crowd_counts: class name -> crowds. None: records of before, which count them as objects.
       warnings: sentences of what looks wrong in much of the data set.
+      class_attributes: class name -> "frequency" (r, c or f) and "synset", where the source (LVIS)
+        has them.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Manifest:
     mask_sources: Mapping[str, int] = dataclasses.field(default_factory=dict)
     crowd_counts: Mapping[str, int] | None = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    class_attributes: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
     @property
     def num_images(self) -> int:
@@ -100,6 +103,10 @@ class Manifest:
             "warnings": list(self.warnings),
             "dropped_or_repaired": {reason: dict(entry) for reason, entry in self.issues.items()},
         }
+        if self.class_attributes:
+            content["class_attributes"] = {
+                name: dict(texts) for name, texts in self.class_attributes.items()
+            }
         body = ",\n".join(f"{json.dumps(key)}: {_dump(value)}" for key, value in content.items())
         write_atomically(pathlib.Path(directory) / FILE_NAME, f"{{\n{body}\n}}\n")
 
@@ -138,6 +145,7 @@ class Manifest:
             mask_sources=mask_sources_of(content, content["class_counts"]),
             crowd_counts=content.get("crowd_counts"),
             warnings=tuple(content.get("warnings", ())),
+            class_attributes=content.get("class_attributes", {}),
         )  # fmt: skip
 
 

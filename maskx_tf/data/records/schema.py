@@ -46,6 +46,11 @@ _IMAGE_FEATURES = {
     "image/height": int,
     "image/width": int,
 }
+# Of data sets whose images are annotated for some classes only, such as LVIS; absent from others.
+FEDERATED_FEATURES = {
+    "image/neg_category/text": "neg_classes",
+    "image/not_exhaustive_category/text": "not_exhaustive_classes",
+}
 
 
 @dataclasses.dataclass
@@ -79,7 +84,18 @@ class ObjectRecord:
 
 @dataclasses.dataclass
 class ImageRecord:
-    """One image (`encoded`: JPEG or PNG bytes; sizes in pixels) with its objects."""
+    """One image with its objects.
+
+    Attributes:
+      image_id: id in the source.
+      file_name: in the source.
+      encoded: JPEG or PNG bytes.
+      height, width: pixels.
+      objects: annotated.
+      neg_classes: names of classes that it has no object of. None: of all classes but those of its
+        objects, and there are no `not_exhaustive_classes`.
+      not_exhaustive_classes: names of classes that it may have more objects of.
+    """
 
     image_id: int
     file_name: str
@@ -87,6 +103,8 @@ class ImageRecord:
     height: int
     width: int
     objects: list[ObjectRecord]
+    neg_classes: tuple[str, ...] | None = None
+    not_exhaustive_classes: tuple[str, ...] | None = None
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
@@ -133,6 +151,10 @@ def serialize_record(record: ImageRecord) -> bytes:
     features["image/encoded"] = (bytes, [record.encoded])
     features["image/height"] = (int, [record.height])
     features["image/width"] = (int, [record.width])
+    for key, attribute in FEDERATED_FEATURES.items():
+        names = getattr(record, attribute)
+        if names is not None:
+            features[key] = (bytes, [name.encode() for name in names])
     return serialize(features)
 
 
@@ -140,8 +162,8 @@ def columns_of(serialized: bytes) -> tuple[dict[str, Any], dict[str, list]]:
     """The features of a serialised tf.Example as they are stored, nothing decoded.
 
     Returns:
-      Of the image: feature key -> value; of its N objects: feature name without "image/object/" ->
-      N values.
+      Of the image: feature key -> value, a list of the classes that it is annotated for if there
+      are any; of its N objects: feature name without "image/object/" -> N values.
 
     Raises:
       UserError: it is not a tf.Example, or features are missing or differ in length.
@@ -162,6 +184,7 @@ def columns_of(serialized: bytes) -> tuple[dict[str, Any], dict[str, list]]:
         if len(values) != 1:
             raise UserError(f"A record has {len(values)} values of {key} instead of one.")
         image[key] = values[0]
+    image |= {key: _values(features[key], bytes) for key in FEDERATED_FEATURES if key in features}
     columns = {name: _values(features[_OBJECT + name], kind)
                for name, kind in _OBJECT_FEATURES.items()}  # fmt: skip
     if not columns["mask_source"]:  # records of before the key
@@ -205,7 +228,14 @@ def from_example(serialized: bytes) -> ImageRecord:
         where = f"Record of image {image['image/source_id'].decode(errors='replace')}"
         raise UserError(f"{where}: {error}.") from None
     file_name = image["image/filename"].decode(errors="replace")
-    return ImageRecord(image_id, file_name, image["image/encoded"], height, width, objects)
+    federated = {
+        attribute: tuple(name.decode(errors="replace") for name in image[key])
+        for key, attribute in FEDERATED_FEATURES.items()
+        if key in image
+    }
+    return ImageRecord(
+        image_id, file_name, image["image/encoded"], height, width, objects, **federated
+    )
 
 
 def _to_object(row: dict[str, Any], height: int, width: int) -> ObjectRecord:
