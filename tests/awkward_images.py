@@ -108,6 +108,109 @@ def mutations(count: int, seed: int = 0) -> list[bytes]:
     return [_mutate(bases[rng.integers(len(bases))], bases, rng) for _ in range(count)]
 
 
+_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F")
+_KINDS = {
+    "JPEG": ("L", "RGB", "CMYK"),
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "TIFF": _MODES,
+    "WEBP": ("RGB", "RGBA"),
+    "BMP": ("1", "L", "P", "RGB"),
+    "GIF": ("L", "P"),
+    "PPM": ("1", "L", "RGB", "I;16"),
+}
+
+
+def odd_files(count: int, seed: int = 0) -> list[bytes]:
+    """Tiny pictures of random kinds, depths and EXIF, with other parts, bytes and tails."""
+    rng = np.random.default_rng(seed)
+    files = [_tiny(rng) for _ in range(count)]
+    odd = []
+    for data in files:
+        if rng.random() < 0.6:
+            data = _with_other_parts(data, files, rng)
+        if rng.random() < 0.3:
+            data = _mutate(data, files, rng)
+        if rng.random() < 0.1:
+            data += bytes(rng.integers(0, 256, rng.integers(1, 40)).astype(np.uint8))
+        odd.append(data)
+    return odd
+
+
+def _tiny(rng: np.random.Generator) -> bytes:
+    """A picture of at most 20 pixels a side; half of them have EXIF, some of it rubbish."""
+    kind = (
+        list(_KINDS)[rng.integers(len(_KINDS))]
+        if rng.random() < 0.4
+        else ("JPEG", "PNG")[rng.integers(2)]
+    )
+    mode = _KINDS[kind][rng.integers(len(_KINDS[kind]))]
+    size = tuple(rng.integers(1, 21, 2).tolist())
+    if mode.startswith(("I", "F")):
+        values = rng.integers(0, rng.choice([2, 300, 4096, 65536]), size)
+        dtype = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+        picture = Image.fromarray(values.astype(dtype))
+    else:
+        picture = Image.fromarray(noise(*size, seed=int(rng.integers(99)))).convert(mode)
+    options = {}
+    if kind in ("JPEG", "PNG", "WEBP") and rng.random() < 0.5:
+        exif = Image.Exif()
+        exif[0x0112] = int(rng.choice([0, 1, 3, 6, 8, 9, 300]))
+        data = exif.tobytes()
+        options["exif"] = data if rng.random() < 0.6 else _mutate(data, [data], rng) or b"Exif"
+    return image_file(picture, kind, **options)
+
+
+def _with_other_parts(data: bytes, others: list[bytes], rng: np.random.Generator) -> bytes:
+    """A PNG file with chunks, or a JPEG file with segments, left out, doubled, moved or changed.
+
+    Lengths and checksums are right.
+    """
+    parts, tail = _parts(data)
+    if not parts:
+        return data
+    at = int(rng.integers(len(parts)))
+    name, body = parts[at]
+    kind = rng.integers(5)
+    if kind == 0:
+        del parts[at]
+    elif kind == 1:
+        parts.insert(int(rng.integers(len(parts) + 1)), parts[at])
+    elif kind == 2:
+        strange = _parts(others[rng.integers(len(others))])[0]
+        if strange and len(strange[0][0]) == len(name):
+            parts[at] = strange[rng.integers(len(strange))]
+    elif kind == 3 and body:  # depth and kind of colours, for one
+        place = int(rng.integers(len(body)))
+        body = body[:place] + bytes([rng.integers(0, 17)]) + body[place + 1 :]
+        parts[at] = name, body
+    else:
+        parts[at] = name, body[: int(rng.integers(len(body) + 1))]
+    if data[:1] == b"\x89":
+        return data[:8] + b"".join(_chunk(*part) for part in parts) + tail
+    segments = (key + struct.pack(">H", len(body) + 2) + body for key, body in parts)
+    return data[:2] + b"".join(segments) + tail
+
+
+def _parts(data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """(name, body) of the chunks of a PNG file or the segments of a JPEG file, and what follows."""
+    parts = []
+    if data[:4] == b"\x89PNG":
+        place = 8
+        while place + 12 <= len(data):
+            length = int.from_bytes(data[place : place + 4], "big")
+            parts.append((data[place + 4 : place + 8], data[place + 8 : place + 8 + length]))
+            place += 12 + length
+        return parts, b""
+    place = 2
+    while data[:2] == b"\xff\xd8" and data[place : place + 1] == b"\xff":
+        name, length = data[place : place + 2], int.from_bytes(data[place + 2 : place + 4], "big")
+        parts.append((name, data[place + 4 : place + 2 + length]))
+        place += 2 + length
+        if name == b"\xff\xda":  # the pixels follow
+            break
+    return parts, data[place:] if parts else b""
+
+
 def _mutate(data: bytes, others: list[bytes], rng: np.random.Generator) -> bytes:
     at, length = int(rng.integers(len(data))), int(rng.integers(1, 64))
     kind = rng.integers(6)

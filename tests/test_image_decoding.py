@@ -2,7 +2,9 @@
 
 import io
 import struct
+import warnings
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -47,13 +49,13 @@ def training_pixels(files, tmp_path):
     return pixels
 
 
-def written(files, tmp_path):
+def written(files, tmp_path, expected=lambda data: (None, None)):
     """What the writer makes of these files: bytes and pixels; None where it refuses one."""
     results = []
     for data in files:
         (tmp_path / "photo").write_bytes(data)
         try:
-            image = read_image(tmp_path / "photo", (None, None))
+            image = read_image(tmp_path / "photo", expected(data))
         except BadImageError as error:
             assert "photo cannot be used" in str(error) and "\n" not in str(error)
             assert "0x" not in str(error), "no memory address"
@@ -107,6 +109,34 @@ def test_what_is_written_is_what_training_decodes(tmp_path):
 @pytest.mark.slow
 def test_what_is_written_is_what_training_decodes_of_10000(tmp_path):
     check_mutations(10_000, 1, tmp_path)
+
+
+def size_if_turned(data):
+    """What a json says of a photo that a tool has turned; EXIF decides whether it is believed."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return Image.open(io.BytesIO(data)).size
+    except Exception:  # no image, or a damaged one
+        return None, None
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_odd_files_are_written_if_and_only_if_training_decodes_them(tmp_path, count, recwarn):
+    """Tiny pictures with other chunks, segments, EXIF, depths and tails; also turned by EXIF."""
+    files = awkward_images.odd_files(count, seed=count)
+    results = written(files, tmp_path, size_if_turned)
+    pairs = zip(files, results, strict=True)
+    stored = [data if result is None else result[0] for data, result in pairs]
+    refused = Counter()
+    for data, result, pixels in zip(files, results, training_pixels(stored, tmp_path), strict=True):
+        if result is None:
+            assert pixels is None, data
+            refused[data[:3]] += 1
+        else:
+            np.testing.assert_array_equal(result[1], pixels)
+    assert 0.05 * count < refused.total() < 0.6 * count
+    assert refused[b"\xff\xd8\xff"] and refused[b"\x89PN"]
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(

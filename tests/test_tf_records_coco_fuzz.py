@@ -1,10 +1,13 @@
 """Mutated COCO jsons: a counted reason or one line of error, and no valid box lost."""
 
 import collections
+import functools
 import json
 import math
+import os
 import pathlib
 import random
+import shutil
 
 import pytest
 
@@ -13,7 +16,7 @@ from maskx_tf.data.coco.images import locate
 from maskx_tf.data.records import manifest as manifest_lib
 from maskx_tf.data.records import schema as records_lib
 from maskx_tf.errors import UserError
-from tests import harness, json_mutations
+from tests import coco_habits, harness, json_mutations
 from tests.harness import annotation, polygon_of
 from tf_records import coco, coco_objects, writer
 from tf_records.coco_objects import Settings
@@ -54,29 +57,38 @@ def mutations(content, count, seed):
             yield json_mutations.dumps(json_mutations.mutated(content, rng)).encode(), rng
 
 
-def is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def number(value):
+    """A number of a json, also as text, said once more in plain words; None of anything else."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return None if isinstance(value, int) and abs(value) > 1e300 else value
 
 
-def is_id(value):
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+def whole(value):
+    """An id."""
+    value = number(value)
+    return value if value is not None and abs(value) < 2**53 and value % 1 == 0 else None
 
 
 def is_valid(item, sizes):
     """Whether an annotation is an object that has to be kept, said once more in plain words."""
-    if not isinstance(item, dict) or item.get("image_id") not in sizes:
+    if not isinstance(item, dict) or whole(item.get("image_id")) not in sizes:
         return False
     box = item.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+    if not isinstance(box, list) or len(box) != 4:
         return False
-    if any(isinstance(value, int) and abs(value) > 1e300 for value in box):
-        return False
-    if not all(map(math.isfinite, box)):
+    box = [number(value) for value in box]
+    if None in box or not all(map(math.isfinite, box)):
         return False
     x, y, w, h = box
     if min(box) >= 0 and max(box) <= 1 and any(value % 1 for value in box):  # normalised
         return False
-    height, width = sizes[item["image_id"]]
+    height, width = sizes[whole(item["image_id"])]
     inside = (min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0))
     return min(w, h) >= 0.01 and min(inside) >= 0.01
 
@@ -84,20 +96,19 @@ def is_valid(item, sizes):
 def expected_objects(content):
     """image id -> number of objects that have to be kept, at least: doubles may go."""
     sizes = {
-        image["id"]: SIZES[image["file_name"]]
+        whole(image["id"]): SIZES[image["file_name"]]
         for image in content["images"]
-        if image["file_name"] in SIZES
+        if image.get("file_name") in SIZES
     }
     expected = collections.Counter()
     seen = set()
     for item in content["annotations"]:
-        if not isinstance(item, dict) or not is_id(item.get("image_id")):
+        if not is_valid(item, sizes):
             continue
-        if is_valid(item, sizes):
-            key = [item.get("id"), item["image_id"], item["category_id"], item["bbox"]]
-            if not is_id(item.get("id")) or repr(key) not in seen:
-                expected[item["image_id"]] += 1
-            seen.add(repr(key))
+        key = [whole(item.get("id")), item["image_id"], item["category_id"], item["bbox"]]
+        if key[0] is None or repr(key) not in seen:
+            expected[whole(item["image_id"])] += 1
+        seen.add(repr(key))
     return expected
 
 
@@ -155,12 +166,20 @@ def check_many(data_set, count, seed):
     assert sum(outcome not in (0, "") for outcome in outcomes) > 0.7 * count
 
 
+@pytest.fixture
+def photos_read_once(monkeypatch):
+    """Decodes each photo once for all mutations of a test."""
+    monkeypatch.setattr(coco_objects, "read_image", functools.cache(coco_objects.read_image))
+
+
+@pytest.mark.usefixtures("photos_read_once")
 def test_1000_mutations(data_set, monkeypatch):
     monkeypatch.setattr(json_stream, "_CHUNK_BYTES", 256)  # entries cross the chunks' borders
     check_many(data_set, 1_000, seed=0)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("photos_read_once")
 @pytest.mark.parametrize("chunk", [8, 1 << 22])
 def test_10000_mutations(data_set, monkeypatch, chunk):
     monkeypatch.setattr(json_stream, "_CHUNK_BYTES", chunk)
@@ -186,3 +205,88 @@ def test_whole_conversions_of_mutations(data_set, tmp_path, capsys, count):
         print(writer.describe(manifest, "x"))
         assert manifest == manifest_lib.Manifest.load(tmp_path / str(number))
     assert finished > count / 4
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """The directory of the photos of `coco_habits`."""
+    _, images = harness.write_coco(tmp_path_factory.mktemp("photos"), [], sizes=coco_habits.SIZES)
+    return images
+
+
+def must_stop(data_set):
+    """Whether too much is lost to go on: all objects, all masks, or most for one reason."""
+    expected, objects = data_set.expected.values(), data_set.objects()
+    lost = collections.Counter()
+    for item in expected:
+        lost.update(item.reasons if item.box_xywh is None else ["crowd"] if item.is_crowd else [])
+    lost_masks = collections.Counter(
+        reason
+        for item in objects
+        if not item.has_mask
+        for reason in item.reasons
+        if issues.REASONS[reason].effect == issues.MASK_DROPPED
+    )
+    masks = sum(item.has_mask for item in objects)
+    return (
+        not objects
+        or (lost_masks and not masks)
+        or max(lost.values(), default=0) > 0.5 * len(expected)
+        or max(lost_masks.values(), default=0) > 0.5 * (masks + lost_masks.total())
+    )
+
+
+def check_habits(data_set, photos, directory):
+    """Converts a data set whose outcome is known; whether it may be written."""
+    directory.mkdir()
+    path = directory / "data.json"
+    path.write_text(json.dumps(data_set.content))
+    output = Output(str(directory / "records"), "x", workers=1)
+    if must_stop(data_set):
+        with pytest.raises(UserError) as error:
+            coco.convert(str(path), photos, output)
+        assert any(f"({reason}: " in str(error.value) for reason in data_set.reasons())
+        assert not list((directory / "records").glob("*"))
+        return False
+    manifest = coco.convert(str(path), photos, output)
+    counts = {reason: entry["count"] for reason, entry in manifest.issues.items()}
+    assert counts == data_set.reasons()
+    for reason, entry in manifest.issues.items():
+        assert all(reason in data_set.expected[number].reasons for number, _ in entry["ids"])
+    objects = data_set.objects()
+    assert manifest.num_objects == len(objects)
+    assert manifest.num_masks == sum(item.has_mask for item in objects)
+    left = {number: e for number, e in data_set.expected.items() if e.box_xywh is not None}
+    records = records_lib.read_records(manifest_lib.find_shards([output.directory]))
+    for item in (item for record in records for item in record.objects):
+        expected = left.pop(item.annotation_id)
+        y1, x1, y2, x2 = item.box_yxyx.tolist()
+        assert [x1, y1, x2 - x1, y2 - y1] == pytest.approx(expected.box_xywh, abs=1e-3)
+        assert item.is_crowd == expected.is_crowd
+        assert (item.mask is not None) == expected.has_mask
+    assert not left
+    return True
+
+
+@pytest.mark.usefixtures("photos_read_once")
+@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_each_annotation_becomes_what_its_making_says(photos, tmp_path, count, monkeypatch):
+    """Boxes, masks, crowds, causes and status, of data sets as tools and people write them."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    rng = random.Random(count)
+    written = 0
+    for number in range(count):
+        data_set, directory = coco_habits.data_set(rng), tmp_path / str(number)
+        try:
+            written += check_habits(data_set, photos, directory)
+        except (Exception, pytest.fail.Exception) as error:
+            raise AssertionError(f"{error} for {json.dumps(data_set.content)}") from error
+        shutil.rmtree(directory)
+    assert 0.4 * count < written < 0.95 * count
+
+
+@pytest.mark.parametrize("habit", coco_habits.HABITS)
+def test_each_habit(photos, tmp_path, habit):
+    """Each once, beside annotations without it."""
+    data_set = coco_habits.data_set_of(habit)
+    assert check_habits(data_set, photos, tmp_path / "x")

@@ -120,7 +120,8 @@ def _read_object(
         bbox = tuple(float(as_number(value) or 0) for value in fields["bbox"])
     else:
         bounds = segmentation.bounds() if segmentation else None
-        if bounds is None or "box_normalised" in reasons:
+        is_normalised = "box_normalised" in reasons
+        if bounds is None or (is_normalised and bounds.max() <= 1):  # the mask as well
             return None, reasons
         y1, x1, y2, x2 = bounds.tolist()
         bbox = (x1, y1, x2 - x1, y2 - y1)
