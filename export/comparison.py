@@ -12,6 +12,7 @@ import tensorflow as tf
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.ops import masks as mask_ops
+from maskx_tf.system.literal_paths import literal
 
 Outputs = dict[str, np.ndarray]
 
@@ -96,7 +97,7 @@ def compare(
     Raises:
       UserError: an answer is not the expected one.
     """
-    signatures = tf.saved_model.load(path).signatures
+    signatures = tf.saved_model.load(literal(path)).signatures
     for request, wanted in zip(asked, expected, strict=True):
         found = answer(signatures, request)
         problem = difference(found, wanted, TOLERANCES[precision]) or rle_problem(found)

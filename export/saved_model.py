@@ -32,6 +32,7 @@ from maskx_tf.inference.module import DetectionModule
 from maskx_tf.model import rebuilt
 from maskx_tf.system import cli, files
 from maskx_tf.system.interruption import Interruption
+from maskx_tf.system.literal_paths import literal
 
 CLASSES_FILE = "classes.json"
 
@@ -196,7 +197,7 @@ def write(
     path = directory / CLASSES_FILE
     path.write_text(json.dumps(categories, indent=1) + "\n")
     module.classes = tf.saved_model.Asset(str(path))
-    tf.saved_model.save(module, str(directory / "model"), signatures=signatures)
+    tf.saved_model.save(module, f"{literal(directory)}/model", signatures=signatures)
     outputs = signatures["serving_default"].structured_outputs
     return {
         key: f"{value.dtype.name} {['B', *value.shape[1:]]}".replace("'", "")

@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import flags
 
 from maskx_tf import visualize
-from maskx_tf.checkpoints import VOCABULARY
+from maskx_tf.checkpoints import VOCABULARY, latest_checkpoint
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import pairs
@@ -29,6 +29,7 @@ from maskx_tf.study.plan import Plan
 from maskx_tf.study.store import Results
 from maskx_tf.system import cli, verbs
 from maskx_tf.system.files import write_atomically
+from maskx_tf.system.literal_paths import literal
 from maskx_tf.system.progress import format_duration
 
 DECLARATION = "configs/shapes/demo.toml"
@@ -72,7 +73,7 @@ def weight_shares(detector_dir: pathlib.Path) -> dict[str, float]:
     """Share of the detector's class weights that shape and texture explain, for cls and box."""
     names = Vocabulary.load(str(detector_dir / VOCABULARY)).names
     factors = np.array([name.split(" ", 1) for name in names])
-    reader = tf.train.load_checkpoint(str(detector_dir))
+    reader = tf.train.load_checkpoint(literal(latest_checkpoint(str(detector_dir))))
     shares = {}
     for kind in ("cls", "box"):
         rows = reader.get_tensor(f"model/box_head/{kind}_kernel/.ATTRIBUTES/VARIABLE_VALUE")

@@ -1,6 +1,8 @@
 """A save that is killed in any window, a damaged checkpoint, a full disk: what is left is whole."""
 
 import contextlib
+import errno
+import os
 import pathlib
 import re
 import resource
@@ -13,6 +15,7 @@ import tensorflow as tf
 
 from maskx_tf import checkpoints
 from maskx_tf.checkpoints import leftovers
+from maskx_tf.checkpoints.listing import latest
 from maskx_tf.checkpoints.saving import RunCheckpoints
 from maskx_tf.errors import UserError
 from tests import harness
@@ -38,7 +41,7 @@ def resumed(directory):
     """The value that a restarted run goes on with; None if there is none."""
     leftovers.recover(str(directory))
     leftovers.set_damaged_aside(str(directory))
-    path = tf.train.latest_checkpoint(str(directory))
+    path = latest(directory)
     if path is None:
         return None
     checkpoint = tf.train.Checkpoint(value=tf.Variable(tf.zeros([SIZE])))
@@ -58,12 +61,14 @@ def files_of(*steps):
     return sorted(["checkpoint", *(f"ckpt-{step}.{kind}" for step in steps for kind in kinds)])
 
 
-@pytest.fixture
-def run(tmp_path):
+@pytest.fixture(params=["run", "lr[0.08] *?"])
+def run(tmp_path, request):
     """A run with the checkpoints 2 and 4, and beside it the same run with 4 and 6."""
+    for name in ("next", "longer", request.param):
+        (tmp_path / name).mkdir()
     saved(tmp_path / "next", 2, 4, 6)
-    saved(tmp_path / "run", 2, 4)
-    return tmp_path / "run"
+    saved(tmp_path / request.param, 2, 4)
+    return tmp_path / request.param
 
 
 def take(run, name, size=None):
@@ -190,11 +195,93 @@ class TestDamage:
         (run / "ckpt-4.data-00000-of-00001").unlink()
         assert resumed(run) == 2
 
-    def test_all_damaged(self, run, capsys):
+    def test_all_damaged(self, run):
+        """What would start anew is refused, now and when the command is repeated."""
         for step in (2, 4):
             self.damage(run / f"ckpt-{step}.data-00000-of-00001", "changed")
-        assert resumed(run) is None
-        assert "ckpt-2; there is no other.\n" in capsys.readouterr().err
+        before = names(run)
+        for _ in range(2):
+            with pytest.raises(UserError, match=r"damaged are ckpt-4, ckpt-2 .*Put a good copy"):
+                resumed(run)
+        assert names(run) == before
+
+
+class TestNotLookedAt:
+    """What cannot be read now may be whole: it is named, and every file stays as it is."""
+
+    @pytest.mark.parametrize("has_list", [True, False])
+    @pytest.mark.parametrize("file", ["ckpt-4.index", "ckpt-4.data-00000-of-00001"])
+    def test_unreadable(self, run, file, has_list):
+        if not has_list:
+            (run / "checkpoint").unlink()
+        self.refused(run, file)
+
+    def test_the_list_unreadable(self, run):
+        self.refused(run, "checkpoint")
+
+    def refused(self, run, file):
+        (run / file).unlink()
+        (run / file).symlink_to(file)  # to itself: not even root can open it
+        before = names(run)
+        with pytest.raises(UserError, match=rf"{file} cannot be read: Too many levels"):
+            resumed(run)
+        assert set(names(run)) - set(before) <= {"checkpoint"} >= set(before) - set(names(run))
+
+    def test_error_in_the_middle_of_a_file(self, run, monkeypatch):
+        """TensorFlow would call it damage."""
+
+        def failing(path, *arguments, real=open, **options):
+            if str(path).endswith("ckpt-4.data-00000-of-00001"):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr("builtins.open", failing)
+        before = names(run)
+        with pytest.raises(UserError, match=r"ckpt-4\.data.* cannot be read: Input/output error"):
+            resumed(run)
+        assert names(run) == before
+
+    def test_a_list_whose_checkpoints_have_lost_their_indexes(self, run):
+        for step in (2, 4):
+            (run / f"ckpt-{step}.index").unlink()
+        before = names(run)
+        with pytest.raises(UserError, match=r"names ckpt-4, and no checkpoint .* \.index"):
+            resumed(run)
+        assert names(run) == before
+
+
+class TestLatest:
+    def test_without_a_list(self, run):
+        (run / "checkpoint").unlink()
+        assert latest(run) == f"{run}/ckpt-4" == checkpoints.latest_checkpoint(str(run))
+
+    def test_a_list_of_another_place(self, run):
+        """As older versions of TensorFlow wrote it, with whole paths."""
+        text = (run / "checkpoint").read_text().replace("ckpt-", "/gone/elsewhere/ckpt-")
+        (run / "checkpoint").write_text(text)
+        assert latest(run) == f"{run}/ckpt-4" and resumed(run) == 4
+
+    def test_a_list_that_names_what_is_gone(self, run):
+        text = (run / "checkpoint").read_text()
+        (run / "checkpoint").write_text(
+            text.replace("ckpt-4", "ckpt-8").replace("ckpt-2", "ckpt-6")
+        )
+        assert latest(run) == f"{run}/ckpt-4" and resumed(run) == 4
+        assert names(run) == files_of(2, 4)
+
+    def test_none(self, tmp_path):
+        assert latest(tmp_path) is None and latest(tmp_path / "absent") is None
+
+
+def test_checkpoints_are_removed_by_the_path_as_it_is(run):
+    """`keep` is obeyed where TensorFlow would look for a pattern, and in no other directory."""
+    other = run.parent / "lr0 x"  # which the pattern lr[0.08] *? matches
+    shutil.copytree(run, other)
+    manager = saved(run)
+    for step in (6, 8):
+        save(manager, step)
+    assert names(run) == files_of(6, 8) and resumed(run) == 8
+    assert names(other) == files_of(2, 4)
 
 
 class TestFullDisk:
@@ -289,7 +376,7 @@ KILLED_SAVES = """
 import os, pathlib, random, signal, sys, time
 import tensorflow as tf
 from maskx_tf import checkpoints
-from maskx_tf.checkpoints import leftovers as files
+from maskx_tf.checkpoints.listing import steps_of
 from maskx_tf.checkpoints.saving import RunCheckpoints
 from tests.test_checkpoint_files import files_of, names, resumed, saved, save
 
@@ -320,7 +407,7 @@ def save_without_pause(pipe):
 
 def check(pipe):
     os.write(pipe, f"{resumed(directory)}\\n".encode())
-    steps = files._steps(pathlib.Path(directory))
+    steps = steps_of(pathlib.Path(directory))
     assert names(directory) == (files_of(*steps) if steps else []), names(directory)
     assert len(steps) <= 3, steps
 

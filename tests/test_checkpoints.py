@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf import checkpoints
+from maskx_tf.checkpoints import model_dir
 from maskx_tf.checkpoints.model_dir import load_set_a
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
@@ -126,6 +127,23 @@ class TestRoundTrip:
             found = by_name(checkpoints.load_model(str(path)).model)
             for name, value in by_name(wanted).items():
                 np.testing.assert_array_equal(found[name], value)
+
+    def test_one_that_a_training_removes_meanwhile(self, tmp_path, monkeypatch):
+        """The latest then is taken; a checkpoint that was named is said to be gone."""
+        save(tmp_path, step=3)
+
+        def restore(checkpoint, path, real=model_dir.restore):
+            for file in sorted(tmp_path.glob("ckpt-3.*")):
+                file.rename(file.with_name(file.name.replace("-3", "-4", 1)))
+            return real(checkpoint, path)
+
+        monkeypatch.setattr(model_dir, "restore", restore)
+        named = str(tmp_path / "ckpt-3")
+        assert checkpoints.load_latest(str(tmp_path))[0] == str(tmp_path / "ckpt-4")
+        for file in sorted(tmp_path.glob("ckpt-4.*")):
+            file.rename(file.with_name(file.name.replace("-4", "-3", 1)))
+        with pytest.raises(UserError, match=r"ckpt-3 is gone: .*--keep_checkpoints"):
+            checkpoints.load_model(named)
 
 
 class TestDetectorOptions:

@@ -1,6 +1,7 @@
 """Training runs: what is trained in each mode, resuming, logs, failures."""
 
 import dataclasses
+import gc
 import json
 import pathlib
 import re
@@ -130,9 +131,9 @@ def config(stage_1):
 
 @pytest.fixture
 def copied(config, stage_1, tmp_path):
-    """The options of a copy of that run."""
-    shutil.copytree(stage_1, tmp_path / "run")
-    return config.replace(model_dir=str(tmp_path / "run"))
+    """The options of a copy of that run, in a directory that TensorFlow takes for a pattern."""
+    shutil.copytree(stage_1, tmp_path / "lr[0.08]")
+    return config.replace(model_dir=str(tmp_path / "lr[0.08]"))
 
 
 def contents(model_dir):
@@ -184,7 +185,7 @@ class TestRun:
         before = {v.name.removeprefix("maskx_rcnn/"): v.numpy() for v in fresh.weights}
         assert changed_parts(before, weights(stage_1)) == BOX_PARTS
 
-    def test_the_same_command_resumes(self, copied, toy_losses):
+    def test_the_same_command_resumes(self, copied, toy_losses, caplog):
         config = copied.replace(train_steps=8)
         output = runs.train(config)
         assert f"Resuming {config.model_dir}/ckpt-5 at step 5.\n" in output
@@ -193,7 +194,10 @@ class TestRun:
         assert checkpoints.latest_checkpoint(config.model_dir).endswith("ckpt-8")
         found = pathlib.Path(config.model_dir).glob("ckpt-*.index")
         assert len(list(found)) == config.keep_checkpoints
+        caplog.clear()
         assert f"{config.model_dir} is already trained to step 8." in runs.train(config)
+        gc.collect()  # TensorFlow warns of values that were not restored when it forgets them
+        assert caplog.messages == []
 
     def test_checkpoints_are_not_further_apart_than_asked(self, copied, toy_losses):
         """Whatever the interval of summaries, and after a resume at any step."""

@@ -13,6 +13,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from export.serving import errors, tensors
 from export.serving.errors import Code, ServingError
+from maskx_tf.system.literal_paths import literal
 
 DEFAULT_SIGNATURE = "serving_default"
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
@@ -39,7 +40,7 @@ class Servable:
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
         try:
             with self._session.graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], path)
+                meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], literal(path))
         except BaseException:
             self._session.close()
             raise

@@ -5,6 +5,7 @@ A model directory holds `train.flags` (the effective options), `vocabulary.json`
 """
 
 import json
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -12,11 +13,13 @@ import numpy as np
 import tensorflow as tf
 
 from maskx_tf import config as config_lib
+from maskx_tf.checkpoints.listing import latest
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, read_names
 from maskx_tf.errors import UserError
 from maskx_tf.model import MaskXRCNN, build_model, trained_variables, variable_key
 from maskx_tf.system.files import require_writable, write_atomically
+from maskx_tf.system.literal_paths import literal
 
 VOCABULARY = "vocabulary.json"
 MASK_CLASSES = "mask_classes.json"
@@ -79,7 +82,7 @@ def save_run(config: Config, vocabulary: Vocabulary, mask_class_ids: tuple[int, 
 
 def check_new(output_dir: str) -> None:
     """Refuses a directory for a new model before there is one: UserError if it cannot take it."""
-    if tf.train.latest_checkpoint(output_dir):
+    if latest(output_dir):
         raise UserError(f"--output_dir={output_dir} holds a model already; name another directory.")
     require_writable(output_dir, f"--output_dir={output_dir}")
 
@@ -90,7 +93,7 @@ def save_new(loaded: LoadedModel, output_dir: str) -> None:
     config = loaded.config.replace(model_dir=output_dir)
     save_run(config, loaded.vocabulary, loaded.mask_class_ids)
     checkpoint = tf.train.Checkpoint(model=loaded.model)
-    manager = tf.train.CheckpointManager(checkpoint, output_dir, max_to_keep=1)
+    manager = tf.train.CheckpointManager(checkpoint, literal(output_dir), max_to_keep=1)
     manager.save(checkpoint_number=0)
 
 
@@ -98,7 +101,7 @@ def latest_checkpoint(path: str) -> str:
     """The checkpoint that a model directory or a checkpoint prefix means; UserError if none."""
     if tf.io.gfile.exists(f"{path}.index"):
         return path
-    checkpoint = tf.train.latest_checkpoint(path)
+    checkpoint = latest(path)
     if checkpoint is None:
         raise UserError(
             f"{path} holds no checkpoint; give a model directory or a ckpt-STEP in one."
@@ -112,7 +115,31 @@ def load_model(path: str) -> LoadedModel:
     Its precision is float32, whatever it was trained in: so are the weights. Of a run with
     `ema_decay` it has the averaged weights.
     """
+    return load_latest(path)[1]
+
+
+def load_latest(path: str) -> tuple[str, LoadedModel]:
+    """The checkpoint that a path means, and its model; a later one if training removed the first.
+
+    Raises:
+      UserError: there is none, it cannot be read, or the one that the path names is gone.
+    """
     checkpoint = latest_checkpoint(path)
+    while True:
+        try:
+            return checkpoint, _load(checkpoint)
+        except UserError:
+            if os.path.lexists(f"{checkpoint}.index"):
+                raise
+        gone, checkpoint = checkpoint, latest(path) or ""
+        if checkpoint in ("", gone):
+            raise UserError(
+                f"checkpoint {gone} is gone: a training keeps only its last ones "
+                "(--keep_checkpoints); name the directory or another."
+            )
+
+
+def _load(checkpoint: str) -> LoadedModel:
     directory = pathlib.Path(checkpoint).parent
     config = config_lib.load(str(directory)).replace(precision="float32")
     vocabulary = Vocabulary.load(str(directory / VOCABULARY))
@@ -137,22 +164,34 @@ def load_set_a(directory: pathlib.Path, vocabulary: Vocabulary) -> tuple[int, ..
 
 def _embedding_shape(checkpoint: str) -> np.ndarray | None:
     """Zeros [K, D] in place of the class embeddings of a checkpoint; None if it has none."""
-    shapes = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+    shapes = _shapes(checkpoint)
     shape = shapes.get(f"model/{EMBEDDINGS}/.ATTRIBUTES/VARIABLE_VALUE")
     return np.zeros([shape[0] - 1, shape[1]]) if shape else None
+
+
+def _shapes(checkpoint: str) -> dict[str, list[int]]:
+    """The shapes of a checkpoint's values; UserError if it cannot be read."""
+    try:
+        return tf.train.load_checkpoint(literal(checkpoint)).get_variable_to_shape_map()
+    except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as error:
+        raise UserError(f"checkpoint {checkpoint} cannot be read ({_reason(error)}).") from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def restore(checkpoint: tf.train.Checkpoint, path: str):
     """Restores every object from a checkpoint; UserError where it does not fit the model."""
     try:
-        return checkpoint.restore(path).assert_existing_objects_matched()
+        return checkpoint.restore(literal(path)).assert_existing_objects_matched()
     except (IndexError, tf.errors.DataLossError) as error:
         raise UserError(f"checkpoint {path} is damaged ({error}); take an earlier one.") from None
     except (ValueError, AssertionError, tf.errors.OpError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"checkpoint {path} does not fit the model of this configuration ({reason}); use the "
-            f"flags it was trained with, or pass it as --init_checkpoint to take over what fits."
+            f"checkpoint {path} does not fit the model of this configuration "
+            f"({_reason(error)}); use the flags it was trained with, or pass it as "
+            "--init_checkpoint to take over what fits."
         ) from None
 
 
@@ -164,5 +203,4 @@ def averages_reader(model: MaskXRCNN) -> tf.train.Checkpoint:
 
 def holds_averages(checkpoint: str) -> bool:
     """Whether a checkpoint holds averages."""
-    names = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-    return any(name.startswith("average/") for name in names)
+    return any(name.startswith("average/") for name in _shapes(checkpoint))

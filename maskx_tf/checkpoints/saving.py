@@ -9,12 +9,19 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from maskx_tf.checkpoints import leftovers
+from maskx_tf.checkpoints.listing import latest
 from maskx_tf.errors import UserError
 from maskx_tf.system.files import is_full_disk, sync_directory
+from maskx_tf.system.literal_paths import literal
 
 
 class RunCheckpoints(tf.train.CheckpointManager):
     """A CheckpointManager whose saves either succeed as a whole or leave what was there."""
+
+    def __init__(self, checkpoint: tf.train.Checkpoint, directory: str, **options):
+        """As of the base class; `directory` is there."""
+        self.model_dir = directory
+        super().__init__(checkpoint, literal(directory), **options)
 
     def save(self, checkpoint_number=None, check_interval=True, options=None):
         """Saves as the base class does, and has the files on the disk before the list names them.
@@ -32,13 +39,15 @@ class RunCheckpoints(tf.train.CheckpointManager):
         try:
             return super().save(checkpoint_number, check_interval, options)
         except (tf.errors.OpError, OSError) as error:
-            with contextlib.suppress(OSError):  # of a new list, where there is no room for it
-                leftovers.recover(self.directory)
-            latest = tf.train.latest_checkpoint(self.directory)
-            remaining = f"{latest} is kept" if latest else "there is no earlier one"
+            remaining = None
+            # Of a new list, where there is no room for it; of what cannot be read.
+            with contextlib.suppress(OSError, UserError):
+                leftovers.recover(self.model_dir)
+                remaining = latest(self.model_dir)
+            told = f"{remaining} is kept" if remaining else "there is no earlier one"
             raise UserError(
-                f"no checkpoint could be saved in {self.directory} ({remaining}): "
-                f"{_reason(error, self.directory)}"
+                f"no checkpoint could be saved in {self.model_dir} ({told}): "
+                f"{_reason(error, self.model_dir)}"
             ) from None
 
 

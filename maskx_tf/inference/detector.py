@@ -20,6 +20,7 @@ from maskx_tf.inference import inputs
 from maskx_tf.inference.detections import Detections
 from maskx_tf.inference.module import DetectionModule
 from maskx_tf.inference.segmenter import Segmenter
+from maskx_tf.system.literal_paths import literal
 
 _MOST_IMAGES = 4  # of one size, that go through the network together
 _MOST_DECODED = 16  # images in memory at a time
@@ -192,7 +193,7 @@ def load_saved_model(path: str) -> Detector:
             f"--saved_model={path} is not an exported model: there is no {classes}; make one with "
             "maskx export."
         )
-    loaded = tf.saved_model.load(str(directory))
+    loaded = tf.saved_model.load(literal(directory))
     # A signature does not keep its variables alive; the closure does, through `loaded`.
     return Detector(
         lambda images: loaded.signatures["image_tensor"](images=images),

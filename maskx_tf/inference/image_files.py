@@ -5,7 +5,6 @@ And their pixels without TensorFlow, to draw on.
 
 from __future__ import annotations
 
-import glob
 import io
 import itertools
 import os
@@ -18,6 +17,7 @@ from PIL import Image
 from maskx_tf.data.coco import instances
 from maskx_tf.data.image_formats import BadImageError, to_picture, turned, upright_file
 from maskx_tf.errors import ImageError, UserError
+from maskx_tf.system.literal_paths import matches
 
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 SUFFIXES = (
@@ -35,15 +35,14 @@ def find_images(patterns: Sequence[str]) -> list[pathlib.Path]:
     for pattern in patterns:
         path = pathlib.Path(pattern)
         if path.is_dir():
-            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            images = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         elif path.is_file():
-            matches = [path]
+            images = [path]
         else:
-            matches = [pathlib.Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
-            matches = [match for match in matches if match.is_file()]
-        if not matches:
+            images = [match for match in matches(pattern) if match.is_file()]
+        if not images:
             raise UserError(f"--images: {pattern!r} matches no image file.")
-        found.update(dict.fromkeys(matches))
+        found.update(dict.fromkeys(images))
     if not found:
         raise UserError("--images is needed: image files, directories or glob patterns.")
     return list(found)

@@ -10,6 +10,7 @@ from typing import Any
 import orbit
 import tensorflow as tf
 
+from maskx_tf.checkpoints.listing import latest
 from maskx_tf.checkpoints.saving import RunCheckpoints
 from maskx_tf.config import Config
 from maskx_tf.evaluation import report
@@ -137,7 +138,7 @@ def _train_until(step: int, controller: orbit.Controller, interruption: Interrup
             controller.save_checkpoint()
             print(
                 f"{interrupted.signal_name}: saved "
-                f"{controller.checkpoint_manager.latest_checkpoint}; repeat the command to resume.",
+                f"{latest(controller.checkpoint_manager.model_dir)}; repeat the command to resume.",
                 file=sys.stderr,
             )
             raise

@@ -10,6 +10,7 @@ import tf_keras
 from maskx_tf import checkpoints
 from maskx_tf import config as config_lib
 from maskx_tf.checkpoints import LoadedModel, resuming
+from maskx_tf.checkpoints.listing import latest
 from maskx_tf.checkpoints.model_dir import holds_averages
 from maskx_tf.checkpoints.saving import RunCheckpoints
 from maskx_tf.config import Config
@@ -127,18 +128,18 @@ def _prepare(
         else vocabulary_of(config.train_records)
     )
     mask_class_ids = load_mask_classes(config.mask_classes, vocabulary)
-    latest = tf.train.latest_checkpoint(config.model_dir)
+    last = latest(config.model_dir)
     options = (field.name for field in dataclasses.fields(config))
     Agreement(strategy).require_equal(
         {f"--{name}": config_lib.text_of(getattr(config, name)) for name in options}
         | {
             "the classes of --train_records": str(vocabulary.names),
             "set A": str(mask_class_ids),
-            "the last checkpoint": str(latest),
+            "the last checkpoint": str(last),
         }
     )
     checkpoints.check_vocabulary(config.model_dir, vocabulary)
-    if latest:
+    if last:
         resuming.check(config, vocabulary, mask_class_ids)
     return vocabulary, mask_class_ids
 
@@ -177,13 +178,15 @@ def _restore(run: Run) -> int:
     Averages that the checkpoint does not have start from its weights.
     """
     model, config, vocabulary, _ = run.loaded
-    latest = tf.train.latest_checkpoint(config.model_dir)  # of the chief
-    starts_averages = run.average and not (latest and holds_averages(latest))
-    if latest:
+    last = latest(config.model_dir)  # of the chief
+    starts_averages = run.average and not (last and holds_averages(last))
+    if last:
         without_averages = tf.train.Checkpoint(model=model, optimizer=run.optimizer)
-        checkpoints.restore(without_averages if starts_averages else run.checkpoint, latest)
+        restored = without_averages if starts_averages else run.checkpoint
+        # A finished run never makes the optimizer's slots: TensorFlow would list each of them.
+        checkpoints.restore(restored, last).expect_partial()
         step = int(run.optimizer.iterations.numpy())
-        print(f"Resuming {latest} at step {step}.", file=sys.stderr)
+        print(f"Resuming {last} at step {step}.", file=sys.stderr)
     else:
         step = 0
         if config.backbone_weights:

@@ -9,6 +9,7 @@ from official.modeling import hyperparams
 
 from maskx_tf import checkpoints
 from maskx_tf.errors import UserError
+from maskx_tf.system.literal_paths import literal
 from maskx_tf.weights import caffe2
 from maskx_tf.weights.blobs import Blobs
 from maskx_tf.weights.imagenet_files import ImageNetResNet, keras_rules
@@ -47,7 +48,7 @@ def read_model_garden(path: str, backbone: str) -> ImageNetResNet:
 
 def _checkpoint_arrays(checkpoint: str) -> dict[str, np.ndarray]:
     try:
-        reader = tf.train.load_checkpoint(checkpoint)
+        reader = tf.train.load_checkpoint(literal(checkpoint))
         names = [n for n in reader.get_variable_to_shape_map() if n.endswith(_VALUE)]
         return {
             name.removesuffix(_VALUE): np.asarray(reader.get_tensor(name))

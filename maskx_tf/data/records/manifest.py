@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import json
 import os
 import pathlib
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.system.files import write_atomically
+from maskx_tf.system.literal_paths import matches
 
 FILE_NAME = "manifest.json"
 HUMAN = "human"  # source of a mask of which the annotations name none
@@ -206,7 +206,7 @@ def find_records(records: Sequence[str], check_sizes: bool = True) -> Found:
             manifest = found.manifests.setdefault(directory, Manifest.load(directory))
             paths = [directory / shard.file for shard in manifest.shards]
         else:
-            paths = [pathlib.Path(path) for path in sorted(glob.glob(entry, recursive=True))]
+            paths = matches(entry)
             paths = [path for path in paths if path.is_file()]
         if not paths:
             raise UserError(f"No records match {entry!r}: no such directory or files.")
