@@ -104,11 +104,8 @@ def format_text(summary: dict[str, Any], manifest: Manifest) -> str:
     parts = [_totals(summary), _class_table(summary["classes"])]
     if summary["warnings"]:
         parts.append("\n".join(["Warnings:", *(f"  {line}" for line in summary["warnings"])]))
-    if manifest.issues:
-        parts.append(
-            f"Dropped, repaired or odd when the records were written:\n"
-            f"{issues_lib.summary(manifest.issues)}"
-        )
+    if found := issues_lib.summary(manifest.issues, manifest.num_objects):
+        parts.append(f"Dropped, repaired or odd when the records were written:\n{found}")
     return "\n\n".join(parts)
 
 

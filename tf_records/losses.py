@@ -8,11 +8,11 @@ from maskx_tf.data.coco.issues import DROPPED, MASK_DROPPED, OF_IMAGES, REASONS,
 from maskx_tf.data.records.manifest import Manifest
 
 _CHOSEN = ("synset_", "box_duplicate_dropped")  # reasons of what a command was told to leave out
-_CROWD = "crowd"
+_CROWD, _OF_IMAGE = "crowd", "annotation_of_dropped_image"
 _MOST = 0.5  # of images or objects; what more of them have is a fault of the file
 _MANY = 0.1  # of images, objects or masks; more of them are not lost by chance
 # All of many boxes end in the upper left: by chance with the probability of reach ** boxes.
-_REACH, _CHANCE = 0.75, 1e-6
+_REACH, _CHANCE, _LEAST_OBJECTS = 0.75, 1e-6, 20
 
 
 def too_much(manifest: Manifest, most_dropped: float) -> str:
@@ -40,6 +40,8 @@ def too_much(manifest: Manifest, most_dropped: float) -> str:
         what = f"More than {most_dropped:.0%} of the {_unit(worst)} cannot be used"
     else:
         return ""
+    if worst == _OF_IMAGE:  # for another reason
+        worst = max(shares.keys() & OF_IMAGES, key=shares.__getitem__)
     if not worst:
         return f"{what}, and nothing is written. --most_dropped=1 writes the images alone."
     entry, reason = manifest.issues[worst], REASONS[worst]
@@ -66,7 +68,8 @@ def warnings(manifest: Manifest, reach: Sequence[float]) -> tuple[str, ...]:
         if share > limit and REASONS[reason].remedy:
             meaning, remedy = REASONS[reason].meaning, REASONS[reason].remedy
             found.append(f"{share:.0%} of the {_unit(reason)}: {meaning} ({reason}): {remedy}")
-    if max(reach) <= _REACH and max(reach) ** manifest.num_objects < _CHANCE:
+    count = manifest.num_objects
+    if count >= _LEAST_OBJECTS and max(reach) <= _REACH and max(reach) ** count < _CHANCE:
         found.append(
             f"all boxes lie in the upper left {reach[0]:.0%} x {reach[1]:.0%} of their photos: are "
             "they in pixels, and the photos of the size that they were drawn on?"

@@ -200,7 +200,7 @@ def describe(manifest: Manifest, directory: str) -> str:
         f"{manifest.num_masks} with mask{crowds}, "
         f"{len(manifest.shards)} shards, {megabytes:.1f} MB."
     )
-    found = issues_lib.summary(manifest.issues)
+    found = issues_lib.summary(manifest.issues, manifest.num_objects)
     lines = [head, "Nothing was dropped or repaired."]
     if found:
         lines = [head, f"Dropped, repaired or odd (all ids: {manifest_lib.FILE_NAME}):", found]

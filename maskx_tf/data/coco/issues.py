@@ -36,7 +36,7 @@ REASONS = {
     "annotation_id_duplicate": Reason(REPAIRED, "its id was in use: it got a new one"),
     "annotation_id_missing": Reason(REPAIRED, "it had no integer id: it got one"),
     "annotation_repeated": Reason(DROPPED, "same id, image, class and box as an earlier one"),
-    "annotation_of_dropped_image": Reason(DROPPED, "its image was dropped", _FILES),
+    "annotation_of_dropped_image": Reason(DROPPED, "its image was dropped"),
     "annotation_of_unknown_image": Reason(
         DROPPED,
         "no such image in the json",
@@ -157,6 +157,10 @@ REASONS = {
 OF_IMAGES = {reason for reason in REASONS if reason.startswith(("image_", "objects_entry_"))}
 
 
+# What single objects have by chance: not worth a line unless some of every hundred have it.
+_BY_CHANCE, _OFTEN = ("box_is_corners", "box_thin"), 0.01
+
+
 class Issue(NamedTuple):
     """One finding; ids are None where there are none, or where the whole image is concerned."""
 
@@ -182,10 +186,16 @@ def example(entry: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {i}" for name, i in names if i is not None) or "without any id"
 
 
-def summary(table: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table in a few lines for the console; empty if nothing was wrong."""
+def summary(table: Mapping[str, Mapping[str, Any]], num_objects: int = 0) -> str:
+    """The table in a few lines for the console; empty if nothing was wrong.
+
+    Args:
+      table: as of `tabulate`.
+      num_objects: in all; what single ones have by chance is left out.
+    """
     return "\n".join(
         f"  {entry['count']:>7} {entry['effect']}: {REASONS[reason].meaning} "
         f"({reason}: {example(entry)})"
         for reason, entry in table.items()
+        if reason not in _BY_CHANCE or entry["count"] > _OFTEN * num_objects
     )
