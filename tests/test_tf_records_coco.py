@@ -627,6 +627,9 @@ JSON_VALUES = st.recursive(
         "http://example.org/photos/1.jpg?size=9",
         "1.JPG",
         "%31.jpg",
+        "/data/local-files/?d=photos%2F1.jpg",
+        "/data/upload/3/0a1b2c3d-1.jpg",
+        "file:///home/somebody/1.jpg",
     ],
 )
 def test_likely_spellings_of_file_names(tmp_path, name):
@@ -634,6 +637,43 @@ def test_likely_spellings_of_file_names(tmp_path, name):
     manifest, (record,) = converted(tmp_path, [annotation(1, BOX)], {"images": [image]})
     assert record.file_name == image["file_name"] and len(record.objects) == 1
     assert reasons(manifest) == {"image_name_differs": [[None, 1]]}
+
+
+def test_accents_of_one_or_two_codes(tmp_path):
+    paths = harness.write_coco(
+        tmp_path / "coco", [annotation(1, BOX)], images=[{"id": 1, "file_name": "caf\u00e9.jpg"}]
+    )
+    pathlib.Path(paths[1], "1.jpg").rename(pathlib.Path(paths[1], "cafe\u0301.jpg"))
+    manifest = convert(paths, tmp_path / "records")
+    assert manifest.num_objects == 1 and reasons(manifest) == {"image_name_differs": [[None, 1]]}
+
+
+@pytest.mark.parametrize("orientation", [3, 5, 6, 7, 8])
+@pytest.mark.parametrize(
+    ("box", "fits"),
+    [([2, 3, 30, 30], "both"), ([30, 3, 29, 9], "stored"), ([3, 30, 9, 29], "turned")],
+)
+@pytest.mark.parametrize("said", ["stored", "turned", "nothing"])
+def test_boxes_tell_which_way_up_they_were_drawn(tmp_path, orientation, box, fits, said):
+    size = {"stored": (40, 60), "turned": (60, 40), "nothing": (None, None)}[said]
+    image = {"id": 1, "file_name": "1.jpg", "height": size[0], "width": size[1]}
+    paths = harness.write_coco(tmp_path / "coco", [annotation(1, box)], images=[image])
+    pathlib.Path(paths[1], "1.jpg").write_bytes(photo(orientation))
+    found = reasons(convert(paths, tmp_path / "records")).keys()
+    is_turned = said == "turned" and orientation != 3
+    assert ("image_rotated" in found) == is_turned
+    assert ("image_rotation_unknown" in found) == (not is_turned)
+    may_be_turned = orientation != 3 and not is_turned
+    assert ("image_boxes_rotated" in found) == (may_be_turned and fits == "turned")
+
+
+def test_the_same_photo_under_two_names_is_listed(tmp_path):
+    paths = harness.write_coco(
+        tmp_path / "coco", [annotation(i, BOX) for i in (1, 2, 3)], sizes=[(40, 60)] * 3
+    )
+    photos = pathlib.Path(paths[1])
+    (photos / "3.jpg").write_bytes((photos / "1.jpg").read_bytes())
+    assert reasons(convert(paths, tmp_path / "records")) == {"image_repeated": [[None, 3]]}
 
 
 def test_a_file_of_two_spellings_is_not_guessed(tmp_path):

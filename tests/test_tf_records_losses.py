@@ -79,6 +79,37 @@ def test_lost_images_count(tmp_path):
     with pytest.raises(UserError, match="image_missing: 2 of 3 images") as error:
         coco.convert(*paths, output, skip_bad_images=True)
     assert "--images" in str(error.value)
+    with pytest.raises(UserError, match=r"2 of 3 image files are missing.*--skip_bad_images"):
+        coco.convert(*paths, output)
+
+
+def test_objects_that_are_lost_with_their_images_are_told_as_these(tmp_path):
+    items = [annotation(2, BOX) for _ in range(9)] + [annotation(1, BOX), annotation(3, BOX)]
+    paths = harness.write_coco(tmp_path / "coco", items, sizes=[(40, 60)] * 3)
+    (tmp_path / "coco" / "images" / "2.jpg").write_bytes(b"version https://git-lfs")
+    output = Output(str(tmp_path / "records"), "x", workers=1)
+    cause = r"More than 50% of the objects cannot be used.*image_corrupt: 1 of 3 images.*replace"
+    with pytest.raises(UserError, match=cause):
+        coco.convert(*paths, output, skip_bad_images=True)
+
+
+def test_a_directory_of_other_files_is_named_with_one_of_them(tmp_path):
+    images = [{"id": 1, "file_name": "a.jpg"}]
+    paths = harness.write_coco(tmp_path / "coco", [], images=images)
+    with pytest.raises(UserError, match=r"1 of 1 image files .*There is '1\.jpg'") as error:
+        coco.convert(*paths, Output(str(tmp_path / "records"), "x", workers=1))
+    assert "--skip_bad_images" not in str(error.value)
+
+
+def test_what_single_objects_have_by_chance_is_not_said(tmp_path):
+    odd = annotation(1, [10, 5, 30, 17], segmentation=polygon_of(*BOX))  # as if of corners
+    thin = annotation(1, [50, 9, 0.5, 9])
+    manifest = convert(tmp_path / "few", [odd, thin, *boxes(250)], sizes=[(40, 600)])
+    assert manifest.issues["box_is_corners"]["count"] == manifest.issues["box_thin"]["count"] == 1
+    assert "Nothing was dropped or repaired" in writer.describe(manifest, "d")
+    manifest = convert(tmp_path / "many", [odd, thin, *boxes(9)])
+    said = writer.describe(manifest, "d")
+    assert "1 kept" in said and "box_is_corners" in said and "box_thin" in said
 
 
 def test_crowds_are_counted_apart(tmp_path):

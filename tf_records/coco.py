@@ -99,13 +99,18 @@ def convert(
 def _check_files(items: Sequence[instances.ImageItem], images: str) -> None:
     """Finds missing files before hours of work, not after."""
     missing = [item for item in items if not os.path.isfile(item.path)]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(items)} image files are missing, the first is "
-            f"{images_lib.printable(missing[0].path)} (image {missing[0].image_id}). The json's "
-            f"file names have to start from --images={images}{_folder(missing[0])}. "
-            "--skip_bad_images drops and lists images without a file."
-        )
+    if not missing:
+        return
+    remedy = "--skip_bad_images drops and lists images without a file."
+    if len(missing) == len(items):  # that would drop all
+        with os.scandir(images) as entries:
+            name = next((repr(entry.name) for entry in entries), "nothing")
+        remedy = f"There is {name}, for one."
+    raise UserError(
+        f"{len(missing)} of {len(items)} image files are missing, the first is "
+        f"{images_lib.printable(missing[0].path)} (image {missing[0].image_id}). The json's "
+        f"file names have to start from --images={images}{_folder(missing[0])}. {remedy}"
+    )
 
 
 def _folder(item: instances.ImageItem) -> str:

@@ -55,8 +55,7 @@ def encode_image(item: ImageItem, settings: Settings) -> Encoded:
     issues = [Issue(change, item.image_id) for change in image.changes]
     annotated, found = read_objects(item, image.size, settings.crowds)
     objects = []
-    is_unturned = "image_rotation_unknown" in image.changes
-    if is_unturned and fit_only_turned([one for _, one in annotated], image.size):
+    if image.is_on_its_side and fit_only_turned([one for _, one in annotated], image.size):
         issues.append(Issue("image_boxes_rotated", item.image_id))
     for annotation, item_object in annotated:
         record_object, reasons = _record_object(annotation, item_object, settings)

@@ -8,6 +8,8 @@ import errno
 import functools
 import os
 import pathlib
+import re
+import unicodedata
 import urllib.parse
 import warnings
 from collections.abc import Sequence
@@ -21,6 +23,9 @@ from maskx_tf.data.coco.instances import ImageItem
 from maskx_tf.data.coco.issues import Issue
 from maskx_tf.data.image_formats import BadImageError
 
+_LOCAL_FILES = "local-files/?d="  # of Label Studio, before the path of a photo
+_UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # how it names uploads
+
 
 class ReadImage(NamedTuple):
     """An image file.
@@ -29,11 +34,13 @@ class ReadImage(NamedTuple):
       encoded: JPEG or PNG bytes.
       pixels: uint8 RGB [H, W, 3], what training decodes of them.
       changes: what was done to it or is odd, reasons of `issues`.
+      is_on_its_side: EXIF would exchange height and width, and was not followed.
     """
 
     encoded: bytes
     pixels: np.ndarray
     changes: tuple[str, ...]
+    is_on_its_side: bool
 
     @property
     def size(self) -> tuple[int, int]:
@@ -78,7 +85,8 @@ def read_image(
     if change == "image_rotated":
         pixels = image_formats.turned(pixels, picture.orientation)
         encoded = image_formats.png(pixels)
-    return ReadImage(encoded, pixels, (*changes, change) if change else changes)
+    is_on_its_side = change != "image_rotated" and picture.orientation in image_formats.TRANSPOSED
+    return ReadImage(encoded, pixels, (*changes, change) if change else changes, is_on_its_side)
 
 
 def _change(
@@ -119,8 +127,9 @@ def locate(
     """The images with the paths of their files, and those that another spelling has found.
 
     A file that is not there by its name is looked for with slashes for backslashes, with %20 and
-    the like decoded, with fewer of its directories (of absolute paths and URLs), and in other cases
-    of its letters; what would be the file of two images is none.
+    the like decoded, with fewer of its directories (of absolute paths and URLs), without the prefix
+    that Label Studio gives to uploads, and in other cases of its letters or codes of its accents;
+    what would be the file of two images is none.
     """
     root = pathlib.Path(directory)
     paths = [root / item.file_name for item in items]
@@ -139,11 +148,13 @@ def locate(
 
 def _other_spelling(root: pathlib.Path, file_name: str) -> pathlib.Path | None:
     name = urllib.parse.unquote(file_name.replace("\\", "/"))
+    name = name.rpartition(_LOCAL_FILES)[2]
     if "://" in name:
         name = urllib.parse.urlsplit(name).path
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-    for start in range(len(parts)):
-        path = root.joinpath(*parts[start:])
+    uploads = [[match[1]] for part in parts[-1:] if (match := _UPLOAD.fullmatch(part))]
+    for candidate in (*(parts[start:] for start in range(len(parts))), *uploads):
+        path = root.joinpath(*candidate)
         if os.path.isfile(path):
             return path
         if same := _of_another_case(path):
@@ -152,8 +163,8 @@ def _other_spelling(root: pathlib.Path, file_name: str) -> pathlib.Path | None:
 
 
 def _of_another_case(path: pathlib.Path) -> pathlib.Path | None:
-    """The one file of the directory whose name differs in case only."""
-    names = _names_by_case(str(path.parent)).get(path.name.casefold(), [])
+    """The one file of the directory whose name differs in case or in codes of accents only."""
+    names = _names_by_case(str(path.parent)).get(_caseless(path.name), [])
     return path.with_name(names[0]) if len(names) == 1 else None
 
 
@@ -162,8 +173,12 @@ def _names_by_case(directory: str) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
-            names.setdefault(entry.name.casefold(), []).append(entry.name)
+            names.setdefault(_caseless(entry.name), []).append(entry.name)
     return names
+
+
+def _caseless(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()  # é is one code or two
 
 
 def printable(path: str) -> str:
