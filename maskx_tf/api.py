@@ -62,7 +62,7 @@ def load(path: str | os.PathLike[str]) -> Detector:
     Raises:
       UserError: there is no model.
     """
-    directory = pathlib.Path(path)
+    directory = pathlib.Path(path).expanduser()
     if any(directory.glob("saved_model.pb")) or any(directory.glob("[0-9]*/saved_model.pb")):
         return load_saved_model(str(directory))
     if not (directory.is_dir() or directory.with_name(f"{directory.name}.index").is_file()):
@@ -147,7 +147,7 @@ def evaluate(
     if records:
         options["eval_records"] = records
     evaluation = scoring.evaluate(
-        os.fspath(run),
+        os.path.expanduser(run),
         lambda trained: trained.replace(**options),
         annotations=os.fspath(annotations),
         masks=masks,

@@ -18,7 +18,7 @@ from maskx_tf.system import flagfiles, options
 from maskx_tf.system.files import write_atomically
 from maskx_tf.system.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, text_of, to_text
 
-FLAGFILE = "train.flags"
+FLAGFILE = flagfiles.OF_A_RUN
 
 
 # Changes nothing that a run learns: no part of feature caches, studies and HParams.

@@ -176,6 +176,21 @@ class TestEnd:
         assert process.stderr.read() == b""
         process.communicate()
 
+    @pytest.mark.parametrize("closed", ["2>&-", "1>&-", "1>&- 2>&-"])
+    def test_streams_that_are_closed(self, closed, tmp_path):
+        """The next file that is opened does not take their place, and the results are written."""
+        script = (
+            "import sys\nfrom maskx_tf.system import ending\nwith ending.quietly():\n"
+            "    file = open(sys.argv[1], 'w')\n    assert file.fileno() > 2\n"
+            "    print('progress', file=sys.stderr)\n    print('table')\n"
+            "    file.write('results')\n"
+        )
+        path = tmp_path / "results"
+        command = [sys.executable, "-c", script, str(path)]
+        shell = ["sh", "-c", f'"$@" {closed}', "sh", *command]
+        assert subprocess.run(shell, cwd=REPOSITORY, timeout=60).returncode == 0
+        assert path.read_text() == "results"
+
     def test_another_broken_pipe_keeps_its_traceback(self):
         code, _, err = run("ends = os.pipe(); os.close(ends[0]); os.write(ends[1], b'x')")
         assert code == 1 and err.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")

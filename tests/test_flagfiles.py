@@ -71,6 +71,74 @@ def test_files_are_read_as_absl_reads_them(outer, inner, tmp_path_factory):
     assert expand(arguments) == flags.FlagValues().read_flags_from_files(arguments)
 
 
+def test_what_shells_expand(tmp_path, monkeypatch):
+    """Nothing is written into ./~, ./$HOME or a directory whose name has quotes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("UNSET", raising=False)
+    written = {
+        "--model_dir=~/runs/a": f"--model_dir={tmp_path}/runs/a",
+        "--model_dir=$HOME/b": f"--model_dir={tmp_path}/b",
+        "--model_dir=${HOME}/b": f"--model_dir={tmp_path}/b",
+        '--model_dir="my runs/c"': "--model_dir=my runs/c",
+        "--model_dir='$HOME/c'": f"--model_dir={tmp_path}/c",
+        "--images=~/a.jpg,b~.jpg,~/c.jpg": f"--images={tmp_path}/a.jpg,b~.jpg,{tmp_path}/c.jpg",
+        '--train_records="a,b",c': '--train_records="a,b",c',
+        "--model_dir=a~/b": "--model_dir=a~/b",
+    }
+    file = tmp_path / "mine.flags"
+    file.write_text("\n".join(written))
+    assert expand([f"--flagfile={file}"]) == list(written.values())
+    assert expand(["--model_dir=~/x", "--output=$HOME/y", "~"]) == [
+        f"--model_dir={tmp_path}/x",
+        f"--output={tmp_path}/y",
+        "~",
+    ]
+    assert config.Config(model_dir="~/x").model_dir == f"{tmp_path}/x"
+    file.write_text("--model_dir=$UNSET/x")
+    with pytest.raises(UserError, match=r"mine.flags: \$UNSET in .* has no value"):
+        expand([f"--flagfile={file}"])
+    assert expand(["--images=$UNSET.jpg"]) == ["--images=$UNSET.jpg"]  # perhaps a file's name
+
+
+class TestOfARun:
+    """A run may be moved or copied: its file then means the directory that it is in."""
+
+    @pytest.fixture
+    def run(self, tmp_path):
+        here = tmp_path / "new place [1]"
+        here.mkdir()
+        config.save(config.Config(model_dir=str(tmp_path / "old"), seed=3), str(here))
+        (here / "vocabulary.json").write_text("{}")
+        return here
+
+    def test_moved_or_copied(self, run, capsys):
+        assert config.load(str(run)) == config.Config(model_dir=str(run), seed=3)
+        text = capsys.readouterr().err
+        assert f"--model_dir={run}\n" in text and "old; the run is taken to be" in text
+
+    def test_from_within_and_by_a_link(self, run, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(run)
+        assert config.read_flagfile("train.flags").model_dir == "."
+        (tmp_path / "old").symlink_to(run)  # where it was written still leads to it
+        capsys.readouterr()
+        assert config.load(str(run)).model_dir == str(tmp_path / "old")
+        assert capsys.readouterr().err == ""
+
+    def test_a_later_option_counts(self, run):
+        arguments = expand([f"--flagfile={run}/train.flags", "--model_dir=third"])
+        assert arguments[-1] == "--model_dir=third"
+
+    def test_a_copy_of_the_file_alone(self, run, tmp_path):
+        """It may be there to start another run with the same options."""
+        (run / "vocabulary.json").unlink()
+        assert config.load(str(run)).model_dir == str(tmp_path / "old")
+
+    def test_characters_of_shells_stay(self, run):
+        written = config.Config(model_dir=str(run), vocabulary="a $UNSET \"b\"'c'")
+        config.save(written, str(run))
+        assert config.load(str(run)) == written
+
+
 def test_nothing_after_two_dashes_is_read():
     arguments = ["--a", "--", "--flagfile=absent.flags"]
     assert expand(arguments) == arguments

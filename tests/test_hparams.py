@@ -1,5 +1,7 @@
 """TensorBoard's HParams tab shows options and scores, read back by its own backend."""
 
+import contextlib
+
 import pytest
 from tensorboard import context
 from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
@@ -7,22 +9,29 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
 from maskx_tf.config import Config
+from maskx_tf.errors import UserError
+from maskx_tf.system.interruption import Interrupted
 from maskx_tf.training import tensorboard_hparams
 
 
-def shown(directory):
-    """[(options, scores)] of the tab."""
+def groups_of(directory, request):
+    """What the tab asks for."""
     multiplexer = plugin_event_multiplexer.EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(directory))
     multiplexer.Reload()
     provider = data_provider.MultiplexerDataProvider(multiplexer, str(directory))
     context_ = backend_context.Context(base_plugin.TBContext(data_provider=provider))
+    handler = list_session_groups.Handler(context.RequestContext(), context_, "", request)
+    return handler.run().session_groups
+
+
+def shown(directory):
+    """[(options, scores)] of the tab, of runs that have ended well."""
     request = api_pb2.ListSessionGroupsRequest(
         start_index=0, slice_size=10, allowed_statuses=[api_pb2.STATUS_SUCCESS]
     )
-    handler = list_session_groups.Handler(context.RequestContext(), context_, "", request)
     found = []
-    for group in handler.run().session_groups:
+    for group in groups_of(directory, request):
         options = {k: getattr(v, v.WhichOneof("kind")) for k, v in group.hparams.items()}
         found.append((options, {v.name.tag: v.value for v in group.metric_values}))
     return found
@@ -43,10 +52,36 @@ def test_options_and_scores_of_every_run(tmp_path):
         assert scores["mask/B/AP"] == pytest.approx(0.2 + seed)
 
 
-def test_a_run_is_written_once(tmp_path):
-    options = Config(model_dir=str(tmp_path), train_steps=7)
-    tensorboard_hparams.write_run(options)
-    tensorboard_hparams.write_run(options)
+def statuses(directory):
+    """How each run below `directory` ended, as of the tab."""
+    request = api_pb2.ListSessionGroupsRequest(
+        start_index=0, slice_size=10, allowed_statuses=api_pb2.Status.values()
+    )
+    groups = groups_of(directory, request)
+    return [session.status for group in groups for session in group.sessions]
+
+
+def test_a_resumed_run_is_renewed(tmp_path):
+    for steps in (7, 9):
+        with tensorboard_hparams.session(Config(model_dir=str(tmp_path), train_steps=steps)):
+            assert statuses(tmp_path) == [api_pb2.STATUS_UNKNOWN]
     ((found, _),) = shown(tmp_path)
-    assert found["train_steps"] == 7
-    assert len(list(tmp_path.glob("*.hparams"))) == 1
+    assert found["train_steps"] == 9
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "SUCCESS"),
+        (UserError("a loss is not finite"), "FAILURE"),
+        (Interrupted(15), "UNKNOWN"),
+    ],
+)
+def test_the_status_is_how_it_ended(tmp_path, error, status):
+    with (
+        pytest.raises(type(error)) if error else contextlib.nullcontext(),
+        tensorboard_hparams.session(Config(model_dir=str(tmp_path))),
+    ):
+        if error:
+            raise error
+    assert statuses(tmp_path) == [api_pb2.Status.Value(f"STATUS_{status}")]

@@ -2,11 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 
 import pytest
 
 from maskx_tf.system.interruption import Interrupted, Interruption
+from tests.harness import REPOSITORY
 
 
 def send(number):
@@ -14,7 +18,9 @@ def send(number):
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_at_once(number, status):
     with pytest.raises(Interrupted) as raised, Interruption().handled():
         send(number)
@@ -55,6 +61,45 @@ def test_sigterm_after_ctrl_c_waits():
         with pytest.raises(Interrupted) as raised:
             interruption.end()
     assert raised.value.code == 143
+
+
+def test_nohup_is_obeyed():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption().handled():
+            send(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_is_gone():
+    """What is written to it afterwards fails nowhere, so that the run can save and end."""
+    script = (
+        "import os, signal, sys, time\n"
+        "from maskx_tf.system.interruption import Interruption\n"
+        "interruption = Interruption()\n"
+        "with interruption.handled(), interruption.deferred():\n"
+        "    print('ready', flush=True)\n"
+        "    while not interruption.received: time.sleep(0.01)\n"
+        "    print('the last progress line', file=sys.stderr, flush=True)\n"
+        "    open(sys.argv[1], 'w').write('saved')\n"
+        "    interruption.end()\n"
+    )
+    main, terminal = os.openpty()
+    with tempfile.TemporaryDirectory() as directory:
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, f"{directory}/file"],
+            cwd=REPOSITORY,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+        )
+        os.close(terminal)
+        assert os.read(main, 5) == b"ready"
+        os.close(main)  # the terminal's window
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=30) == 129
+        assert os.listdir(directory) == ["file"]
 
 
 def test_a_signal_that_came_to_another_process():

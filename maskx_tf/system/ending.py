@@ -23,6 +23,7 @@ def quietly() -> Iterator[None]:
 
     The exit status is that of the signal, as shells give it: 130 (SIGINT), 141 (SIGPIPE).
     """
+    _open_streams()
     try:
         try:
             yield
@@ -35,8 +36,33 @@ def quietly() -> Iterator[None]:
         if not closed:  # some other pipe
             raise
         for descriptor in closed:  # for what is still buffered
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+            _to_nowhere(descriptor)
         sys.exit(141)
+
+
+def leave_lost_terminal() -> None:
+    """Sends to nowhere what is written to a terminal that has gone; writing to it would fail."""
+    for descriptor in (1, 2):
+        if _is_closed(descriptor):
+            _to_nowhere(descriptor)
+
+
+def _open_streams() -> None:
+    """Opens stdout and stderr where the parent closed them (`2>&-`).
+
+    Else the next file to be opened would get their number, and be written to.
+    """
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            _to_nowhere(descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
+
+
+def _to_nowhere(descriptor: int) -> None:
+    opened = os.open(os.devnull, os.O_WRONLY)
+    if opened != descriptor:  # the number itself was free
+        os.dup2(opened, descriptor)
+        os.close(opened)
 
 
 def _is_closed(descriptor: int) -> bool:

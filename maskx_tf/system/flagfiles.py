@@ -1,14 +1,18 @@
 """Flagfiles: found in the working directory or among those of the package, and read.
 
-`configs/…` names the same file in a checkout and, after `pip install`, in any directory.
+`configs/…` names the same file in a checkout and, after `pip install`, in any directory. What
+shells expand is expanded here too: `~` and `$NAME`, and quotes in files.
 """
 
 import os
 import pathlib
+import re
+import sys
 from collections.abc import Sequence
 
 from maskx_tf.errors import UserError
 
+OF_A_RUN = "train.flags"  # the effective options of a run, in its directory
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -23,11 +27,12 @@ def resolve(name: str) -> str:
 def expand(arguments: Sequence[str]) -> list[str]:
     """Replaces each `--flagfile=NAME` by the lines of its file, and of those that it includes.
 
-    As absl does, but for `resolve`: blank lines and comments (# or //) are left out, and nothing
-    after `--` is looked at.
+    As absl does, but for `resolve` and what shells expand: blank lines and comments (# or //) are
+    left out, and nothing after `--` is looked at. The file of a run names its own directory as
+    --model_dir, wherever the run was when it was written.
 
     Raises:
-      UserError: a file that cannot be read, or that includes itself.
+      UserError: a file that cannot be read, that includes itself, or has a variable without value.
     """
     expanded: list[str] = []
     rest = iter(arguments)
@@ -36,7 +41,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
             argument = f"--flagfile={next(rest, '')}"
         if argument == "--":
             return [*expanded, argument, *rest]
-        expanded += _lines(argument, ())
+        expanded += [_at_home(line) for line in _lines(os.path.expandvars(argument), ())]
     return expanded
 
 
@@ -55,9 +60,48 @@ def _lines(line: str, including: tuple[str, ...]) -> list[str]:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UserError(f"{where}: {reason}; its path is relative to {os.getcwd()}.") from None
     lines = (line.strip() for line in text.splitlines())
-    return [
+    flags = [
         flag
         for line in lines
         if line and not line.startswith(("#", "//"))
-        for flag in _lines(line, (name, *including))
+        for flag in _lines(_expanded(line, name), (name, *including))
     ]
+    directory, file = os.path.split(resolve(name))
+    # A directory alone with this file is no run: it may be a copy to start another from.
+    if file == OF_A_RUN and os.path.exists(os.path.join(directory, "vocabulary.json")):
+        flags = [_of_this_run(flag, directory or ".") for flag in flags]
+    return flags
+
+
+def _of_this_run(flag: str, directory: str) -> str:
+    """A flag of a run's file, where the run may have been moved or copied to another directory."""
+    option, _, value = flag.partition("=")
+    if option != "--model_dir" or os.path.realpath(value) == os.path.realpath(directory):
+        return flag
+    print(
+        f"{os.path.join(directory, OF_A_RUN)} was written in {value}; the run is taken to be where "
+        f"the file is now: --model_dir={directory}",
+        file=sys.stderr,
+    )
+    return f"--model_dir={directory}"
+
+
+def _expanded(line: str, file: str) -> str:
+    """A line of a file with its variables, and without the quotes around its value."""
+    if quoted := re.fullmatch(r"""(--?\w+=)(["'])([^"',]*)\2""", line):
+        line = quoted[1] + quoted[3]
+    if not line.startswith("-") or os.path.basename(file) == OF_A_RUN:  # written by the program
+        return line
+    line = os.path.expandvars(line)
+    if unset := re.search(r"\$(\w+|\{\w+\})", line):
+        raise UserError(f"flagfile {file}: {unset[0]} in {line} has no value; set it or write it.")
+    return line
+
+
+def _at_home(flag: str) -> str:
+    """An option with `~/…` and `~user/…` expanded, in each item of a list."""
+    option, equals, value = flag.partition("=")
+    if not option.startswith("-") or "~" not in value:
+        return flag
+    items = [os.path.expanduser(item) for item in value.split(",")]
+    return f"{option}{equals}{','.join(items)}"

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run where nothing is lost: at once, or between two training steps."""
+"""SIGTERM, SIGINT and SIGHUP end a run where nothing is lost: at once, or between two steps."""
 
 import contextlib
 import os
@@ -6,9 +6,11 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from maskx_tf.system import ending
+
 
 class Interrupted(SystemExit):
-    """The process was asked to end; its exit status is 128 + signal (SIGTERM 143, SIGINT 130)."""
+    """The process was asked to end; its exit status is 128 + signal (SIGTERM 143)."""
 
     def __init__(self, signal_number: int):
         super().__init__(128 + signal_number)
@@ -16,7 +18,7 @@ class Interrupted(SystemExit):
 
 
 class Interruption:
-    """Receives SIGTERM and SIGINT.
+    """Receives SIGTERM, SIGINT and SIGHUP, which comes when the terminal or ssh is gone.
 
     Inside `handled` they raise `Interrupted` wherever the main thread is; inside `deferred` they
     wait for who asks `received`. A second SIGINT does not wait: Ctrl-C twice ends at once, and
@@ -29,11 +31,16 @@ class Interruption:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Takes the two signals over; does nothing outside the main thread, which alone can."""
+        """Takes the signals over; does nothing outside the main thread, which alone can.
+
+        SIGHUP stays ignored where it was, by nohup.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        signals = (signal.SIGTERM, signal.SIGINT)
+        signals = [signal.SIGTERM, signal.SIGINT]
+        if getattr(signal, "SIGHUP", None) and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signals.append(signal.SIGHUP)
         before = {number: signal.signal(number, self._receive) for number in signals}
         try:
             yield
@@ -63,10 +70,13 @@ class Interruption:
     def _receive(self, number: int, frame: object) -> None:
         del frame
         again, self._received = self._received, number
+        if number == getattr(signal, "SIGHUP", None):
+            ending.leave_lost_terminal()
         if not self._deferred:
             raise Interrupted(number)
         if number == again == signal.SIGINT:
             raise SystemExit(128 + number)
         # Not print: the signal may have come in the middle of one.
         name = signal.Signals(number).name
-        os.write(2, f"{name}: ending after this step, with a checkpoint.\n".encode())
+        with contextlib.suppress(OSError):
+            os.write(2, f"{name}: ending after this step, with a checkpoint.\n".encode())

@@ -80,9 +80,15 @@ def typed(field: dataclasses.Field, value: Any) -> Any:
         if not isinstance(item, accepted) or isinstance(item, bool) is not (element is bool):
             listed = " (or a list of such)" if is_tuple else ""
             raise UserError(f"{field.name}={value!r} must be {called}{listed}.")
-    convert = os.fspath if element is str else element
+    convert = _text if element is str else element
     typed = tuple(convert(item) for item in items)
     return typed if is_tuple else typed[0]
+
+
+def _text(item: Any) -> str:
+    """Text, or a path as text, that of the home directory in full."""
+    text = os.fspath(item)
+    return os.path.expanduser(text) if text.startswith("~/") else text
 
 
 def check(field: dataclasses.Field, value: Any) -> None:

@@ -1,5 +1,6 @@
 """A training run, in the order in which it happens: prepare, build, restore, loop, report."""
 
+import contextlib
 import dataclasses
 import sys
 
@@ -54,7 +55,7 @@ def train(
       UserError: what the configuration names does not exist or does not fit; the dataset's batches
         are others; the directory holds a run with other options; a step is not finite; the disk is
         full.
-      Interrupted: SIGTERM or SIGINT came; the checkpoint of the last step is saved.
+      Interrupted: SIGTERM, SIGINT or SIGHUP came; the checkpoint of the last step is saved.
     """
     strategy = devices.make_strategy(config.num_gpus, cluster)
     _check(config, strategy, dataset)
@@ -219,18 +220,19 @@ def _loop(
         if start >= config.train_steps:
             return
         warning = _check_masks(run, dataset)
-        if devices.is_chief(run.strategy):
+        is_chief = devices.is_chief(run.strategy)
+        if is_chief:
             saved = config.replace(feature_cache="")  # it is no part of what makes the result
             checkpoints.save_run(saved, vocabulary, mask_class_ids)  # not if the checkpoint misfits
-            tensorboard_hparams.write_run(config)
         batches = _batches(run, start, dataset)
         trainer = Trainer(model, run.optimizer, batches, run.strategy, run.average, interruption)
-        if devices.is_chief(run.strategy):
+        if is_chief:
             table = parameter_table.write(model, trainer.trained, config.model_dir)
             print(table if not start else table.splitlines()[-1], file=sys.stderr)
             if warning:
                 print(warning, file=sys.stderr)
-        loop.run(config, trainer, run.evaluator, manager, interruption)
+        with tensorboard_hparams.session(config) if is_chief else contextlib.nullcontext():
+            loop.run(config, trainer, run.evaluator, manager, interruption)
 
 
 def _check_masks(run: Run, dataset: tf.data.Dataset | None) -> str:

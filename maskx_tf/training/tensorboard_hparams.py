@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -16,6 +17,7 @@ from tensorboard.plugins.scalar import summary_v2 as scalar_v2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from maskx_tf.config import Config, text_of
+from maskx_tf.system.interruption import Interrupted
 
 Value = bool | int | float | str
 SUFFIX = ".hparams"
@@ -32,11 +34,26 @@ def of_config(config: Config) -> dict[str, Value]:
     return {name: text_of(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
-def write_run(config: Config) -> None:
-    """Writes the options of a training into `model_dir`, whose `validation` has the scores."""
+@contextlib.contextmanager
+def session(config: Config) -> Iterator[None]:
+    """Writes the options of a training into `model_dir`, whose `validation` has the scores.
+
+    Those of before it was resumed are removed. How it ended is written when it has; one that was
+    interrupted or killed has no end.
+    """
     directory = pathlib.Path(config.model_dir)
-    if not list(directory.glob(f"*{SUFFIX}")):  # not again after a resume
-        write(directory, of_config(config), {}, "validation")
+    for file in directory.glob(f"*{SUFFIX}"):
+        file.unlink()
+    write(directory, of_config(config), {}, "validation", status=None)
+    try:
+        yield
+    except Interrupted:
+        raise
+    except BaseException:
+        with contextlib.suppress(OSError):  # the disk may be full
+            _append(directory, hparams_summary.session_end_pb(api_pb2.STATUS_FAILURE))
+        raise
+    _append(directory, hparams_summary.session_end_pb(api_pb2.STATUS_SUCCESS))
 
 
 def write(
@@ -44,6 +61,7 @@ def write(
     values: Mapping[str, Value],
     scores: Mapping[str, float],
     group: str = "",
+    status: int | None = api_pb2.STATUS_SUCCESS,
 ) -> None:
     """Writes one line of the HParams tab.
 
@@ -52,6 +70,7 @@ def write(
       values: its hyperparameters.
       scores: its metrics, by tag; those of `SCORES` are columns.
       group: sub-directory with the metrics, where they are not given.
+      status: how the run ended; None: it has not.
     """
     directory.mkdir(parents=True, exist_ok=True)
     metrics = [hparams_v2.Metric(tag, group=group or None) for tag in SCORES]
@@ -60,8 +79,13 @@ def write(
         hparams_v2.hparams_config_pb(parameters, metrics),
         hparams_v2.hparams_pb(dict(values), trial_id=str(directory)),
         *(scalar_v2.scalar_pb(tag, score) for tag, score in scores.items()),
-        hparams_summary.session_end_pb(api_pb2.STATUS_SUCCESS),
     ]
+    if status is not None:
+        summaries.append(hparams_summary.session_end_pb(status))
+    _append(directory, *summaries)
+
+
+def _append(directory: pathlib.Path, *summaries) -> None:
     writer = EventFileWriter(str(directory), filename_suffix=SUFFIX)
     for summary in summaries:
         event = Event(wall_time=time.time(), step=0)
