@@ -27,6 +27,30 @@ def flat_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
+def with_exif(png: bytes, orientation: int) -> bytes:
+    """A PNG file with EXIF after its header."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return png[:33] + _chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + png[33:]
+
+
+def tiff(values: np.ndarray, orientation: int) -> bytes:
+    """A TIFF file of uint8 or uint16 [h, w] or RGB [h, w, 3], with an orientation."""
+    height, width, channels = *values.shape[:2], values[0, 0].size
+    bits = 8 * values.itemsize
+    body = values.astype(values.dtype.newbyteorder("<")).tobytes() + struct.pack("<3H", *[bits] * 3)
+    end = 8 + len(body)
+    tags = (
+        (256, 3, 1, width), (257, 3, 1, height),
+        (258, 3, channels, end - 6 if channels == 3 else bits), (259, 3, 1, 1),
+        (262, 3, 1, 2 if channels == 3 else 1), (273, 4, 1, 8), (274, 3, 1, orientation),
+        (277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, values.nbytes),
+    )  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<I", end) + body
+    return head + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 def valid() -> dict[str, bytes]:
     """JPEG and PNG files of all kinds that a served model takes."""
     rgb = noise(40, 56)

@@ -17,7 +17,7 @@ from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.data.records import index, reader, schema
 from maskx_tf.data.records.framing import masked_crc
 from tests import awkward_images
-from tests.harness import image_file, random_image
+from tests.harness import encode_image, image_file, random_image
 
 IMAGE = random_image(40, 56)
 VALID = {name: data for name, data in awkward_images.valid().items() if name != "7000x7000"}
@@ -244,6 +244,24 @@ class TestOrientation:
             assert file == data  # served models turn JPEG themselves
         else:
             np.testing.assert_array_equal(pillow(file), upright)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize(
+        "kind", ["grey tiff", "tiff", "deep grey tiff", "deep tiff", "deep png"]
+    )
+    def test_of_deep_files_and_tiff(self, orientation, kind):
+        """Pillow and OpenCV turn TIFF themselves; here the json is asked first."""
+        channels = () if "grey" in kind else (3,)
+        values = np.random.default_rng(0).integers(0, 256, (4, 6, *channels)).astype(np.uint8)
+        dtype = np.uint16 if "deep" in kind else np.uint8
+        if "png" in kind:
+            data = awkward_images.with_exif(encode_image(values.astype(dtype), ".png"), orientation)
+        else:
+            data = awkward_images.tiff(values.astype(dtype), orientation)
+        picture = image_formats.to_picture(data, (0, 255))
+        assert picture.orientation == orientation
+        stored = values if channels else np.stack([values] * 3, axis=-1)
+        np.testing.assert_array_equal(pillow(picture.encoded), stored)
 
     @pytest.mark.parametrize(
         "exif", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", bytes(40)]

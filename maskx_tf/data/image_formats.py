@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -164,9 +164,12 @@ def _orientation(exif_bytes: bytes) -> int:
     exif = PIL.Image.Exif()
     try:
         exif.load(exif_bytes)
-        orientation = exif.get(_ORIENTATION)
+        return _valid(exif.get(_ORIENTATION))
     except Exception:  # Pillow raises a dozen types on damaged EXIF
         return 1
+
+
+def _valid(orientation: Any) -> int:
     return orientation if isinstance(orientation, int) and orientation in _TURNS else 1
 
 
@@ -176,11 +179,17 @@ def _converted(
     if image.width * image.height > MAX_PIXELS:
         raise too_large()
     changes = ["image_first_frame"] if getattr(image, "n_frames", 1) > 1 else []
+    orientation = _orientation(image.info.get("exif", b""))
+    if image.format == "TIFF":  # gone once its pixels are read
+        orientation = _valid(image.tag_v2.get(_ORIENTATION))  # type: ignore[attr-defined]
     values = _deep_values(image, data)
-    if values is None:
-        orientation = _orientation(image.info.get("exif", b""))
-        return Picture(_saved(image.convert("RGB")), orientation, ("image_reencoded", *changes))
-    return Picture(png(to_8_bits(values, pixel_range)), 1, ("image_range_changed", *changes))
+    deep = None if values is None else to_8_bits(values, pixel_range)
+    picture = image.convert("RGB") if deep is None else PIL.Image.fromarray(deep)
+    if image.format == "TIFF" and orientation != 1:  # Pillow and OpenCV have turned it
+        back = {6: 8, 8: 6}.get(orientation, orientation)
+        picture = picture.transpose(_TURNS[back])
+    change = "image_reencoded" if deep is None else "image_range_changed"
+    return Picture(_saved(picture), orientation, (change, *changes))
 
 
 def _deep_values(image: PIL.Image.Image, data: bytes) -> np.ndarray | None:
