@@ -5,6 +5,7 @@ In this one, TensorFlow need not be imported again, which takes several seconds 
 
 import contextlib
 import io
+import os
 import runpy
 import subprocess
 import sys
@@ -16,12 +17,14 @@ from absl import flags
 from tests.harness import REPOSITORY
 
 
-def in_process(module: str, *arguments: str) -> subprocess.CompletedProcess:
-    """What `python -m module arguments…` gives in the repository's root, without that process."""
+def in_process(
+    module: str, *arguments: str, directory: str | os.PathLike[str] = REPOSITORY
+) -> subprocess.CompletedProcess:
+    """What `python -m module arguments…` gives in a directory, without that process."""
     out, err = io.StringIO(), io.StringIO()
     status = 0
     with (
-        contextlib.chdir(REPOSITORY),
+        contextlib.chdir(directory),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         warnings.catch_warnings(),
