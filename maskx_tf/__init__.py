@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # What TensorFlow's C++ side logs tells a user nothing: errors arrive as exceptions too. Set the
 # variable to 0 to see everything.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# A GPU's memory is taken as it is needed, so that an evaluation fits beside a training.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 __version__ = "0.1.0"
 __all__ = ["Config", "Detections", "UserError", "build", "evaluate", "load", "train"]

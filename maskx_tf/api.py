@@ -19,6 +19,7 @@ from maskx_tf.evaluation import checkpoint as scoring
 from maskx_tf.inference.detector import Detector, load_checkpoint, load_saved_model
 from maskx_tf.model import MaskXRCNN, build_model
 from maskx_tf.system.interruption import Interrupted
+from maskx_tf.training import devices
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -146,6 +147,8 @@ def evaluate(
             )
     if records:
         options["eval_records"] = records
+    if "num_gpus" in options:
+        devices.use_gpus(options["num_gpus"])
     evaluation = scoring.evaluate(
         os.path.expanduser(run),
         lambda trained: trained.replace(**options),

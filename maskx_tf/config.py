@@ -73,7 +73,7 @@ class Config:
     panel_images: int = _bookkeeping(
         6, "Validation images drawn for TensorBoard; 0: none.", NOT_NEGATIVE
     )
-    num_gpus: int = _bookkeeping(-1, "GPUs to train on; -1: all, 0: the CPU.")
+    num_gpus: int = _bookkeeping(-1, "GPUs to use; -1: all, 0: the CPU.", at_test="data")
     feature_cache: str = _bookkeeping(
         "",
         "Directory where stage 2 caches its frozen features, for runs that differ only in the mask "

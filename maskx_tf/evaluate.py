@@ -19,6 +19,7 @@ from maskx_tf.evaluation import checkpoint as scoring
 from maskx_tf.evaluation import coco, curves, report
 from maskx_tf.system import cli
 from maskx_tf.system.files import require_writable_file, write_atomically
+from maskx_tf.training import devices
 
 OUTPUTS = {"model": "evaluation.json", "grabcut": "evaluation_grabcut.json"}
 
@@ -65,15 +66,16 @@ def main() -> None:
     run = flags.FLAGS.checkpoint or flags.FLAGS.model_dir
     if not run:
         raise UserError("--model_dir=DIRECTORY is needed: the run to evaluate.")
-    checkpoint = checkpoints.latest_checkpoint(run)
-    default = pathlib.Path(checkpoint).parent / OUTPUTS[flags.FLAGS.masks]
+    default = pathlib.Path(checkpoints.latest_checkpoint(run)).parent / OUTPUTS[flags.FLAGS.masks]
     output = flags.FLAGS.output or str(default)
     picture = pathlib.Path(output).with_suffix(".png")
     if picture == pathlib.Path(output):
         raise UserError(f"--output={output} is the name of the picture beside it; end it in .json.")
     require_writable_file(output, f"--output={output}")
+    if flags.FLAGS["num_gpus"].present:  # not as trained: this may be another machine
+        devices.use_gpus(flags.FLAGS.num_gpus)
     evaluation = scoring.evaluate(
-        checkpoint,
+        run,
         evaluation_config,
         annotations=flags.FLAGS.annotations,
         masks=flags.FLAGS.masks,
@@ -83,13 +85,13 @@ def main() -> None:
     names = evaluation.mask_classes
     rest = evaluation.num_classes - len(names)
     of_what = {
-        "checkpoint": checkpoint,
+        "checkpoint": evaluation.checkpoint,
         "mask_classes": names,
         "ground_truth": evaluation.ground_truth,
     }
     report.write_json({**of_what, **evaluation.results}, output)
     write_atomically(picture, curves.draw(evaluation.curves))
-    print(f"{checkpoint}; A: {len(names)} classes with masks, B: {rest} without")
+    print(f"{evaluation.checkpoint}; A: {len(names)} classes with masks, B: {rest} without")
     print(report.format_table(evaluation.results, set(names)))
     print(f"written: {output}, {picture}")
 

@@ -19,8 +19,8 @@ from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.labeling import labeler, objects, review
 from maskx_tf.labeling import source as source_lib
 from maskx_tf.labeling.formats import coco, cvat, fiftyone, label_studio
-from maskx_tf.labeling.journal import Journal
 from maskx_tf.system import cli, files
+from maskx_tf.system.journal import Journal
 
 FORMATS = ("coco", "cvat", "label_studio", "fiftyone")
 

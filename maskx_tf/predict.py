@@ -6,19 +6,24 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import tqdm
 from absl import flags
 
+from maskx_tf.checkpoints import latest_checkpoint
 from maskx_tf.errors import ImageError, UserError
 from maskx_tf.inference.detector import Detector, load_checkpoint, load_saved_model
-from maskx_tf.inference.image_files import find_images, image_ids, overlay_paths
+from maskx_tf.inference.image_files import find_images, image_ids, left_out, overlay_paths
 from maskx_tf.system import cli, files
 from maskx_tf.system.interruption import Interruption
+from maskx_tf.system.journal import Journal
 
 
 def define_flags() -> None:
@@ -37,11 +42,13 @@ def predict(
     ids: Sequence[int],
     output_dir: pathlib.Path,
     score_threshold: float,
+    model: Sequence[str | int] = (),
 ) -> list[str]:
     """Writes detections.json and the overlays of image files; shows a progress bar.
 
-    Where anything breaks that off, detections.json has the images done until then; if nothing was
-    found yet, it stays as it is.
+    Each image's results are on the disk before its picture is drawn, in detections.json.journal,
+    from which the same call goes on if it was killed. Where anything breaks it off, detections.json
+    has the images done until then; if nothing was found yet, it stays as it is.
 
     Args:
       detector: the model.
@@ -49,37 +56,70 @@ def predict(
       ids: N image ids, for the results.
       output_dir: gets detections.json and overlays/.
       score_threshold: detections below this score are written but not drawn.
+      model: tells the weights from others: results of others are not gone on with.
 
     Returns:
       One line for each image that could not be read.
 
     Raises:
-      UserError: an overlay would overwrite one of the images.
+      UserError: an overlay would overwrite one of the images, or another process writes there.
     """
     targets = overlay_paths(paths, output_dir / "overlays")
-    lines, problems = [], []
-    try:
-        for path, target, image_id in zip(
-            tqdm.tqdm(paths, unit="image"), targets, ids, strict=True
-        ):
-            try:
-                detections = detector(path, min_score=0)
-            except ImageError as error:
-                problems.append(str(error))
-                continue
-            lines += [json.dumps(result) for result in detections.to_coco(image_id)]
-            detections[detections.scores >= score_threshold].save(target)
-    except BaseException:  # SIGTERM and Ctrl-C too
-        if lines:
-            _write(lines, output_dir)
-        raise
-    _write(lines, output_dir)
+    output = output_dir / "detections.json"
+    task = {"model": list(model), "score_threshold": score_threshold}
+    problems = []
+    with contextlib.closing(
+        Journal(output.with_name(f"{output.name}.journal"), task, lambda result: result["image"])
+    ) as journal:
+        images = [[str(path), image_id] for path, image_id in zip(paths, ids, strict=True)]
+        stored = {tuple(image) for image in journal.results}
+        drawn = {tuple(image) for image in journal.results[:-1]}  # the last perhaps in part
+        if stored:
+            count = len(stored.intersection(map(tuple, images)))
+            print(f"Going on: {count} of {len(paths)} images were done before.", file=sys.stderr)
+        try:
+            for image, path, target in zip(
+                tqdm.tqdm(images, unit="image"), paths, targets, strict=True
+            ):
+                if tuple(image) in drawn and target.exists():
+                    continue
+                try:
+                    detections = detector(path, min_score=0)
+                except ImageError as error:
+                    problems.append(str(error))
+                    continue
+                if tuple(image) not in stored:
+                    results = detections.to_coco(image[1])
+                    journal.add({"image": image, "results": results})
+                detections[detections.scores >= score_threshold].save(target)
+        except BaseException:  # SIGTERM and Ctrl-C too
+            with contextlib.suppress(OSError):  # the disk may be full
+                if next(_rows(journal, images), None):
+                    _write(journal, images, output)
+            raise
+        _write(journal, images, output)
+        journal.close(remove=True)
     return problems
 
 
-def _write(lines: Sequence[str], output_dir: pathlib.Path) -> None:
-    text = ",\n".join(lines)
-    files.write_atomically(output_dir / "detections.json", f"[\n{text}\n]\n")
+def _write(journal: Journal, images: Sequence[list], output: pathlib.Path) -> None:
+    """Writes the results of these images as COCO's json, one at a time."""
+    rows = _rows(journal, images)
+    text = itertools.chain(["[\n", next(rows, "")], (f",\n{row}" for row in rows), ["\n]\n"])
+    files.write_atomically(output, (part.encode() for part in text))
+
+
+def _rows(journal: Journal, images: Sequence[list]) -> Iterator[str]:
+    wanted = {tuple(image) for image in images}
+    for result in journal.stored():
+        if tuple(result["image"]) in wanted:
+            yield from map(json.dumps, result["results"])
+
+
+def _model(path: str) -> list[str | int]:
+    """A model's path, and when it was written."""
+    existing = path if os.path.isdir(path) else f"{path}.index"
+    return [path, os.stat(existing).st_mtime_ns]
 
 
 def main() -> None:
@@ -91,13 +131,13 @@ def main() -> None:
         raise UserError("Give either --model_dir=DIRECTORY or --saved_model=DIRECTORY.")
     paths = find_images(values.images)
     ids = image_ids(paths, values.annotations)
-    if values.model_dir:
-        detector = load_checkpoint(values.model_dir)
-    else:
-        detector = load_saved_model(values.saved_model)
+    if text := left_out(values.images):
+        print(text, file=sys.stderr)
+    path = values.saved_model or latest_checkpoint(values.model_dir)
+    detector = load_saved_model(path) if values.saved_model else load_checkpoint(path)
     output_dir = pathlib.Path(values.output_dir)
     with Interruption().handled():
-        problems = predict(detector, paths, ids, output_dir, values.score_threshold)
+        problems = predict(detector, paths, ids, output_dir, values.score_threshold, _model(path))
     print(f"written: {output_dir / 'detections.json'} and {output_dir / 'overlays'}/")
     if problems:
         print(f"{len(problems)} of {len(paths)} images could not be read:", file=sys.stderr)

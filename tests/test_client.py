@@ -402,6 +402,21 @@ class TestErrors:
         ):
             client.detect(png(), "a.png")
 
+    def test_no_proxy_stands_before_this_machine(self, monkeypatch):
+        """Another machine's proxy is named where it cannot be reached."""
+        for name in ("http_proxy", "HTTP_PROXY", "grpc_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        model = outputs()
+        with serve(lambda image: model) as server, Client(server.url) as client:
+            assert client.detect(png())
+        with serve_grpc(lambda image: model) as (_, address), Client(grpc=address) as client:
+            assert client.detect(png())
+        client = Client("http://maskx.invalid:8501", max_retries=0)
+        with client, pytest.raises(ServerError, match=r"by the proxy http://127\.0\.0\.1:9"):
+            client.detect(png())
+
     def test_a_server_that_is_not_there(self):
         with pytest.raises(ServerError, match=r"127.0.0.1:9/v1.* cannot be reached: .*refused"):
             Client("http://127.0.0.1:9", max_retries=0).detect(png())

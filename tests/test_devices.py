@@ -63,6 +63,19 @@ class TestOneReplica:
         assert [float(share) for share in objective.shares(nothing, terms).values()] == [0.0] * 4
 
 
+def test_gpus_are_left_alone_where_they_are_not_asked_for(monkeypatch):
+    """Of evaluation too: 0 is the CPU, beside a training on the GPU."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["first", "second"])
+    seen = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda gpus, kind: seen.append(gpus))
+    for number in (0, 1, -1):
+        devices.use_gpus(number)
+    assert seen == [[], ["first"], ["first", "second"]]
+    with pytest.raises(UserError, match="--num_gpus=3, but TensorFlow sees 2"):
+        devices.use_gpus(3)
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"  # memory is taken as it is needed
+
+
 def test_a_mean_over_rois_weighs_a_replica_by_its_rois(monkeypatch):
     """Of a replica with a quarter of all RoIs; of images each replica has as many."""
     monkeypatch.setattr(replicas, "total", lambda counts: 4.0 * counts)

@@ -15,7 +15,7 @@ from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.records import schema
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import coco, ground_truth, operating_point, report, runner
+from maskx_tf.evaluation import coco, ground_truth, limits, operating_point, report, runner
 from maskx_tf.ops import masks
 from tests.harness import shared_data
 
@@ -455,6 +455,56 @@ def test_scores_in_original_pixels(tmp_path):
     assert results["mask_given_boxes"]["A"]["AP"] == pytest.approx(1)
     assert results["box"]["B"]["AP"] == 0  # the dog is missed
     assert results["mask_given_boxes"]["B"]["AP"] < 0.2  # and its mask is not the left half
+
+
+NAMES = VOCABULARY.names
+
+
+class TestLimits:
+    """A perfect model may not reach 100, and is told why."""
+
+    def truth(self, *counts):
+        """Image 1 with so many objects of each class."""
+        objects = [
+            {"image_id": 1, "category_id": class_id, "iscrowd": 0}
+            for class_id, count in enumerate(counts, start=1)
+            for _ in range(count)
+        ]
+        crowd = {"image_id": 1, "category_id": 1, "iscrowd": 1}
+        names = [{"id": i + 1, "name": name} for i, name in enumerate(NAMES)]
+        images = [{"id": 1, "file_name": "1.jpg", "height": 9, "width": 9}]
+        return {"images": images, "categories": names, "annotations": [*objects, crowd]}
+
+    def warnings(self, caplog, truth, **options):
+        caplog.clear()
+        limits.warn(truth, Config(**options))
+        return " ".join(caplog.messages)
+
+    def test_more_objects_of_a_class_than_are_counted(self, caplog):
+        text = self.warnings(caplog, self.truth(100, 150), max_objects=300)
+        assert (
+            f"1 images have more than 100 objects of a class, such as 150 of {NAMES[1]!r}" in text
+        )
+        assert self.warnings(caplog, self.truth(100, 100), max_objects=300) == ""
+        lvis = self.truth(100, 150)
+        lvis["images"][0]["neg_category_ids"] = []
+        assert self.warnings(caplog, lvis, max_objects=300, max_detections=300) == ""
+
+    def test_more_detections_than_are_counted(self, caplog):
+        text = self.warnings(caplog, self.truth(1), max_detections=300)
+        assert "--max_detections=300" in text and "best 100" in text
+
+    def test_more_objects_than_are_given(self, caplog):
+        text = self.warnings(caplog, self.truth(4, 5), max_objects=8)
+        assert "more than --max_objects=8 objects" in text and "Set --max_objects=10." in text
+        assert self.warnings(caplog, self.truth(4, 5), max_objects=10) == ""
+        boxes = {"mode": "stage1_boxes", "max_objects": 8}
+        assert self.warnings(caplog, self.truth(4, 5), **boxes) == ""
+
+    def test_an_evaluation_warns(self, tmp_path, caplog):
+        config = runner_setup(tmp_path).replace(max_objects=1)
+        runner.ModelEvaluator(FakeModel(), config, VOCABULARY, SET_A)
+        assert "--max_objects=1" in caplog.text
 
 
 def test_of_a_model_without_a_trained_mask_head_only_boxes_are_scored(tmp_path):

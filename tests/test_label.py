@@ -18,10 +18,10 @@ from maskx_tf import checkpoints, label
 from maskx_tf.data import decoding, preprocessing
 from maskx_tf.errors import UserError
 from maskx_tf.inference import segmenter
-from maskx_tf.labeling import journal, labeler, objects
+from maskx_tf.labeling import labeler, objects
 from maskx_tf.labeling import source as source_lib
 from maskx_tf.ops import masks
-from maskx_tf.system import files
+from maskx_tf.system import files, journal
 from tests import harness, tiny
 from tf_records import coco
 from tf_records.output import Output

@@ -38,8 +38,8 @@ ROLES = {
     "on_resume=may_change": "train_steps precision convolutions train_records batch_size "
     "skip_corrupt_records learning_rate warmup_steps warmup_factor lr_steps clip_norm ema_decay",
     "on_resume=by_content": "vocabulary mask_classes",
-    "at_test=data": "model_dir eval_records mask_classes batch_size image_min_side image_max_side "
-    "max_objects",
+    "at_test=data": "model_dir num_gpus eval_records mask_classes batch_size image_min_side "
+    "image_max_side max_objects",
     "at_test=detections": "precision rpn_nms_iou rpn_pre_nms_test rpn_post_nms_test "
     "score_threshold nms_iou nms_candidates max_detections",
     "scales=steps": "train_steps checkpoint_interval eval_interval warmup_steps lr_steps",
@@ -86,7 +86,7 @@ def test_help_of_evaluate_lists_what_has_an_effect_there():
     values = flags.FlagValues()
     config_lib.define_flags(values, shown=checkpoint.changeable())
     shown = values.get_flags_for_module("maskx_tf.config")
-    assert len(shown) == 15
+    assert len(shown) == 16
     assert {flag.name for flag in shown} == set(
         " ".join(text for role, text in ROLES.items() if role.startswith("at_test")).split()
     )

@@ -1,5 +1,6 @@
 """Prediction on files: what is found, written, drawn and reported; and the evaluate command."""
 
+import errno
 import importlib
 import json
 import pathlib
@@ -12,10 +13,12 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
+from export.client import results
 from maskx_tf import checkpoints, predict
 from maskx_tf import config as config_lib
 from maskx_tf.data.records import schema
 from maskx_tf.errors import UserError
+from maskx_tf.inference.detections import Detections
 from maskx_tf.inference.detector import Detector, load_checkpoint
 from maskx_tf.ops import masks
 from tests import harness, tiny
@@ -232,6 +235,102 @@ def test_what_is_done_is_kept_when_it_breaks_off(folder, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "detections.json").read_text()) == found
 
 
+class TestGoingOn:
+    """Of a prediction that was killed, which no handler sees: its journal is left."""
+
+    def killed_after(self, folder, tmp_path, count):
+        """As a kill leaves it: the journal of `count` images, the last one's line cut off."""
+        detector, seen = fake_detector(), []
+
+        def detect(images):
+            seen.append(images)
+            if len(seen) > count:
+                raise KeyboardInterrupt
+            return detector.detect(images)
+
+        for number in range(4):
+            Image.fromarray(tiny.images(1)[0]).save(folder / f"{number}.png")
+        paths = [folder / f"{number}.png" for number in range(4)]
+        with pytest.raises(KeyboardInterrupt):
+            predict.predict(
+                Detector(detect, tiny.VOCABULARY), paths, [0, 1, 2, 3], tmp_path, 0.5, ("m", 1)
+            )
+        with open(tmp_path / "detections.json.journal", "a") as file:
+            file.write('{"image": ["cut o')
+        (tmp_path / "detections.json").unlink()
+        return paths
+
+    def predicted(self, paths, tmp_path, model=("m", 1)):
+        """How many images the detector saw, and the image ids in the results."""
+        detector, seen = fake_detector(), []
+
+        def detect(images):
+            seen.append(images)
+            return detector.detect(images)
+
+        again = Detector(detect, tiny.VOCABULARY)
+        assert predict.predict(again, paths, [0, 1, 2, 3], tmp_path, 0.5, model) == []
+        rows = json.loads((tmp_path / "detections.json").read_text())
+        return len(seen), [row["image_id"] for row in rows]
+
+    def test_nothing_is_done_twice_or_lost(self, folder, tmp_path, capsys):
+        paths = self.killed_after(folder, tmp_path, 3)
+        (tmp_path / "overlays" / "2.png").write_bytes(b"half a pict")
+        # The last picture may be half drawn: that image is seen again.
+        assert self.predicted(paths, tmp_path) == (2, [0, 0, 1, 1, 2, 2, 3, 3])
+        assert "3 of 4 images were done before" in capsys.readouterr().err
+        assert Image.open(tmp_path / "overlays" / "2.png").size
+        assert not list(tmp_path.glob("*.journal*"))
+
+    def test_another_model_begins_anew(self, folder, tmp_path):
+        paths = self.killed_after(folder, tmp_path, 3)
+        assert self.predicted(paths, tmp_path, ("m", 2)) == (4, [0, 0, 1, 1, 2, 2, 3, 3])
+
+    def test_results_are_stored_before_a_picture_is_drawn(self, folder, tmp_path, monkeypatch):
+        def full(self, path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+        monkeypatch.setattr(Detections, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            predict.predict(fake_detector(), [folder / "a.png"], [7], tmp_path, 0.5)
+        assert {row["image_id"] for row in json.loads(read(tmp_path / "detections.json"))} == {7}
+
+
+def read(path):
+    return path.read_text()
+
+
+def test_what_is_left_out_is_said(folder):
+    for name in ("clip.MP4", "x.mp4", ".DS_Store", "c.webp", "d.jfif", "e.jpe", "f.tif"):
+        (folder / name).write_bytes(b"")
+    (folder / "more").mkdir()
+    found = names(predict.find_images([str(folder)]))
+    assert {"c.webp", "d.jfif", "e.jpe", "f.tif"} < set(found)
+    text = predict.left_out([str(folder), f"{folder}/*.jpg"])
+    assert "2 .mp4, 1 .txt, 1 folders" in text and f"'{folder}/**/*.jpg'" in text
+    assert "DS_Store" not in text and predict.left_out([f"{folder}/*.jpg"]) == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_annotations_as_editors_on_windows_write_them(encoding, tmp_path):
+    file = tmp_path / "coco.json"
+    content = {"images": [{"id": 9, "file_name": "a.png"}], "categories": [{"id": 4, "name": "ä"}]}
+    file.write_text(json.dumps(content), encoding=encoding)
+    assert predict.image_ids([pathlib.Path("a.png")], str(file)) == [9]
+    assert results.category_ids(str(file)) == {"ä": 4}
+    file.write_text("{" * 100_000, encoding=encoding)
+    with pytest.raises(UserError) as error:
+        predict.image_ids([pathlib.Path("a.png")], str(file))
+    assert str(file) in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_directory_that_looks_like_a_pattern(folder):
+    (folder / "exp [1]").mkdir()
+    (folder / "a.png").rename(folder / "exp [1]" / "a.png")
+    assert names(predict.find_images([f"{folder}/exp [1]"])) == ["a.png"]
+    assert names(predict.find_images([f"{folder}/exp [1]/*.png"])) == ["a.png"]
+
+
 @pytest.fixture
 def use(monkeypatch, tmp_path):
     """Sets the command's flags to some images, and a detector in place of a run's."""
@@ -246,6 +345,7 @@ def use(monkeypatch, tmp_path):
             score_threshold=0.5,
         )
         monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(predict, "latest_checkpoint", lambda path: str(tmp_path))
         monkeypatch.setattr(predict, "load_checkpoint", lambda path: detector)
 
     return prepare
@@ -315,9 +415,10 @@ def test_evaluation_config_takes_data_and_test_options_only(caplog):
         "--box_fc_units=24",  # as trained
         "--learning_rate=0.5",
         "--mask_filters=99",
+        "--num_gpus=0",  # is obeyed
     )
     config = evaluate.evaluation_config(trained, values)
-    assert config == trained.replace(eval_records=("new", "more"), max_detections=50)
+    assert config == trained.replace(eval_records=("new", "more"), max_detections=50, num_gpus=0)
     assert "--learning_rate=0.1" in caplog.text and "--mask_filters=8" in caplog.text
     assert "box_fc_units" not in caplog.text
 

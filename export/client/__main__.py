@@ -18,7 +18,7 @@ from export.client import results
 from export.client.client import Client
 from maskx_tf.errors import ImageError, UserError
 from maskx_tf.inference.detections import Detections
-from maskx_tf.inference.image_files import find_images, image_ids, overlay_paths
+from maskx_tf.inference.image_files import find_images, image_ids, left_out, overlay_paths
 from maskx_tf.system import cli, files
 from maskx_tf.system.interruption import Interruption
 
@@ -168,6 +168,8 @@ def main() -> None:
     if values.overlays:
         files.require_writable(values.overlays, f"--overlays={values.overlays}")
     paths = find_images(values.images)
+    if text := left_out(values.images):
+        print(text, file=sys.stderr)
     collector = _collector(values, paths)
     with Interruption().handled(), _client(values) as client:
         answers = client.detect_many(paths, values.parallel)

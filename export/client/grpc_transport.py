@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from export.client.errors import ServerError, UnavailableError
+from export.client.rest import is_loopback
 from maskx_tf.errors import ImageError
 
 try:
@@ -43,6 +44,8 @@ class GrpcTransport:
         self._timeout_s = timeout_s
         # The answer may be larger than gRPC's 4 MB.
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        if is_loopback(address.rpartition(":")[0]):  # whatever http_proxy says
+            options.append(("grpc.enable_http_proxy", 0))
         self._channel = grpc.insecure_channel(address, options)
         self._call = self._channel.unary_unary(
             "/tensorflow.serving.PredictionService/Predict",

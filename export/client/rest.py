@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import ipaddress
 import json
 import urllib.error
 import urllib.parse
@@ -13,6 +14,14 @@ from typing import Any
 
 from export.client.errors import ServerError, UnavailableError
 from maskx_tf.errors import ImageError
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address means this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 class RestTransport:
@@ -45,6 +54,12 @@ class RestTransport:
         self.name = f"{self._model_url}:predict"
         self._signature_name = signature_name
         self._timeout_s = timeout_s
+        host = parts.hostname or ""
+        proxies = urllib.request.getproxies()
+        if is_loopback(host) or urllib.request.proxy_bypass(host):
+            proxies = {}  # none leads to this machine, whatever HTTP_PROXY says
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler(proxies)).open
+        self._proxy = proxies.get(parts.scheme, "")
 
     def predict(self, image: bytes) -> dict[str, Any]:
         """The outputs for an image file's bytes, as lists without batch dimension.
@@ -69,7 +84,7 @@ class RestTransport:
 
     def _send(self, request: urllib.request.Request) -> bytes:
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout_s) as response:
+            with self._open(request, timeout=self._timeout_s) as response:
                 return response.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -82,14 +97,15 @@ class RestTransport:
         except urllib.error.URLError as error:
             if isinstance(error.reason, TimeoutError):
                 raise self._too_late() from None
-            raise UnavailableError(f"{self.name} cannot be reached: {error.reason}") from None
+            by = f" by the proxy {self._proxy} (of the environment)" if self._proxy else ""
+            raise UnavailableError(f"{self.name} cannot be reached{by}: {error.reason}") from None
         except (OSError, http.client.HTTPException) as error:
             raise UnavailableError(f"{self.name} closed the connection: {error!r}") from None
 
     def _is_loading(self) -> bool:
         """Whether the server has the model, but is not ready to answer with it yet."""
         try:
-            with urllib.request.urlopen(self._model_url, timeout=self._timeout_s) as response:
+            with self._open(self._model_url, timeout=self._timeout_s) as response:
                 versions = json.loads(response.read())["model_version_status"]
             return any(version["state"] in ("START", "LOADING") for version in versions)
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):

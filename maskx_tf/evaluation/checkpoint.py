@@ -32,6 +32,7 @@ class Evaluation(NamedTuple):
     """An evaluation.
 
     Attributes:
+      checkpoint: the one that was scored.
       results: as of `runner.ModelEvaluator.evaluate`.
       curves: as of `coco.CocoEvaluator`.
       mask_classes: names of set A.
@@ -39,6 +40,7 @@ class Evaluation(NamedTuple):
       ground_truth: the json or the records that the model was compared with.
     """
 
+    checkpoint: str
     results: dict
     curves: dict[str, dict[str, np.ndarray]]
     mask_classes: list[str]
@@ -47,7 +49,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    checkpoint: str,
+    run: str,
     change: Callable[[Config], Config],
     *,
     annotations: str = "",
@@ -56,10 +58,10 @@ def evaluate(
     per_class: bool = False,
     progress: bool = True,
 ) -> Evaluation:
-    """Scores a checkpoint on `eval_records`.
+    """Scores a run's latest checkpoint, or one that is named, on `eval_records`.
 
     Args:
-      checkpoint: a run's directory or a checkpoint in one.
+      run: a run's directory or a checkpoint in one.
       change: the options it was trained with -> those to evaluate with, which differ in
         `changeable` ones only.
       annotations: COCO json of the same images: exact masks instead of the records'.
@@ -73,7 +75,8 @@ def evaluate(
     """
     if masks not in MASKS:
         raise UserError(f"--masks={masks} is not one of: {', '.join(MASKS)}.")
-    model, trained, vocabulary, mask_class_ids = checkpoints.load_model(checkpoint)
+    checkpoint, loaded = checkpoints.load_latest(run)
+    model, trained, vocabulary, mask_class_ids = loaded
     config = change(trained)
     of_detections = config_lib.names(at_test="detections")
     if any(getattr(config, name) != getattr(trained, name) for name in of_detections):
@@ -100,6 +103,7 @@ def evaluate(
         )
         results = evaluator.evaluate(per_class, progress)
     return Evaluation(
+        checkpoint,
         results,
         evaluator.curves,
         [vocabulary.names[class_id - 1] for class_id in mask_class_ids],

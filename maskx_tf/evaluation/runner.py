@@ -13,7 +13,7 @@ from maskx_tf.config import Config
 from maskx_tf.data import pipeline
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import coco, federated
+from maskx_tf.evaluation import coco, federated, limits
 from maskx_tf.evaluation.ground_truth import ground_truth_from_records
 from maskx_tf.frozen import evaluation as frozen
 from maskx_tf.ops import masks as mask_ops
@@ -65,6 +65,7 @@ class ModelEvaluator:
         )
 
         has_masks = config.has_masks and not segment
+        limits.warn(self._ground_truth, config)
 
         @tf.function(autograph=False)
         def predict(features, labels):

@@ -9,6 +9,7 @@ import io
 import itertools
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,6 +47,29 @@ def find_images(patterns: Sequence[str]) -> list[pathlib.Path]:
     if not found:
         raise UserError("--images is needed: image files, directories or glob patterns.")
     return list(found)
+
+
+def left_out(patterns: Sequence[str]) -> str:
+    """A line on what directories among `patterns` hold beside images; empty if nothing.
+
+    Hidden files are not counted.
+    """
+    kinds: Counter[str] = Counter()
+    folders: list[pathlib.Path] = []
+    for directory in filter(os.path.isdir, patterns):
+        for path in pathlib.Path(directory).iterdir():
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                folders.append(path)
+            elif path.suffix.lower() not in SUFFIXES:
+                kinds[path.suffix.lower() or "without an ending"] += 1
+    told = [f"{count} {kind}" for kind, count in kinds.most_common(8)]
+    if folders:
+        told.append(f"{len(folders)} folders (name '{folders[0].parent}/**/*.jpg' for theirs)")
+    if not told:
+        return ""
+    return f"left out, as no images by their names: {', '.join(told)}"
 
 
 def image_ids(paths: Sequence[pathlib.Path], annotations: str) -> list[int]:

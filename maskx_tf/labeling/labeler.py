@@ -14,8 +14,8 @@ from maskx_tf.data.coco.issues import REASONS
 from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.errors import UserError
 from maskx_tf.inference.segmenter import Segmenter
-from maskx_tf.labeling.journal import Journal
 from maskx_tf.labeling.source import Annotation, ImageEntry, Problem, Source
+from maskx_tf.system.journal import Journal
 
 
 class Mask(NamedTuple):

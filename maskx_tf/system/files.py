@@ -7,7 +7,7 @@ import errno
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from maskx_tf.errors import UserError
 
@@ -26,9 +26,10 @@ def is_full_disk(error: Exception) -> bool:
     return getattr(error, "errno", None) in _FULL_DISK or any(text in str(error) for text in texts)
 
 
-def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
-    """Writes `data` (text as UTF-8) so that `path` holds all of it or what it held before.
+def write_atomically(path: str | os.PathLike[str], data: str | bytes | Iterable[bytes]) -> None:
+    """Writes `data` so that `path` holds all of it or what it held before.
 
+    It is bytes, or such in pieces, or text, which becomes UTF-8.
     A kill may leave a part of it, in `path` with `.tmp` added; a failure leaves nothing.
 
     Raises:
@@ -39,7 +40,8 @@ def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            data = data.encode() if isinstance(data, str) else data
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

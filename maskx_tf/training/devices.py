@@ -35,6 +35,22 @@ class Cluster:
     index: int = 0
 
 
+def use_gpus(num_gpus: int) -> list:
+    """Lets TensorFlow see so many GPUs (-1: all), before it starts; those it may use.
+
+    Raises:
+      UserError: there are fewer.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if num_gpus > len(gpus):
+        raise UserError(f"--num_gpus={num_gpus}, but TensorFlow sees {len(gpus)} GPUs.")
+    chosen = gpus if num_gpus < 0 else gpus[:num_gpus]
+    # TensorFlow takes memory of all that it sees. Once it has started it is too late for that.
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices(chosen, "GPU")
+    return chosen
+
+
 def make_strategy(num_gpus: int, cluster: Cluster | None = None) -> tf.distribute.Strategy:
     """A strategy over the GPUs asked for (-1: all) of each worker, or the CPU where is none.
 
@@ -44,17 +60,11 @@ def make_strategy(num_gpus: int, cluster: Cluster | None = None) -> tf.distribut
       UserError: there are fewer GPUs, or the cluster's description is wrong.
     """
     resolver = _resolver(cluster or Cluster())
-    gpus = tf.config.list_physical_devices("GPU")
-    if num_gpus > len(gpus):
-        raise UserError(f"--num_gpus={num_gpus}, but TensorFlow sees {len(gpus)} GPUs.")
-    chosen = gpus if num_gpus < 0 else gpus[:num_gpus]
+    chosen = use_gpus(num_gpus)
     if not chosen:
         # On the CPU the gradient of crop-and-resize is a race: threads lose each other's updates,
         # up to half of a cell's value (tensorflow#42033). This makes it one thread.
         tf.config.experimental.enable_op_determinism()
-    # TensorFlow takes the memory of all that it sees. Once it has started it is too late for that.
-    with contextlib.suppress(RuntimeError):
-        tf.config.set_visible_devices(chosen, "GPU")
     if resolver is None:
         # This starts TensorFlow: no cluster can be joined afterwards.
         logical = tf.config.list_logical_devices("GPU")[: len(chosen)]
