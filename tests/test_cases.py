@@ -260,6 +260,20 @@ def test_evaluation_takes_the_size_of_the_file_as_records_do(name, tmp_path):
     assert {tuple(rle["size"]) for rle in rles} == set(sizes.values())
 
 
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("c01_cvat_iscrowd", "4 crowd.*--crowds=objects"),
+        ("c06_normalised", "4 box_normalised.*multiply x"),
+        ("c16h_keypoints_no_box", "4 box_missing.*give each annotation a bbox"),
+    ],
+)
+def test_evaluation_without_an_object_is_refused(name, cause):
+    path, _ = harness.case(name)
+    with pytest.raises(UserError, match=f"no object to be found by a model: .*{cause}"):
+        ground_truth.ground_truth_from_json(path, Vocabulary.load(path))
+
+
 def test_evaluation_reads_odd_masks_as_records_do(tmp_path):
     path, _ = harness.case("l01_label_odd_masks")
     truth = ground_truth.ground_truth_from_json(path, Vocabulary.load(path))

@@ -349,9 +349,13 @@ def test_ground_truth_of_a_json_with_defects(tmp_path, caplog, changes, reason, 
     annotation |= {"segmentation": [SQUARE]} | changes
     categories = [{"id": 70, "name": " cat "}]
     path = coco_file(tmp_path, annotations=[annotation], categories=categories)
+    if not expected:  # nothing is left
+        with pytest.raises(UserError, match=rf"no object to be found.*1 {reason}, such as .*8"):
+            ground_truth.ground_truth_from_json(path, VOCABULARY)
+        return
     truth = ground_truth.ground_truth_from_json(path, VOCABULARY)
     found = [(a["area"], "segmentation" in a) for a in truth["annotations"]]
-    assert found == ([expected] if expected else [])
+    assert found == [expected]
     assert (f"({reason}: " in caplog.text) if reason else not caplog.text
     for found in truth["annotations"]:
         assert found["bbox"] == [float(value) for value in annotation["bbox"] or [1, 2, 4, 3]]

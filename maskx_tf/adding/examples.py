@@ -17,7 +17,7 @@ from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import preprocessing
 from maskx_tf.data.coco.images import locate, read_image
 from maskx_tf.data.coco.instances import CocoJson
-from maskx_tf.data.coco.issues import summary, tabulate
+from maskx_tf.data.coco.issues import STORED_AS_PNG, Issue, summary, tabulate
 from maskx_tf.data.coco.objects import read_objects
 from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.layers.box_head import DELTA_WEIGHTS
@@ -77,6 +77,8 @@ def collect(
         except BadImageError as error:
             problems.append(str(error))
             continue
+        changes = (change for change in image.changes if change != STORED_AS_PNG)
+        issues += [Issue(change, item.image_id) for change in changes]
         pixels = tf.constant(image.pixels)
         objects, found = read_objects(item, image.size)
         issues += found

@@ -28,8 +28,8 @@ def require_objects(files: Found) -> None:
         raise UserError(
             "--train_records hold no object to train on, "
             f"{sum(manifest.num_crowds for manifest in manifests)} crowds and "
-            f"{sum(manifest.num_images for manifest in manifests)} images. python -m "
-            "tf_records.describe DIRECTORY says what they hold and what was dropped."
+            f"{sum(manifest.num_images for manifest in manifests)} images. maskx records describe "
+            "DIRECTORY says what they hold and what was dropped."
         )
 
 

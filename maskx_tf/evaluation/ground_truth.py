@@ -115,8 +115,8 @@ def ground_truth_from_json(
       sizes: image id -> (height, width) of its file, where known; of others the json tells.
 
     Raises:
-      UserError: the file is unreadable or malformed, an image has no size, or an annotated
-        class is not in the vocabulary.
+      UserError: the file is unreadable or malformed, an image has no size, an annotated class is
+        not in the vocabulary, or there are annotations, but no object.
     """
     source = instances.read(path)
     names = dict(zip(source.vocabulary.external_ids, source.vocabulary.names, strict=True))
@@ -153,8 +153,13 @@ def ground_truth_from_json(
             f"{path} has objects of {len(missing)} classes that the model does not know, such as "
             f"{first_of(sorted(missing), 5)}; evaluate with the annotations of the model's classes."
         )
+    if source.texts and all(item["iscrowd"] for item in ground_truth["annotations"]):
+        why = issues.why_no_object(issues.tabulate(found))
+        raise UserError(f"--annotations={path} has no object to be found by a model{why}.")
     if found:
-        logging.warning("--annotations=%s:\n%s", path, issues.summary(issues.tabulate(found)))
+        logging.warning(
+            "--annotations=%s:\n%s", path, issues.summary(issues.tabulate(found), len(source.texts))
+        )
     return ground_truth
 
 

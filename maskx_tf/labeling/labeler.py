@@ -9,8 +9,9 @@ import numpy as np
 import tqdm
 
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.coco import issues
 from maskx_tf.data.coco.images import read_image
-from maskx_tf.data.coco.issues import REASONS
+from maskx_tf.data.coco.issues import Issue
 from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.errors import UserError
 from maskx_tf.inference.segmenter import Segmenter
@@ -82,11 +83,9 @@ def wanted(
 
 
 def _no_object(source: Source) -> str:
-    counts = Counter(p.reason for p in source.problems if p.number is not None)
-    reason, count = counts.most_common(1)[0] if counts else ("", 0)
-    why = f": {REASONS[reason].meaning} ({count} {reason})" if reason else ""
-    remedy = f". Remedy: {REASONS[reason].remedy}" if reason and REASONS[reason].remedy else ""
-    return f"None of the {len(source.texts)} annotations is an object to label{why}{remedy}."
+    table = issues.tabulate(Issue(p.reason, p.image_id, p.number) for p in source.problems)
+    why = issues.why_no_object(table)
+    return f"None of the {len(source.texts)} annotations is an object to label{why}."
 
 
 def label(

@@ -16,7 +16,6 @@ from maskx_tf.data.coco.objects import IGNORED, CocoObject, read_objects
 from maskx_tf.data.image_formats import BadImageError
 
 _SCAN = json.JSONDecoder().raw_decode
-_STORED = "image_reencoded"  # as records do; here nothing is stored
 _MASK_SIZE = 112  # pixels, of what is looked at for whether a mask has any in its box
 # What can be wrong besides `issues.REASONS`.
 _PROBLEMS = {
@@ -152,7 +151,9 @@ def read(path: str, images: pathlib.Path, crowds: str = IGNORED) -> Source:
     for item in items:
         entry, changes = _entry(item)
         entries.append(entry)
-        problems += [Problem(change, item.image_id) for change in changes if change != _STORED]
+        problems += [
+            Problem(change, item.image_id) for change in changes if change != issues.STORED_AS_PNG
+        ]
         if entry.size is None:
             continue
         objects, found = read_objects(item, entry.size, crowds)

@@ -9,6 +9,9 @@ DROPPED, REPAIRED, MASK_DROPPED = "dropped", "repaired", "mask dropped"
 KEPT = "kept"  # as it is: to be known
 
 
+STORED_AS_PNG = "image_reencoded"  # of no interest where nothing is stored
+
+
 class Reason(NamedTuple):
     """What is done, what is wrong in words, and what to do if it is so of much of a data set."""
 
@@ -184,6 +187,17 @@ def example(entry: Mapping[str, Any]) -> str:
     """The first annotation or image that an entry of the table is about."""
     names = zip(("annotation", "image"), entry["ids"][0], strict=True)
     return ", ".join(f"{name} {i}" for name, i in names if i is not None) or "without any id"
+
+
+def why_no_object(table: Mapping[str, Mapping[str, Any]]) -> str:
+    """What most annotations were lost for and its remedy, as the end of a sentence."""
+    lost = [r for r in table if REASONS[r].effect == DROPPED or r == "crowd"]
+    if not lost:
+        return ""
+    reason = max(lost, key=lambda r: table[r]["count"])
+    meaning, remedy = REASONS[reason].meaning, REASONS[reason].remedy
+    cause = f": {meaning} ({table[reason]['count']} {reason}, such as {example(table[reason])})"
+    return f"{cause}. Remedy: {remedy}" if remedy else cause
 
 
 def summary(table: Mapping[str, Mapping[str, Any]], num_objects: int = 0) -> str:
