@@ -74,6 +74,8 @@ in training. `assets/classes.json` lists the classes.
   (INVALID_ARGUMENT) before any of them is decoded.
 - The graph forms batches of up to $largest images (sizes $sizes; a request waits
   $timeout_us µs for others). If more than $max_enqueued batches wait: UNAVAILABLE (HTTP 503).
+- gRPC clients take answers of up to 4 MB unless told otherwise; those for some tens of images are
+  larger. Open the channel with `grpc.max_receive_message_length` = -1, as maskx's client does.
 - Do not pass `--enable_batching`; `batching_parameters.txt` explains why.
 - `tf_serving_warmup_requests` has requests for each batch size. Loading takes as long as answering
   them.

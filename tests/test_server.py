@@ -147,6 +147,38 @@ def test_rest_reads_gzip_but_no_gzip_bomb(client):
     assert client.rest("POST", f"{PATH}:predict", b"no gzip", headers)[0] == 400
 
 
+def test_rest_head_and_the_case_of_paths(client):
+    for path in (PATH, f"{PATH}/metadata", "/healthz"):
+        connection = http.client.HTTPConnection(client.address, timeout=30)
+        connection.request("HEAD", path)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, b"")
+        connection.close()
+    assert client.rest("GET", f"/V1/MODELS/{NAME}") == client.rest("GET", PATH)
+    assert client.predict(ONE_ROW, f"/V1/Models/{NAME}:Predict")[0] == 200
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_web_pages_of_other_origins(root, allowed):
+    headers = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
+    with serving_toy.serving(root, rest_api_enable_cors_support=allowed) as (_, client):
+        for method, path in (
+            ("OPTIONS", f"{PATH}:predict"),
+            ("POST", f"{PATH}:predict"),
+            ("GET", PATH),
+        ):
+            connection = http.client.HTTPConnection(client.address, timeout=30)
+            body = json.dumps(ONE_ROW) if method == "POST" else None
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200
+            wanted = "*" if allowed else None
+            assert answer.getheader("Access-Control-Allow-Origin") == wanted
+            assert bool(answer.getheader("Access-Control-Allow-Headers")) is allowed
+            connection.close()
+
+
 def test_rest_other_methods_and_paths(client):
     for method, path, wanted in (
         ("GET", f"{PATH}:predict", 400),
@@ -167,6 +199,7 @@ def test_rest_other_methods_and_paths(client):
     ("request_", "code", "text"),
     [
         (predict_request(model="other", x=[[1.0, 2.0]]), "NOT_FOUND", "Latest(other)"),
+        (predict_request(model="", x=[[1.0, 2.0]]), "INVALID_ARGUMENT", "no name"),
         (predict_request("none", x=[[1.0, 2.0]]), "FAILED_PRECONDITION", '"none" not found'),
         (predict_request(x=[[1, 2]]), "INVALID_ARGUMENT", "is int32, but must be float32"),
         (predict_request(x=[[b"1", b"2"]]), "INVALID_ARGUMENT", "is string, but must be float32"),

@@ -111,7 +111,6 @@ def test_rows_and_columns_are_the_same_request():
         ({"instances": [{"a": 1}]}, "element: 0 .* keys must be equal to: a,b"),
         ({"instances": [{"a": 1, "b": "x", "c": 2}]}, "keys must be equal to"),
         ({"inputs": {"a": 1}}, "Missing named input: b"),
-        ({"inputs": {"a": 1, "b": "x", "c": 0}}, "does not have named input: c"),
         ({"inputs": {"a": [1, [2]], "b": ["x"]}}, "lists and values at level 1"),
         ({"inputs": {"a": [[1], [2, 3]], "b": ["x"]}}, "lists of lengths"),
         ({"inputs": {"a": [True], "b": ["x"]}}, "JSON type Boolean is not .*int32"),
@@ -127,16 +126,29 @@ def test_rows_and_columns_are_the_same_request():
         ({"inputs": {"a": [1], "b": [{"b64": 1}]}}, "not formatted correctly for base64"),
         ({"inputs": {"a": [1], "b": [{"b64": "eQ==", "c": 1}]}}, "not formatted correctly"),
         ({"inputs": {"a": [1], "b": ["\ud800"]}}, "half a surrogate pair"),
+        ({"a": 1, "b": "x"}, r'send \{"instances": \[\{"a": …, "b": …\}\]\}'),
+        ({"inputs": {"a": [1], "b": ["/9j/4AAQSkZJRg"]}}, r'image in base64 .*\{"b64": "…"\}'),
+        ({"inputs": {"a": [1], "b": ["data:image/png;base64,iVB"]}}, "data: URL; send .*b64"),
+        ({"inputs": {"a": [1], "b": [{"b64": "data:image/png;base64,iVB"}]}}, "follows its comma"),
     ],
 )
 def test_wrong_inputs(document, text):
     assert re.search(text, refused(json_tensors.inputs, document, TWO))
 
 
-@pytest.mark.parametrize("value", [1e39, -1e39, 10**60, 10**400])
-def test_floats_out_of_range(value):
-    message = refused(json_tensors.to_array, "y", [value], Info(tf.float32))
-    assert "beyond the range" in message or "too large" in message
+@pytest.mark.parametrize("value", [1e39, -1e39, 10**60, 1.79769e308])
+def test_floats_out_of_range_are_infinite(value):
+    found = json_tensors.to_array("y", [value], Info(tf.float32))
+    assert found.tolist() == [np.copysign(np.inf, value)]
+
+
+def test_an_integer_beyond_decimals():
+    assert "too large" in refused(json_tensors.to_array, "y", [10**400], Info(tf.float32))
+
+
+def test_inputs_that_the_signature_lacks_are_ignored_in_columns():
+    found, _ = json_tensors.inputs({"inputs": {"a": [1], "b": ["x"], "c": 0}}, TWO)
+    assert {name: array.tolist() for name, array in found.items()} == {"a": [1], "b": [b"x"]}
 
 
 @pytest.mark.parametrize(
@@ -144,13 +156,29 @@ def test_floats_out_of_range(value):
     [
         (b"", "document is empty"),
         (b"{", "JSON Parse error"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", 'is a JPEG file, not JSON; send {"instances": [{"image_by'),
+        (b"\x89PNG\r\n\x1a\n\0", "is a PNG file, not JSON; send"),
+        (b"data:image/png;base64,iVBORw0KGgo=", "is a data: URL, not JSON; send"),
+        (b'--x\r\nContent-Disposition: form-data; name="f"\r\n\r\n', "multipart"),
         (b"[]", "Is not object"),
         (b"\xff\xfe{", "JSON Parse error"),
         (b'{"a": ' + b"[" * 200_000, "nested too deeply"),
         (b'{"a": ' + b"1" * 5000 + b"}", "JSON Parse error"),
         (b"[" + b"{}," * (json_tensors.MAX_CONTAINERS + 1), "JSON lists; send the encoded file"),
     ],
-    ids=["empty", "open", "list", "utf16", "deep", "digits", "containers"],
+    ids=[
+        "empty",
+        "open",
+        "jpeg",
+        "png",
+        "url",
+        "multipart",
+        "list",
+        "utf16",
+        "deep",
+        "digits",
+        "containers",
+    ],
 )
 def test_wrong_json(body, text):
     assert text in refused(json_tensors.parse, body)

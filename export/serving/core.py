@@ -33,6 +33,7 @@ class Options:
       max_request_bytes: larger requests are refused.
       file_system_poll_wait_seconds: between looks for new versions; 0: only at the start.
       shutdown_grace_seconds: for requests under way when told to stop.
+      rest_api_enable_cors_support: pages of other origins may send requests.
     """
 
     host: str = "127.0.0.1"
@@ -44,6 +45,7 @@ class Options:
     max_request_bytes: int = 32 << 20
     file_system_poll_wait_seconds: float = 1.0
     shutdown_grace_seconds: float = 30.0
+    rest_api_enable_cors_support: bool = False
 
 
 class Core:
@@ -141,3 +143,5 @@ def require_model_spec(request) -> None:
     """Refuses a request without a model_spec, as TensorFlow Serving does."""
     if not request.HasField("model_spec"):
         raise errors.invalid("Missing ModelSpec")
+    if not request.model_spec.name:
+        raise errors.invalid("ModelSpec has no name specified.")

@@ -13,6 +13,16 @@ import tensorflow as tf
 
 from export.serving import errors
 
+_KINDS = {
+    b"\xff\xd8\xff": "a JPEG file",
+    b"\x89PNG\r\n": "a PNG file",
+    b"RIFF": "a WebP file",
+    b"GIF8": "a GIF file",
+    b"data:": "a data: URL",
+}
+# How base64 of such files begins.
+_BASE64_KINDS = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD")
+_REMEDY = 'send {"instances": [{"image_bytes": {"b64": "…"}}]}, the file in base64'
 # Lists and objects in one body: each takes 60 bytes and more in memory, and 2 in the body.
 MAX_CONTAINERS = 3_000_000
 
@@ -29,6 +39,8 @@ def parse(body: bytes) -> dict[str, Any]:
         raise errors.invalid(
             f"more than {MAX_CONTAINERS} JSON lists; send the encoded file, or use gRPC"
         )
+    if kind := _kind_of(body):
+        raise errors.invalid(f"the body is {kind}, not JSON; {_REMEDY}")
     try:
         document = json.loads(body)
     except RecursionError:
@@ -38,6 +50,16 @@ def parse(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise errors.invalid(f"JSON Value: {_brief(document)} Is not object")
     return document
+
+
+def _kind_of(body: bytes) -> str:
+    """What a body is that clients send in place of JSON; empty if it is none of these."""
+    for start, kind in _KINDS.items():
+        if body.startswith(start):
+            return kind
+    if body.startswith(b"--") and b"Content-Disposition" in body[:1000]:
+        return "a form with parts (multipart)"
+    return ""
 
 
 def signature_name(document: dict[str, Any]) -> str:
@@ -64,7 +86,10 @@ def inputs(
     if by_row == ("inputs" in document):
         if by_row:
             raise errors.invalid("expecting only one of 'inputs' or 'instances' keys to exist")
-        raise errors.invalid("Missing 'inputs' or 'instances' key")
+        example = ", ".join(f'"{name}": …' for name in sorted(signature))
+        raise errors.invalid(
+            f"Missing 'inputs' or 'instances' key; send {{\"instances\": [{{{example}}}]}}"
+        )
     columns = _rows(document["instances"], signature) if by_row else _columns(document, signature)
     return {name: to_array(name, value, signature[name]) for name, value in columns.items()}, by_row
 
@@ -93,9 +118,7 @@ def _columns(document: dict[str, Any], signature: Mapping[str, Any]) -> dict[str
         return {_only(signature, "inputs"): value}
     if missing := sorted(signature.keys() - value.keys()):
         raise errors.invalid(f"Missing named input: {missing[0]} in 'inputs' object.")
-    if extra := sorted(value.keys() - signature.keys()):
-        raise errors.invalid(f"JSON object: does not have named input: {extra[0]}")
-    return value
+    return {name: value[name] for name in signature}  # others are ignored, as there
 
 
 def _only(signature: Mapping[str, Any], key: str) -> str:
@@ -155,11 +178,8 @@ def _floats(name: str, values: list, kind: type) -> np.ndarray:
         doubles = np.array(values, np.float64)
     except OverflowError:
         raise errors.invalid(f"input {name}: an integer too large for a decimal") from None
-    with np.errstate(over="ignore"):
-        array: np.ndarray = doubles.astype(kind)
-    if (np.isinf(array.astype(np.float64)) & np.isfinite(doubles)).any():
-        raise errors.invalid(f"input {name}: values beyond the range of {np.dtype(kind).name}")
-    return array
+    with np.errstate(over="ignore"):  # too large for it is infinite, as in TensorFlow Serving
+        return doubles.astype(kind)
 
 
 def _is_base64(value: Any) -> bool:
@@ -169,6 +189,7 @@ def _is_base64(value: Any) -> bool:
 def _to_bytes(name: str, value: str | dict) -> bytes:
     try:
         if isinstance(value, str):
+            _refuse_image_text(name, value)
             return value.encode()
         if not _is_base64(value):
             raise errors.invalid(
@@ -176,11 +197,27 @@ def _to_bytes(name: str, value: str | dict) -> bytes:
                 'data, {"b64": "…"}'
             )
         text = "".join(value["b64"].split())
+        if text.startswith("data:"):
+            raise errors.invalid(
+                f"input {name}: a data: URL in b64; send only what follows its comma"
+            )
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except UnicodeEncodeError:
         raise errors.invalid(f"input {name}: a string with half a surrogate pair") from None
     except ValueError:
         raise errors.invalid(f"input {name}: Unable to base64 decode") from None
+
+
+def _refuse_image_text(name: str, text: str) -> None:
+    """Refuses an image as text: what it is meant for would get the text in place of the image."""
+    if text.startswith("data:image/"):
+        raise errors.invalid(
+            f'input {name}: a data: URL; send {{"b64": "…"}} with what follows its comma'
+        )
+    if text.startswith(_BASE64_KINDS):
+        raise errors.invalid(
+            f'input {name}: an image in base64 has to be marked so: {{"b64": "…"}}, not plain text'
+        )
 
 
 def _brief(value: Any) -> str:

@@ -32,10 +32,13 @@ def application(core: Core) -> web.Application:
         middlewares=[_errors_as_json], client_max_size=core.options.max_request_bytes
     )
     api = _Api(core)
-    app.router.add_route("*", "/v1/{rest:.*}", api.handle)
+    for prefix in ("v1", "V1"):
+        app.router.add_route("*", f"/{prefix}/{{rest:.*}}", api.handle)
     app.router.add_get("/healthz", api.healthz)
     app.router.add_get("/readyz", api.readyz)
     app.router.add_get("/monitoring/prometheus/metrics", api.metrics)
+    if core.options.rest_api_enable_cors_support:
+        app.on_response_prepare.append(_add_cors_headers)
     page.add_routes(app, next(iter(core.models)))
     return app
 
@@ -46,7 +49,10 @@ class _Api:
 
     async def handle(self, request: web.Request) -> web.Response:
         path = request.rel_url.raw_path
-        pattern = {"POST": _PREDICT, "GET": _STATUS}.get(request.method)
+        if request.method == "OPTIONS" and "Origin" in request.headers:  # a browser asks first
+            return web.Response()
+        patterns = {"POST": _PREDICT, "GET": _STATUS, "HEAD": _STATUS}
+        pattern = patterns.get(request.method)
         match = pattern.fullmatch(path) if pattern else None
         if not match:
             raise errors.invalid(f"Malformed request: {request.method} {path[:200]}")
@@ -154,6 +160,13 @@ async def _read(request: web.Request, limit: int, deadline: float) -> bytes:
 def _json_response(value: dict, status: int = 200) -> web.Response:
     text = json.dumps(value, indent=1) + "\n"
     return web.Response(text=text, status=status, content_type="application/json")
+
+
+async def _add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Those of TensorFlow Serving's --rest_api_enable_cors_support."""
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    response.headers["Access-Control-Allow-Methods"] = "POST, GET, OPTIONS"
+    response.headers["Access-Control-Allow-Headers"] = "Content-Type"
 
 
 @web.middleware

@@ -54,6 +54,11 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "rest_api_timeout_in_ms", default.rest_api_timeout_in_ms, "Time limit of a REST request.", 1
     )
+    flags.DEFINE_bool(
+        "rest_api_enable_cors_support",
+        default.rest_api_enable_cors_support,
+        "Let web pages of other origins send requests.",
+    )
     flags.DEFINE_float(
         "file_system_poll_wait_seconds",
         default.file_system_poll_wait_seconds,
