@@ -14,6 +14,7 @@ from PIL import Image
 
 from maskx_tf.data import decoding
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.coco import instances
 from maskx_tf.data.pipeline import make_dataset
 from maskx_tf.data.records import index
 from maskx_tf.data.records.manifest import find_shards
@@ -208,6 +209,34 @@ def test_what_is_refused(name, tmp_path):
     assert all(re.search(text, message) for text in REFUSED[name]), message
     assert "\n" not in message and "0x" not in message and len(message) < 600
     assert not list((tmp_path / "r").glob("*"))
+
+
+# Other files that are given as a COCO json, by their beginning, and what the message names.
+OTHER_FILES = {
+    "voc": (b'<?xml version="1.0"?><annotation></annotation>', "XML", "export COCO json"),
+    "csv": (b"image,x,y,w,h\na.jpg,1,2,3,4\n", "line 1", "column 1"),
+    "yolo": (b"0 0.5 0.5 0.2 0.2\n", "not json", "line 1"),
+    "zip": (b"PK\3\4" + bytes(9), "zip archive", "unpack it"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS", "git lfs pull"),
+    "blank": (b" \n", "empty", "not json"),
+    "results": (b'[{"image_id": 1, "category_id": 1}]', "list of annotations", "take the json"),
+    "label studio": (b'[{"annotations": [], "data": {}}]', "a list", "export COCO json"),
+    "datumaro": (b'{"items": [], "categories": {}}', "Datumaro", "export COCO json"),
+    "cut": (b'{"images": [{"id": 1, "file_name": "a.j', "line 1", "cut off"),
+    "cut between": (b'{"images": [{"id": 1}, ', "line 1", "cut off"),
+    "python": (b"{'images': []}", "printed by Python", "json.dump"),
+    "photo": (b"\xff\xd8\xff\xe0" + bytes(9), "not json", "byte 0"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_other_files_are_told_by_their_beginning(name, tmp_path):
+    data, kind, remedy = OTHER_FILES[name]
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(UserError) as error:
+        instances.read(str(tmp_path / "x.json"))
+    message = str(error.value)
+    assert "x.json" in message and kind in message and remedy in message, message
 
 
 def test_photos_that_were_cut_off_are_left_out_when_told(tmp_path):

@@ -1,4 +1,4 @@
-"""What a conversion has lost: too much to go on with, or odd in most of the data set."""
+"""What a conversion has lost: too much to go on with, or odd in much of the data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from maskx_tf.data.records.manifest import Manifest
 
 _CHOSEN = ("synset_", "box_duplicate_dropped")  # reasons of what a command was told to leave out
 _CROWD, _OF_IMAGE = "crowd", "annotation_of_dropped_image"
-_MOST = 0.5  # of images or objects; what more of them have is a fault of the file
+_MUCH = 0.3  # of images or objects; what more of them have is a fault of the file
 _MANY = 0.1  # of images, objects or masks; more of them are not lost by chance
 # All of many boxes end in the upper left: by chance with the probability of reach ** boxes.
 _REACH, _CHANCE, _LEAST_OBJECTS = 0.75, 1e-6, 20
@@ -54,7 +54,7 @@ def too_much(manifest: Manifest, most_dropped: float) -> str:
 
 
 def warnings(manifest: Manifest, reach: Sequence[float]) -> tuple[str, ...]:
-    """What is odd in most of the images or objects, or lost of many.
+    """What is odd in much of the images or objects, or lost of many.
 
     Args:
       manifest: of the records.
@@ -64,7 +64,7 @@ def warnings(manifest: Manifest, reach: Sequence[float]) -> tuple[str, ...]:
     found = []
     for reason, entry in manifest.issues.items():
         share = entry["count"] / max(totals[_unit(reason)], 1)
-        limit = _MANY if _is_loss(reason) else _MOST
+        limit = _MANY if _is_loss(reason) else _MUCH
         if share > limit and REASONS[reason].remedy:
             meaning, remedy = REASONS[reason].meaning, REASONS[reason].remedy
             found.append(f"{share:.0%} of the {_unit(reason)}: {meaning} ({reason}): {remedy}")

@@ -202,7 +202,8 @@ def _load(
     content = _Content(lists, with_texts)
     try:
         with open(path, "rb") as file:
-            if kind := kinds.no_json(file.read(kinds.HEAD_BYTES)):
+            head = file.read(kinds.HEAD_BYTES)
+            if kind := kinds.no_json(head):
                 raise UserError(f"{flag}={path} is not json: {kind}.")
             file.seek(0)
             stream = JsonStream(file, path, pathlib.Path(path).stat().st_size)
@@ -213,7 +214,7 @@ def _load(
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{flag}={path} cannot be read: {reason}.") from None
     if not is_object:
-        raise UserError(f"{path} is not a COCO json: its top level is not an object.")
+        raise UserError(f"{path} is not a COCO json: {kinds.of_top_level(head)}.")
     content.sha256 = stream.sha256
     return content
 

@@ -216,6 +216,8 @@ class JsonStream:
             hint = " Is it one json after the other (jsonl)? Take one json with all."
         elif message.startswith("Expecting") and self._text[:1] in ("]", "}"):
             hint = " Is there a comma before a closing bracket? Remove it."
+        elif message.startswith("Unterminated") or not self._text.strip():
+            hint = " Was the file cut off? Fetch or write it again."
         return UserError(
             f"{self._path} is not json: {message}: line {self._lines + 1} column "
             f"{self._column + 1} (char {self._chars}).{hint}"

@@ -29,6 +29,9 @@ _FORMATS = (
     ({"image", "annotations"}, "it is a file of one image, as of SA-1B, without classes"),
     ({"_via_img_metadata"}, "it is a project of VIA: export its annotations as COCO json"),
     ({"textDetails"}, "it is a file of Supervisely: export COCO json"),
+    ({"objects", "size"}, "it is a file of Supervisely: export COCO json"),
+    ({"items", "categories"}, "it is a file of Datumaro: export COCO json"),
+    ({"features", "type"}, "it is GeoJSON, in coordinates of the earth"),
 )
 # Fields of annotations that are no objects.
 _OTHER_TASKS = (
@@ -44,6 +47,21 @@ def no_json(head: bytes) -> str:
     if not text:
         return "it is empty"
     return next((reason for start, reason in _HEADS if text.startswith(start)), "")
+
+
+def of_top_level(head: bytes) -> str:
+    """What json that begins so is, of which the top level is no object."""
+    if not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        return "its top level is not an object"
+    if b'"category_id"' in head:
+        return (
+            "its top level is not an object but a list of annotations or results; take the json "
+            "with the images and categories that they belong to"
+        )
+    return (
+        "its top level is not an object but a list, as of Label Studio's, CreateML's and other "
+        "tools' own formats; export COCO json"
+    )
 
 
 def without_list(path: str, key: str, members: Mapping[str, Any]) -> str:
