@@ -423,6 +423,31 @@ class TestFilesThatPeopleHave:
         run(*paths, model_dir, tmp_path / "out.json", crowds="objects")
         assert "crowd" not in listed(tmp_path / "out.json")
 
+    @pytest.mark.parametrize(
+        ("item", "cause"),
+        [
+            (harness.annotation(1, [5, 6, 30, 25], iscrowd=1), "1 crowd.*--crowds=objects"),
+            (harness.annotation(1, [0.1, 0.2, 0.3, 0.25]), "1 box_normalised.*multiply x"),
+            (harness.annotation(7, [5, 6, 30, 25]), "1 annotation_of_unknown_image"),
+        ],
+    )
+    def test_a_json_without_any_object_is_refused(self, model_dir, tmp_path, item, cause):
+        paths = harness.write_coco(tmp_path, [item], names=("ant",))
+        with pytest.raises(UserError, match=f"None of the 1 annotations is an object.*{cause}"):
+            run(*paths, model_dir, tmp_path / "out.json")
+
+    def test_names_that_xml_cannot_hold_are_left_out_of_cvat_and_listed(self, model_dir, tmp_path):
+        items = [harness.annotation(i, [5, 6, 30, 25]) for i in (1, 2)]
+        paths = harness.write_coco(tmp_path, items, sizes=SIZES[:2], names=("ant",))
+        content = json.loads(pathlib.Path(paths[0]).read_text())
+        content["images"][1]["file_name"] = "2\v.jpg"
+        pathlib.Path(paths[0]).write_text(json.dumps(content))
+        pathlib.Path(paths[1], "2.jpg").rename(pathlib.Path(paths[1], "2\v.jpg"))
+        run(*paths, model_dir, tmp_path / "out.xml", format="cvat")
+        images = ElementTree.parse(tmp_path / "out.xml").iter("image")
+        assert [image.get("name") for image in images] == ["1.jpg"]
+        assert listed(tmp_path / "out.xml")["file_name_not_in_xml"] == [2]
+
     def test_thin_boxes_are_listed(self, model_dir, tmp_path):
         run(*case("l05_label_thin_boxes", tmp_path), model_dir, tmp_path / "out.json")
         found = listed(tmp_path / "out.json")
