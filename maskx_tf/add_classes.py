@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -16,8 +17,9 @@ from maskx_tf.adding import examples, fit, grow, known, prior
 from maskx_tf.adding.frozen_detector import FrozenDetector
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data.coco import instances
+from maskx_tf.data.coco.categories import spelling
 from maskx_tf.data.records.manifest import find_records
-from maskx_tf.errors import UserError
+from maskx_tf.errors import UserError, first_of
 from maskx_tf.system import cli
 
 KNOWN_IMAGES = 500
@@ -46,6 +48,9 @@ def define_flags() -> None:
         fit.PRIOR_STRENGTH,
         "Weight of the prior that makes new weights resemble the old ones.",
     )
+    flags.DEFINE_bool(
+        "similar_names", False, "Also add classes spelled almost as ones that the model knows."
+    )
     flags.DEFINE_integer("seed", 0, "Seed of the boxes drawn around the examples.", lower_bound=0)
 
 
@@ -58,6 +63,7 @@ def add_classes(
     known_images: int = KNOWN_IMAGES,
     prior_strength: float = fit.PRIOR_STRENGTH,
     seed: int = 0,
+    similar_names: bool = False,
 ) -> str:
     """Writes a model that also knows the classes of a json; returns what to tell the user.
 
@@ -72,10 +78,13 @@ def add_classes(
       known_images: see `known.class_means`.
       prior_strength: see `fit.fit`.
       seed: see `examples.collect`.
+      similar_names: new classes may have names that differ from those of known ones in case,
+        blanks and the like alone.
 
     Raises:
-      UserError: there are no new classes, no examples of one, the model cannot have any, or
-        `output_dir` holds a model or cannot be written.
+      UserError: there are no new classes, they are known under other spellings, there are no
+        examples of one, the model cannot have any, or `output_dir` holds a model or cannot be
+        written.
     """
     if not pathlib.Path(images).is_dir():
         raise UserError(f"--images={images} is not a directory.")
@@ -89,6 +98,8 @@ def add_classes(
     names = [name for name in source.vocabulary.names if name not in loaded.vocabulary.names]
     if not names:
         raise UserError(f"--boxes={boxes} has no category that the model does not know already.")
+    if not similar_names:
+        _check_spelling(names, loaded.vocabulary.names, boxes)
     records = _known_records(loaded, known_records)
     detector = FrozenDetector(loaded)
     samples, counts = examples.collect(detector, source, pathlib.Path(images), names, seed)
@@ -109,6 +120,22 @@ def add_classes(
     checkpoints.save_new(grown, output_dir)
     listed = ", ".join(f"{name} ({counts[name]} boxes)" for name in names)
     return f"added: {listed}\nwritten: {output_dir}, {grown.vocabulary.num_classes} classes"
+
+
+def _check_spelling(new: Sequence[str], known: Sequence[str], boxes: str) -> None:
+    """Refuses new classes that are probably known ones spelled otherwise."""
+    by_spelling = {spelling(name): name for name in known}
+    pairs = [
+        f"{name!r} ({by_spelling[spelling(name)]!r})"
+        for name in new
+        if spelling(name) in by_spelling
+    ]
+    if pairs:
+        raise UserError(
+            f"--boxes={boxes} has {len(pairs)} categories that the model knows by almost the same "
+            f"name: {first_of(pairs, 4)}. Give them the model's names; if they are other classes, "
+            "set --similar_names."
+        )
 
 
 def _known_records(loaded: LoadedModel, named: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -144,6 +171,7 @@ def main() -> None:
             values.known_images,
             values.prior_strength,
             values.seed,
+            values.similar_names,
         )
     )
 

@@ -440,6 +440,19 @@ def test_command_writes_a_model_that_loads(model_dir, old, tmp_path, monkeypatch
         add_classes.add_classes(model_dir, boxes, images, f"{boxes}/new")
 
 
+@pytest.mark.parametrize("name", ["Bee", "b ee", "BEE_"])
+def test_known_classes_spelled_otherwise(model_dir, tmp_path, name):
+    boxes, images = harness.write_coco(
+        tmp_path, [harness.annotation(1, [5, 8, 25, 20])], names=(name,)
+    )
+    output = tmp_path / "new"
+    with pytest.raises(UserError, match=rf"1 categories .*'{name}' \('bee'\).* --similar_names"):
+        add_classes.add_classes(model_dir, boxes, images, str(output))
+    assert not output.exists()
+    add_classes.add_classes(model_dir, boxes, images, str(output), (), similar_names=True)
+    assert checkpoints.load_model(str(output)).vocabulary.names[-1] == name
+
+
 def test_known_records(model_dir, records, tmp_path, capsys):
     annotations = [harness.annotation(1, [5, 8, 25, 20])]
     boxes, images = harness.write_coco(tmp_path, annotations, names=("emu",))

@@ -1,6 +1,7 @@
 """The NumPy reference and the blobs agree with the published description of Detectron."""
 
 import csv
+import json
 import pickle
 import pickletools
 
@@ -236,8 +237,11 @@ def test_features_are_the_peers(peer):
     found |= {f"rpn_logits_p{level}": x[0] for level, x in outputs.items()}
     found |= {f"rpn_deltas_p{level}": x[1] for level, x in outputs.items()}
     assert len(found) == 4 + 5 + 10
+    # Two float32 computations are apart by at most what each is from the exact one.
+    own_error = json.loads(str(fixture["meta"]))["fp32_vs_fp64_maxabs_and_scale"]
     for name, x in found.items():
-        assert relative_error(x, fixture[name][0]) < 1e-4, name
+        error, scale = own_error[name]
+        assert relative_error(x, fixture[name][0]) < 2 * error / scale, name
 
 
 def test_heads_are_the_peers(peer):

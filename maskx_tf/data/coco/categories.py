@@ -92,12 +92,16 @@ def _without_unused_doubles(
     return [entry for entry in entries if id(entry) not in unused]
 
 
+def spelling(name: str) -> str:
+    """What a name and others that are equal but for case, blanks and the like have in common."""
+    return "".join(char for char in name.casefold() if char.isalnum()) or name
+
+
 def _warn_of_similar(vocabulary: Vocabulary, path: str) -> None:
     """Names that are equal but for case, blanks and the like are usually one class."""
     groups: dict[str, list[str]] = {}
     for name in vocabulary.names:
-        key = "".join(char for char in name.casefold() if char.isalnum())
-        groups.setdefault(key or name, []).append(name)
+        groups.setdefault(spelling(name), []).append(name)
     for names in groups.values():
         if len(names) > 1:
             logging.warning(
