@@ -276,7 +276,7 @@ class Config:
     )
     mask_body: str = _mask_head(
         "fcn",
-        "Body of the mask head: fcn, 3x3 convolutions and a deconvolution.",
+        "Body of the mask head (docs/mask_heads.md).",
         choices=tuple(MASK_BODIES),
     )
     mask_mlp: bool = _mask_head(True, "Add the class-agnostic fully connected branch.")
@@ -286,10 +286,27 @@ class Config:
         choices=("proposals", "ground_truth"),
     )
     mask_roi_size: int = _training(
-        14, "RoIAlign output side of the mask head; masks are twice it.", POSITIVE
+        14, "RoIAlign output side of the mask head; masks are mask_upsampling times it.", POSITIVE
     )
-    mask_filters: int = _mask_head(256, "Channels of the mask trunk; length of w_seg.", POSITIVE)
-    mask_convs: int = _mask_head(4, "3x3 convolutions of the mask trunk.", POSITIVE)
+    mask_filters: int = _mask_head(
+        256, "Channels of the mask trunk; length of w_seg (docs/mask_heads.md).", POSITIVE
+    )
+    mask_convs: int = _mask_head(4, "3x3 convolutions of mask_body=fcn.", POSITIVE)
+    mask_kernel: int = _mask_head(
+        13,
+        "Side of the large kernel of mask_body=gcn.",
+        Check(lambda v: v > 0 and v % 2 == 1, "be positive and odd"),
+    )
+    mask_upsampling: int = _mask_head(
+        2,
+        "Side of a mask over the side of its RoI features: 1, 2, 4 or 8.",
+        Check(lambda v: v in (1, 2, 4, 8), "be 1, 2, 4 or 8"),
+    )
+    mask_norm: str = _mask_head(
+        "none",
+        "Normalisation in the mask body.",
+        choices=("none", "group_norm", "batch_norm", "sync_batch_norm"),
+    )
 
     # Detections
     score_threshold: float = _detections(0.05, "Detections below this score are dropped.", FRACTION)
@@ -366,6 +383,12 @@ class Config:
                 f"image_max_side={self.image_max_side}."
             )
         self._check_levels()
+        divisor = MASK_BODIES[self.mask_body].divisor
+        if self.mask_roi_size % divisor:
+            raise UserError(
+                f"mask_roi_size={self.mask_roi_size} must be a multiple of {divisor} with "
+                f"mask_body={self.mask_body}."
+            )
 
     def _check_levels(self) -> None:
         last = BACKBONES[self.backbone].last_stage
@@ -389,7 +412,7 @@ class Config:
     @property
     def mask_size(self) -> int:
         """Side of a predicted mask."""
-        return MASK_BODIES[self.mask_body].upsampling * self.mask_roi_size
+        return self.mask_upsampling * self.mask_roi_size
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some options changed."""

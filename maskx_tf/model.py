@@ -157,16 +157,18 @@ class MaskXRCNN(tf_keras.Model):
         return self.box_heads[-1].class_weights(classes, self.config.transfer_input)
 
     def w_seg(self, classes: tf.Tensor) -> tf.Tensor:
-        """T(w_det) of the given classes, int32 [U] -> [U, mask_filters] (paper, equation 1)."""
+        """T(w_det) of the given classes, int32 [U] -> [U, C] (paper, equation 1)."""
         return self.mask_weights(self.w_det(classes))
 
     def mask_kernels(self, classes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Kernels [N, mask_filters] and, if they are learned, biases [N] of classes int32 [N]."""
+        """Kernels [N, C] and, if they are learned, biases [N] of classes int32 [N]."""
         return self.mask_weights.kernels(classes, self.w_det)
 
-    def mask_logits(self, roi_features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    def mask_logits(
+        self, roi_features: tf.Tensor, classes: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
         """Mask logits [N, m, m] of RoI features [N, S, S, C], for classes int32 [N]."""
-        return self.mask_head(roi_features, *self.mask_kernels(classes))
+        return self.mask_head(roi_features, *self.mask_kernels(classes), training=training)
 
     def masks(
         self,
@@ -390,22 +392,27 @@ def assemble(
                 name="box_head",
             )
         ],
-        "mask_head": MaskHead(
-            _chosen(choices.MASK_BODIES[config.mask_body].constructor, config, "mask"),
-            [MLP(name="mlp")] if config.mask_mlp else [],
-            name="mask_head",
-        ),
-        "mask_weights": _mask_weights(config, num_classes),
+        "mask_head": parts.get("mask_head") or _mask_head(config),
     }
+    chosen["mask_weights"] = _mask_weights(config, num_classes, chosen["mask_head"].body.filters)
     if config.transfer_input == "embedding":
         chosen["embeddings"] = _embedding_rows(embeddings, num_classes)
     return MaskXRCNN(config, num_classes, **(chosen | parts))
 
 
-def _mask_weights(config: Config, num_classes: int) -> WeightTransfer | LearnedMaskWeights:
+def _mask_head(config: Config) -> MaskHead:
+    choice = choices.MASK_BODIES[config.mask_body]
+    body = _chosen(choice.constructor, config, "mask", name="body")
+    branches = [MLP(name="mlp")] if config.mask_mlp and choice.has_pixels else []
+    return MaskHead(body, branches, name="mask_head")
+
+
+def _mask_weights(
+    config: Config, num_classes: int, filters: int
+) -> WeightTransfer | LearnedMaskWeights:
     if config.mask_output == "transfer":
         return WeightTransfer(
-            config.mask_filters,
+            filters,
             config.transfer_layers,
             config.transfer_units,
             config.transfer_activation,
@@ -413,7 +420,7 @@ def _mask_weights(config: Config, num_classes: int) -> WeightTransfer | LearnedM
             name="weight_transfer",
         )
     rows = 1 if config.mask_output == "class_agnostic" else num_classes + 1
-    return LearnedMaskWeights(rows, config.mask_filters, name="mask_weights")
+    return LearnedMaskWeights(rows, filters, name="mask_weights")
 
 
 def build_model(

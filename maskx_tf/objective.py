@@ -135,7 +135,7 @@ def frozen_mask_examples(
 
 
 def _mask_losses(model, examples: MaskExamples) -> Losses:
-    logits = model.mask_logits(examples.features, examples.classes)
+    logits = model.mask_logits(examples.features, examples.classes, training=True)
     of_masks = {term.name: term.of_masks for term in loss_terms(model.config) if term.of_masks}
     return {name: compute(logits, examples) for name, compute in of_masks.items()}
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
+from maskx_tf.layers.choices import MASK_BODIES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -78,6 +79,7 @@ def configs(draw) -> Config:
     options = {name: draw(values_of(field)) for name, field in FIELDS.items()}
     if options["transfer_input"] == "embedding":
         options["transfer_embeddings"] = "vectors.npy"
+    options["mask_roi_size"] *= MASK_BODIES[options["mask_body"]].divisor
     low, high = sorted((options["scale_jitter_min"], options["scale_jitter_max"]))
     return Config(**options | {"scale_jitter_min": low, "scale_jitter_max": high})
 
@@ -94,7 +96,11 @@ def test_saved_options_are_read_back_equal(tmp_path_factory, config):
 def test_every_option_reaches_the_file(name):
     field, default = FIELDS[name], Config()
     other = values_of(field).filter(lambda value: value != getattr(default, name))
-    companions = {"transfer_embeddings": "vectors.npy", "scale_jitter_max": 1e9}
+    companions = {
+        "transfer_embeddings": "vectors.npy",
+        "scale_jitter_max": 1e9,
+        "mask_roi_size": 32,
+    }
     companions.pop(name, None)
 
     @settings(max_examples=3, deadline=None, database=None)

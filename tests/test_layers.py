@@ -12,11 +12,13 @@ from maskx_tf.layers import choices
 from maskx_tf.layers.backbone import ResNet
 from maskx_tf.layers.box_head import BoxHead
 from maskx_tf.layers.fpn import FPN
+from maskx_tf.layers.mask_bodies.body import in_rows
 from maskx_tf.layers.mask_bodies.fcn import FCN
 from maskx_tf.layers.mask_branches import MLP
-from maskx_tf.layers.mask_head import MaskHead, in_rows
+from maskx_tf.layers.mask_head import MaskHead
 from maskx_tf.layers.rpn import RPN
 from maskx_tf.layers.weight_transfer import LearnedMaskWeights, WeightTransfer
+from tests.harness import thorough
 from tests.layer_check import check_layer
 
 N, S, C = 3, 8, 6
@@ -65,20 +67,29 @@ def test_box_head():
     check_layer(lambda: BoxHead(4, 5), normal(N, 2, 2, 3), oracle=oracle, trained=trained)
 
 
-@pytest.mark.parametrize("name", choices.MASK_BODIES)
+@pytest.mark.parametrize(
+    "name", [name if c.divisor <= 4 else thorough(name) for name, c in choices.MASK_BODIES.items()]
+)
 def test_mask_body(name):
-    """What `mask_bodies` says of all bodies."""
+    """Every body in a head, with a kernel for each RoI."""
     choice = choices.MASK_BODIES[name]
-    body = check_layer(choices.load(choice.constructor), normal(N, S, S, C))
-    u = choice.upsampling
-    assert body.upsampling == u
-    assert body(normal(N, S, S, C)).shape == (N, S, S, u, u, body.filters)
+    side = max(4, choice.divisor)
+
+    def make():
+        return MaskHead(choices.load(choice.constructor)(filters=8))
+
+    inputs = normal(N, side, side, C), normal(N, 8)
+    head = check_layer(make, *inputs)
+    assert head.body.upsampling == 2
+    assert head(*inputs).shape == (N, 2 * side, 2 * side)
 
 
 def test_fcn():
     def oracle(body, x):
-        for layer in (*body.convs, body.deconv):  # as Keras computes it
+        for layer in body.convs:
             x = layer(x)
+        kernel, bias = body.deconv.get_weights()
+        x = tf.nn.relu(tf.nn.conv2d_transpose(x, kernel, [N, 2 * S, 2 * S, C], 2) + bias)
         return x.numpy().reshape(N, S, 2, S, 2, C).transpose(0, 1, 3, 2, 4, 5)
 
     check_layer(lambda: FCN(C, convs=2), normal(N, S, S, 4), oracle=oracle)

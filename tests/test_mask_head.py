@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maskx_tf.layers.mask_bodies.body import in_rows
 from maskx_tf.layers.mask_bodies.fcn import FCN
 from maskx_tf.layers.mask_branches import MLP
-from maskx_tf.layers.mask_head import MaskHead, in_rows
+from maskx_tf.layers.mask_head import MaskHead
 from tests.layer_check import randomize
 
 N, K, C = 5, 4, 6

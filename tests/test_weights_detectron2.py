@@ -10,7 +10,7 @@ from maskx_tf import checkpoints, losses
 from maskx_tf.errors import UserError
 from maskx_tf.layers import roi_align
 from maskx_tf.layers.box_head import DELTA_WEIGHTS
-from maskx_tf.layers.mask_head import in_rows
+from maskx_tf.layers.mask_bodies.body import in_rows
 from maskx_tf.ops import boxes, masks
 from maskx_tf.weights import detectron2, importing
 from tests import detectron2_fixture

@@ -1,6 +1,8 @@
 """Backbones: ResNet-50/101 as published, and a small residual network for small images."""
 
 import functools
+import math
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -18,7 +20,7 @@ def normalization_layer(kind: str, name: str) -> tf_keras.layers.Layer:
 
     Args:
       kind: `frozen_batch_norm` (a fixed affine map), `batch_norm`, `sync_batch_norm` (statistics
-        over all replicas) or `group_norm` (16 channels a group).
+        over all replicas) or `group_norm` (16 channels a group, where that divides them).
       name: name of the layer.
     """
     if kind == "group_norm":
@@ -37,12 +39,12 @@ class _GroupNorm(tf_keras.layers.GroupNormalization):
     """Group normalisation with a group size in place of a group count."""
 
     def build(self, input_shape):
-        self.groups = max(1, input_shape[-1] // 16)
+        self.groups = math.gcd(input_shape[-1], max(1, input_shape[-1] // 16))
         super().build(input_shape)
 
 
 class ConvNorm(tf_keras.layers.Layer):
-    """Convolution without bias, normalisation, optional ReLU.
+    """Convolution without bias, normalisation, optional ReLU; with norm "none" only a bias between.
 
     With stride 2, Keras' "same" pads even inputs more at the bottom and the right, which shifts the
     features. Model Garden's weights are trained with it; the published ones and Keras' are trained
@@ -52,25 +54,30 @@ class ConvNorm(tf_keras.layers.Layer):
     def __init__(
         self,
         filters: int,
-        size: int,
+        size: int | tuple[int, int],
         stride: int,
         norm: str,
         relu: bool = True,
         padding: str = "symmetric",
+        dilation: int = 1,
+        initializer: str | tf_keras.initializers.Initializer | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        pad = None
+        if isinstance(size, int) and stride > 1 and padding == "symmetric":
+            pad = size // 2 or None  # a 1x1 kernel needs none either way
         self.conv = Conv2D(
             filters,
             size,
             strides=stride,
-            # A 1x1 kernel needs none either way.
-            pad=(size // 2 or None) if stride > 1 and padding == "symmetric" else None,
-            use_bias=False,
-            kernel_initializer=initializers.msra_fill(),
+            pad=pad,
+            dilation_rate=dilation,
+            use_bias=norm == "none",
+            kernel_initializer=initializer or initializers.msra_fill(),
             name="conv",
         )
-        self.norm = normalization_layer(norm, "norm")
+        self.norm: Any = None if norm == "none" else normalization_layer(norm, "norm")
         self.relu = relu
         self._is_fixed = norm == "frozen_batch_norm"
         self._folded_bias: tf.Variable | None = None
@@ -79,8 +86,9 @@ class ConvNorm(tf_keras.layers.Layer):
         """Creates the weights of both parts, which are not always called as layers."""
         with tf.name_scope(self.conv.name):
             self.conv.build(input_shape)
-        with tf.name_scope(self.norm.name):
-            self.norm.build([*input_shape[:3], self.conv.filters])
+        if self.norm is not None:
+            with tf.name_scope(self.norm.name):
+                self.norm.build([*input_shape[:3], self.conv.filters])
         super().build(input_shape)
 
     def _merged(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -105,6 +113,9 @@ class ConvNorm(tf_keras.layers.Layer):
         elif self._is_fixed and self.compute_dtype == "float32":
             kernel, bias = self._merged()
             x = tf.nn.bias_add(self.conv.convolution_op(x, kernel), bias)
+        elif self.norm is None:
+            x = self.conv.convolution_op(x, self.conv.kernel)
+            x = tf.nn.bias_add(x, tf.cast(self.conv.bias, x.dtype))
         else:
             x = self.conv.convolution_op(x, self.conv.kernel)
             x = tf.cast(self.norm(x, training=training and self.norm.trainable), x.dtype)

@@ -23,15 +23,17 @@ class Backbone(NamedTuple):
 
 
 class MaskBody(NamedTuple):
-    """A body of the mask head, see `mask_bodies`.
+    """A body of the mask head, see `mask_bodies.body.Body`.
 
     Attributes:
       constructor: `module:name` of what makes the layer.
-      upsampling: side of the mask over the side of the RoI features.
+      divisor: what the side of the RoI features must be a multiple of.
+      has_pixels: whether it returns pixel features, which branches can read.
     """
 
     constructor: str
-    upsampling: int
+    divisor: int = 1
+    has_pixels: bool = True
 
 
 BACKBONES = {
@@ -40,7 +42,16 @@ BACKBONES = {
     "small": Backbone("maskx_tf.layers.backbone:small", last_stage=4),
 }
 MASK_BODIES = {
-    "fcn": MaskBody("maskx_tf.layers.mask_bodies.fcn:FCN", upsampling=2),
+    "fcn": MaskBody("maskx_tf.layers.mask_bodies.fcn:FCN"),
+    "mlp": MaskBody("maskx_tf.layers.mask_bodies.mlp:MLP", has_pixels=False),
+    "hourglass10": MaskBody("maskx_tf.layers.mask_bodies.hourglass:hourglass10", divisor=2),
+    "hourglass20": MaskBody("maskx_tf.layers.mask_bodies.hourglass:hourglass20", divisor=4),
+    "hourglass32": MaskBody("maskx_tf.layers.mask_bodies.hourglass:hourglass32", divisor=8),
+    "hourglass52": MaskBody("maskx_tf.layers.mask_bodies.hourglass:hourglass52", divisor=32),
+    "hourglass100": MaskBody("maskx_tf.layers.mask_bodies.hourglass:hourglass100", divisor=32),
+    "aspp": MaskBody("maskx_tf.layers.mask_bodies.aspp:ASPPv3"),
+    "aspp_v2": MaskBody("maskx_tf.layers.mask_bodies.aspp:ASPPv2"),
+    "gcn": MaskBody("maskx_tf.layers.mask_bodies.gcn:GCN"),
 }
 
 

@@ -48,7 +48,9 @@ class Conv2D(tf_keras.layers.Conv2D):
       **kwargs: of the Keras layer.
     """
 
-    def __init__(self, filters: int, kernel_size: int, *, pad: int | None = None, **kwargs):
+    def __init__(
+        self, filters: int, kernel_size: int | tuple[int, int], *, pad: int | None = None, **kwargs
+    ):
         super().__init__(filters, kernel_size, padding="same", **kwargs)
         self._pad = "SAME" if pad is None else [[0, 0], [pad, pad], [pad, pad], [0, 0]]
         is_plain = pad is None and {self.strides, self.dilation_rate} == {(1, 1)}

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras
 
+from maskx_tf.layers.mask_bodies.body import Body, in_rows
+
 
 class MaskHead(tf_keras.layers.Layer):
     """One mask per RoI, for one class each (paper §3.2 and §3.4).
@@ -13,13 +15,13 @@ class MaskHead(tf_keras.layers.Layer):
     the number of classes: loss, gradient and result equal those of the K-channel convolution.
 
     Args:
-      body: RoI features [N, S, S, C'] -> pixel features, see `mask_bodies`.
+      body: RoI features [N, S, S, C'] -> pixel features, and with a kernel for each RoI its map.
       branches: each turns pixel features [N, m, m, C] into a map [N, m, m] that is added.
     """
 
     def __init__(
         self,
-        body: tf_keras.layers.Layer,
+        body: Body,
         branches: Sequence[tf_keras.layers.Layer] = (),
         **kwargs,
     ):
@@ -39,7 +41,11 @@ class MaskHead(tf_keras.layers.Layer):
         super().build(input_shape)
 
     def call(
-        self, roi_features: tf.Tensor, kernels: tf.Tensor, biases: tf.Tensor | None = None
+        self,
+        roi_features: tf.Tensor,
+        kernels: tf.Tensor,
+        biases: tf.Tensor | None = None,
+        training: bool = False,
     ) -> tf.Tensor:
         """Mask logits of each RoI for its class.
 
@@ -47,15 +53,13 @@ class MaskHead(tf_keras.layers.Layer):
           roi_features: [N, S, S, C'].
           kernels: w_seg of each RoI's class, [N, C].
           biases: [N], or None as with T, which predicts none.
+          training: whether batch norm uses the statistics of these RoIs.
 
         Returns:
           float32 [N, m, m]; m = u S with the body's upsampling u.
         """
-        x = self.body(roi_features)  # [N, S, S, u, u, C]
-        cells, channels = x.shape[1:5], x.shape[5]
-        pixels = tf.reshape(x, [tf.shape(x)[0], cells.num_elements(), channels])
-        logits = tf.cast(tf.linalg.matvec(pixels, tf.cast(kernels, x.dtype)), tf.float32)
-        logits = in_rows(tf.reshape(logits, [-1, *cells]))
+        x = self.body(roi_features, training=training)
+        logits = self.body.logits(x, kernels)
         if biases is not None:
             logits += tf.cast(biases, tf.float32)[:, None, None]
         for branch in self.branches:
@@ -68,10 +72,3 @@ class MaskHead(tf_keras.layers.Layer):
         for part in (self.body, *self.branches) if save_type == "checkpoint" else ():
             children |= part._trackable_children(save_type, **kwargs)
         return children
-
-
-def in_rows(x: tf.Tensor) -> tf.Tensor:
-    """The pixels of cells in order: [N, S, S, u, u, …] -> [N, u S, u S, …]."""
-    side, factor, others = x.shape[1], x.shape[3], x.shape[5:]
-    x = tf.transpose(x, [0, 1, 3, 2, 4, *range(5, x.shape.rank)])
-    return tf.reshape(x, [-1, factor * side, factor * side, *others])
