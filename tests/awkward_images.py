@@ -27,6 +27,16 @@ def flat_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
+def deep_png(values: np.ndarray) -> bytes:
+    """A PNG file of 16 bits of uint16 [h, w, channels]: grey, grey and alpha, RGB or RGBA."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    chunks = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0))
+    chunks += _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
 def with_exif(png: bytes, orientation: int) -> bytes:
     """A PNG file with EXIF after its header."""
     exif = Image.Exif()

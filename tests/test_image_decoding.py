@@ -213,6 +213,15 @@ class TestPixelRange:
         pixels = image_formats.to_8_bits(values, (0, 4095))
         assert pixels.tolist() == [[0, 62, 255, 255]]
 
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    def test_png_of_12_bits_in_16_with_and_without_alpha(self, channels):
+        values = np.random.default_rng(0).integers(0, 4096, (8, 9, channels)).astype(np.uint16)
+        pixels = pillow(
+            image_formats.to_picture(awkward_images.deep_png(values), (0, 4095)).encoded
+        )
+        colors = values[..., :3] if channels > 2 else values[..., [0, 0, 0]]
+        assert np.abs(pixels - colors / 4095 * 255).max() <= 0.5
+
     def test_colours_keep_their_balance(self):
         names = ("12 bit rgb png", "12 bit rgb tiff")
         png, tiff = (awkward_images.convertible()[name] for name in names)
