@@ -1,12 +1,17 @@
 """Mask targets against NumPy and detectron2's rasterised polygons."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from pycocotools import mask as mask_lib
 
+from maskx_tf.data.coco import masks as coco_masks
 from maskx_tf.ops.mask_targets import mask_targets
 from tests import batches, detectron2_fixture
+from tests.harness import shared_data
 
 
 def targets(masks, boxes, rois, indices, size):
@@ -111,6 +116,34 @@ def test_each_roi_sees_only_its_object():
 def test_padding_is_finite():
     found = targets(np.zeros([1, 8, 8]), np.zeros([1, 4]), np.zeros([1, 4]), [0], 14)
     np.testing.assert_array_equal(found, 0)
+
+
+@pytest.mark.thorough
+def test_the_masks_of_records_give_nearly_the_targets_of_cocos_polygons():
+    """Detectron draws a polygon in the RoI; records hold it as 112 x 112 cells of its box."""
+    path = shared_data() / "coco_mini" / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_bytes())
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
+    rng = np.random.default_rng(0)
+    ious = {False: [], True: []}
+    for item in content["annotations"][:300]:
+        x, y, width, height = item["bbox"]
+        if item["iscrowd"] or min(width, height) < 1:
+            continue
+        box = np.array([y, x, y + height, x + width])
+        polygons = item["segmentation"]
+        mask, _ = coco_masks.read_segmentation(polygons, [sizes[item["image_id"]]]).crop(box, 112)
+        for is_shifted, values in ious.items():
+            roi = box + is_shifted * rng.uniform(-0.15, 0.15, 4) * [height, width, height, width]
+            found = targets(mask[None], box[None], roi[None], [0], 28)[0] > 0
+            scale = 28 / (roi[[3, 2]] - roi[[1, 0]])
+            drawn = [
+                ((np.reshape(part, (-1, 2)) - roi[[1, 0]]) * scale).ravel() for part in polygons
+            ]
+            theirs = mask_lib.decode(mask_lib.merge(mask_lib.frPyObjects(drawn, 28, 28))) > 0
+            values.append((found & theirs).sum() / (found | theirs).sum())
+    assert len(ious[False]) > 200
+    assert np.mean(ious[False]) > 0.98 and np.mean(ious[True]) > 0.985
 
 
 @pytest.mark.parametrize("name", detectron2_fixture.NAMES)
