@@ -18,6 +18,7 @@ from maskx_tf.adding.frozen_detector import FrozenDetector
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data.coco import instances
 from maskx_tf.data.coco.categories import spelling
+from maskx_tf.data.coco.objects import CROWDS, IGNORED
 from maskx_tf.data.records.manifest import find_records
 from maskx_tf.errors import UserError, first_of
 from maskx_tf.system import cli
@@ -51,6 +52,9 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "similar_names", False, "Also add classes spelled almost as ones that the model knows."
     )
+    flags.DEFINE_enum(
+        "crowds", IGNORED, CROWDS, "iscrowd: 1 counts neither way, or is taken for a single object."
+    )
     flags.DEFINE_integer("seed", 0, "Seed of the boxes drawn around the examples.", lower_bound=0)
 
 
@@ -64,6 +68,7 @@ def add_classes(
     prior_strength: float = fit.PRIOR_STRENGTH,
     seed: int = 0,
     similar_names: bool = False,
+    crowds: str = IGNORED,
 ) -> str:
     """Writes a model that also knows the classes of a json; returns what to tell the user.
 
@@ -80,6 +85,7 @@ def add_classes(
       seed: see `examples.collect`.
       similar_names: new classes may have names that differ from those of known ones in case,
         blanks and the like alone.
+      crowds: see `examples.collect`.
 
     Raises:
       UserError: there are no new classes, they are known under other spellings, there are no
@@ -102,7 +108,7 @@ def add_classes(
         _check_spelling(names, loaded.vocabulary.names, boxes)
     records = _known_records(loaded, known_records)
     detector = FrozenDetector(loaded)
-    samples, counts = examples.collect(detector, source, pathlib.Path(images), names, seed)
+    samples, counts = examples.collect(detector, source, pathlib.Path(images), names, seed, crowds)
     if missing := [name for name in names if not counts[name]]:
         raise UserError(
             f"--boxes={boxes} has no usable box of {', '.join(map(repr, missing))}; add some, or "
@@ -172,6 +178,7 @@ def main() -> None:
             values.prior_strength,
             values.seed,
             values.similar_names,
+            values.crowds,
         )
     )
 

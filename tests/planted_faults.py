@@ -495,6 +495,21 @@ FAULTS = (
     ),
     # Evaluation
     Fault(
+        "sheet_has_one_colour_for_all",
+        "tf_records/describe_sheet.py",
+        "place * _GOLDEN_SECTION % 1",
+        "0.3",
+        "test_tf_records_describe.py::TestSheet::"
+        "test_each_object_has_its_colour_and_crowds_are_named",
+    ),
+    Fault(
+        "evaluation_takes_crowds_for_crowds",
+        "maskx_tf/evaluation/ground_truth.py",
+        "read_objects(item, (height, width), crowds)",
+        "read_objects(item, (height, width))",
+        "test_evaluation.py::test_crowds_of_a_json_as_objects",
+    ),
+    Fault(
         "lvis_forgets_the_absent_classes",
         "maskx_tf/evaluation/federated.py",
         'annotated[image["id"]].union(image["neg_category_ids"])',

@@ -482,6 +482,13 @@ def test_unusable_boxes(model_dir, tmp_path):
     )
     with pytest.raises(UserError, match="no usable box of 'emu'"):
         add_classes.add_classes(model_dir, *empty, str(tmp_path / "out"))
+    crowd = harness.write_coco(
+        tmp_path / "c", [harness.annotation(1, [5, 8, 25, 20], iscrowd=1)], names=("emu",)
+    )
+    with pytest.raises(UserError, match="no usable box of 'emu'"):
+        add_classes.add_classes(model_dir, *crowd, str(tmp_path / "out"))
+    said = add_classes.add_classes(model_dir, *crowd, str(tmp_path / "emu"), crowds="objects")
+    assert "emu (1 boxes)" in said
     with pytest.raises(UserError, match="^--boxes=absent.json cannot be read: No such file"):
         add_classes.add_classes(model_dir, "absent.json", known[1], str(tmp_path / "out"))
     with pytest.raises(UserError, match="is not a directory"):

@@ -317,6 +317,15 @@ def test_ground_truth_from_json(tmp_path):
     assert [c["name"] for c in truth["categories"]] == list(VOCABULARY.names)
 
 
+def test_crowds_of_a_json_as_objects(tmp_path):
+    item = {"id": 1, "image_id": 5, "category_id": 70, "bbox": [1, 2, 4, 3], "iscrowd": 1}
+    path = coco_file(tmp_path, annotations=[item])
+    truth = ground_truth.ground_truth_from_json(path, VOCABULARY, None, "objects")
+    assert truth["annotations"][0]["iscrowd"] == 0
+    with pytest.raises(UserError, match="--crowds=objects.*as --eval_records were written"):
+        ground_truth.ground_truth_from_json(path, VOCABULARY)
+
+
 SQUARE = [1, 2, 5, 2, 5, 5, 1, 5]
 
 

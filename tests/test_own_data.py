@@ -205,6 +205,10 @@ def test_the_guide(case, tmp_path):
         return
     evaluation = json.loads((tmp_path / "runs" / "mine" / "evaluation.json").read_text())
     assert set(evaluation["box"]["per_class"]) == {"ant", "bee"}
+    # Of the json, iscrowd is read as the records have it.
+    reader._run(["evaluate", "--model_dir=runs/mine", "--annotations=mine/val.json"])
+    evaluation = json.loads((tmp_path / "runs" / "mine" / "evaluation.json").read_text())
+    assert evaluation["mask"]["all"]["AP"] is not None
     photos = list((tmp_path / "mine" / "photos").rglob("*.jpg"))
     assert len(list((tmp_path / "predictions").rglob("*.jpg"))) >= len(photos)
     labelled = json.loads((tmp_path / "labelled.json").read_text())

@@ -18,7 +18,7 @@ from maskx_tf.data import preprocessing
 from maskx_tf.data.coco.images import locate, read_image
 from maskx_tf.data.coco.instances import CocoJson
 from maskx_tf.data.coco.issues import STORED_AS_PNG, Issue, summary, tabulate
-from maskx_tf.data.coco.objects import read_objects
+from maskx_tf.data.coco.objects import IGNORED, read_objects
 from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.layers.box_head import DELTA_WEIGHTS
 from maskx_tf.ops import boxes
@@ -46,7 +46,12 @@ class Samples(NamedTuple):
 
 
 def collect(
-    detector: FrozenDetector, source: CocoJson, images: pathlib.Path, names: list[str], seed: int
+    detector: FrozenDetector,
+    source: CocoJson,
+    images: pathlib.Path,
+    names: list[str],
+    seed: int,
+    crowds: str = IGNORED,
 ) -> tuple[Samples, Counter[str]]:
     """The samples of all images that show a new class.
 
@@ -60,6 +65,7 @@ def collect(
       images: directory of the image files.
       names: of the new classes.
       seed: of the jitter.
+      crowds: what iscrowd means, one of `objects.CROWDS`.
 
     Returns:
       The samples, and the number of usable examples by class.
@@ -80,7 +86,7 @@ def collect(
         changes = (change for change in image.changes if change != STORED_AS_PNG)
         issues += [Issue(change, item.image_id) for change in changes]
         pixels = tf.constant(image.pixels)
-        objects, found = read_objects(item, image.size)
+        objects, found = read_objects(item, image.size, crowds)
         issues += found
         named = [(classes[annotation.category_id], one) for annotation, one in objects]
         parts.append(_of_image(detector, pixels, named, names, rng, counts))

@@ -12,6 +12,7 @@ from maskx_tf import checkpoints
 from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 from maskx_tf.data import classes
+from maskx_tf.data.coco.objects import AS_OBJECTS, IGNORED
 from maskx_tf.data.records import index, manifest
 from maskx_tf.data.records.reader import reading_errors
 from maskx_tf.errors import UserError
@@ -85,8 +86,12 @@ def evaluate(
         mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
     ground_truth = None
     if annotations:
-        sizes = index.image_sizes(manifest.find_shards(config.eval_records))
-        ground_truth = ground_truth_from_json(annotations, vocabulary, sizes)
+        records = manifest.find_records(config.eval_records)
+        # iscrowd means what it meant when the records were written of the json.
+        meanings = {of.source.get("crowds", IGNORED) for of in records.manifests.values()}
+        crowds = AS_OBJECTS if meanings == {AS_OBJECTS} else IGNORED
+        sizes = index.image_sizes(records.paths)
+        ground_truth = ground_truth_from_json(annotations, vocabulary, sizes, crowds)
     by_grabcut = masks == "grabcut"
     with (
         reading_errors(config.eval_records),

@@ -16,7 +16,7 @@ from absl import logging
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.coco import instances, issues
 from maskx_tf.data.coco.masks import MaskError
-from maskx_tf.data.coco.objects import CocoObject, read_objects
+from maskx_tf.data.coco.objects import IGNORED, CocoObject, read_objects
 from maskx_tf.data.records import manifest
 from maskx_tf.data.records import schema as record_lib
 from maskx_tf.errors import UserError, first_of
@@ -102,7 +102,10 @@ def _annotation_of(item: record_lib.ObjectRecord, image: record_lib.ImageRecord)
 
 
 def ground_truth_from_json(
-    path: str, vocabulary: Vocabulary, sizes: Mapping[int, tuple[int, int]] | None = None
+    path: str,
+    vocabulary: Vocabulary,
+    sizes: Mapping[int, tuple[int, int]] | None = None,
+    crowds: str = IGNORED,
 ) -> dict:
     """Ground truth of a COCO `instances` file, with its exact boxes and masks.
 
@@ -113,6 +116,7 @@ def ground_truth_from_json(
       path: of the json.
       vocabulary: of the model.
       sizes: image id -> (height, width) of its file, where known; of others the json tells.
+      crowds: what iscrowd means, one of `objects.CROWDS`.
 
     Raises:
       UserError: the file is unreadable or malformed, an image has no size, an annotated class is
@@ -135,7 +139,7 @@ def ground_truth_from_json(
             negative, not_exhaustive = ([names[i] for i in ids if i in names] for ids in listed)
             entry |= _annotated_for(negative, not_exhaustive, class_ids)
         ground_truth["images"].append(entry)
-        objects, issues_of_image = read_objects(item, (height, width))
+        objects, issues_of_image = read_objects(item, (height, width), crowds)
         found += issues_of_image
         for annotation, item_object in objects:
             name = names[annotation.category_id]
@@ -155,7 +159,8 @@ def ground_truth_from_json(
         )
     if source.texts and all(item["iscrowd"] for item in ground_truth["annotations"]):
         why = issues.why_no_object(issues.tabulate(found))
-        raise UserError(f"--annotations={path} has no object to be found by a model{why}.")
+        how = " It is read as --eval_records were written." if ground_truth["annotations"] else ""
+        raise UserError(f"--annotations={path} has no object to be found by a model{why}.{how}")
     if found:
         logging.warning(
             "--annotations=%s:\n%s", path, issues.summary(issues.tabulate(found), len(source.texts))
