@@ -13,8 +13,9 @@ import tensorflow as tf
 from absl import flags
 
 from benchmarks import cases, inference, timing, training
+from maskx_tf.layers.mask_bodies.body import in_rows
 from maskx_tf.layers.mask_bodies.fcn import FCN
-from maskx_tf.layers.mask_head import MaskHead, in_rows
+from maskx_tf.layers.mask_head import MaskHead
 from maskx_tf.system import cli
 
 FEW = 80

@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from maskx_tf.errors import UserError
-from maskx_tf.layers.choices import BACKBONES, MASK_BODIES
+from maskx_tf.layers.choices import BACKBONES, MASK_BODIES, ROI_OPERATORS
 from maskx_tf.system import flagfiles, options
 from maskx_tf.system.files import write_atomically
 from maskx_tf.system.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, text_of, to_text
@@ -245,7 +245,13 @@ class Config:
     roi_canonical_size: float = _detector(
         224.0, "RoI side in pixels that level 4 is meant for.", POSITIVE
     )
-    box_roi_size: int = _detector(7, "RoIAlign output side of the box head.", POSITIVE)
+    box_roi_size: int = _detector(7, "Side of the RoI features of the box head.", POSITIVE)
+    box_roi_op: str = _detector(
+        "align",
+        "How RoI features of the box head arise: RoIAlign, max pooling in whole cells, or warping "
+        "(docs/mask_heads.md).",
+        choices=tuple(ROI_OPERATORS),
+    )
     box_fc_units: int = _detector(
         1_024, "Units of the two fully connected layers; length of w_cls.", POSITIVE
     )
@@ -286,7 +292,12 @@ class Config:
         choices=("proposals", "ground_truth"),
     )
     mask_roi_size: int = _training(
-        14, "RoIAlign output side of the mask head; masks are mask_upsampling times it.", POSITIVE
+        14,
+        "Side of the RoI features of the mask head; masks are mask_upsampling times it.",
+        POSITIVE,
+    )
+    mask_roi_op: str = _training(
+        "align", "As box_roi_op, of the mask head.", choices=tuple(ROI_OPERATORS)
     )
     mask_filters: int = _mask_head(
         256, "Channels of the mask trunk; length of w_seg (docs/mask_heads.md).", POSITIVE

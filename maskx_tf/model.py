@@ -126,11 +126,11 @@ class MaskXRCNN(tf_keras.Model):
     def roi_features(
         self, pyramid: dict[int, tf.Tensor], rois_yxyx: tf.Tensor, size: int
     ) -> tf.Tensor:
-        """RoIAlign of RoIs [B, N, 4] -> [B * N, size, size, C]."""
+        """What the box head sees of RoIs [B, N, 4] -> [B * N, size, size, C]."""
         batch, count = tf.unstack(tf.shape(rois_yxyx)[:2])
-        return self.flat_roi_features(
-            pyramid, tf.reshape(rois_yxyx, [-1, 4]), tf.repeat(tf.range(batch), count), size
-        )
+        rois, image_indices = tf.reshape(rois_yxyx, [-1, 4]), tf.repeat(tf.range(batch), count)
+        operator = self.config.box_roi_op
+        return self.flat_roi_features(pyramid, rois, image_indices, size, operator)
 
     def flat_roi_features(
         self,
@@ -138,8 +138,12 @@ class MaskXRCNN(tf_keras.Model):
         rois_yxyx: tf.Tensor,
         image_indices: tf.Tensor,
         size: int,
+        operator: str = "align",
     ) -> tf.Tensor:
-        """RoIAlign of RoIs [N, 4] of images int32 [N] -> [N, size, size, C]."""
+        """Features of RoIs [N, 4] of images int32 [N] -> [N, size, size, C].
+
+        The operator is one of `choices.ROI_OPERATORS`.
+        """
         features = roi_align.multilevel_roi_align(
             {level: pyramid[level] for level in self.fpn.backbone_levels},
             rois_yxyx,
@@ -147,6 +151,7 @@ class MaskXRCNN(tf_keras.Model):
             size,
             self.config.roi_canonical_size,
             half_pixel=self.conventions.half_pixel,
+            operator=choices.load(choices.ROI_OPERATORS[operator]),
         )
         return tf.ensure_shape(features, [None, size, size, self.config.fpn_filters])
 
@@ -209,7 +214,8 @@ class MaskXRCNN(tf_keras.Model):
             boxes_yxyx += tf.concat([tf.zeros_like(shrink), shrink], axis=-1)
         places, _ = sampling.where_or_first(classes > 0)  # [R, 2]
         rois = tf.gather_nd(boxes_yxyx, places)
-        return self.flat_roi_features(pyramid, rois, places[:, 0], self.config.mask_roi_size)
+        size, operator = self.config.mask_roi_size, self.config.mask_roi_op
+        return self.flat_roi_features(pyramid, rois, places[:, 0], size, operator)
 
     def masks_of_features(self, features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """Mask probabilities [B, N, m, m] out of what `mask_features` gave for classes [B, N]."""

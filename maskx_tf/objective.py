@@ -264,7 +264,8 @@ def _mask_examples(model, pyramid, sample: RoiSample, labels) -> MaskExamples:
     )
     places = tf.stack([image_indices, object_indices], axis=1)
     classes = tf.gather_nd(labels["classes"], places)
-    features = model.flat_roi_features(pyramid, rois, image_indices, model.config.mask_roi_size)
+    side, operator = model.config.mask_roi_size, model.config.mask_roi_op
+    features = model.flat_roi_features(pyramid, rois, image_indices, side, operator)
     if not from_boxes:
         return MaskExamples(features, classes, targets, valid)
     cells = boxes.in_cells(tf.gather_nd(labels["boxes_yxyx"], places), regions, size)

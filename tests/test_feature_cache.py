@@ -236,6 +236,8 @@ class TestKey:
             {"mask_rois": "ground_truth"},
             {"horizontal_flip": False},
             {"mask_roi_size": 5},
+            {"mask_roi_op": "warp"},
+            {"mask_upsampling": 4},
         ],
     )
     def test_is_another_where_features_are_others(self, base, loaded, changes):

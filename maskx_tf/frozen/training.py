@@ -30,6 +30,8 @@ from maskx_tf.system.progress import Progress
 
 # Scopes of the options that the frozen features do not depend on; sources count by content.
 FREE = ("bookkeeping", "source", "mask_head", "optimizer")
+# Options that caches of before do not know: they were made with their defaults.
+LATER = ("box_roi_op", "mask_roi_op")
 
 
 def check(config: Config, replicas: int = 1) -> None:
@@ -59,6 +61,7 @@ def key(
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
         if field.metadata["scope"] not in FREE
+        if field.name not in LATER or getattr(config, field.name) != field.default
     }
     if config.mask_size != 2 * config.mask_roi_size:  # that it is twice as large was never said
         options["mask_size"] = config.mask_size

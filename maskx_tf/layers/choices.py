@@ -53,6 +53,12 @@ MASK_BODIES = {
     "aspp_v2": MaskBody("maskx_tf.layers.mask_bodies.aspp:ASPPv2"),
     "gcn": MaskBody("maskx_tf.layers.mask_bodies.gcn:GCN"),
 }
+# Functions with the arguments of `roi_align.roi_align`.
+ROI_OPERATORS = {
+    "align": "maskx_tf.layers.roi_align:roi_align",
+    "pool": "maskx_tf.layers.roi_pooling:roi_pool",
+    "warp": "maskx_tf.layers.roi_pooling:roi_warp",
+}
 
 
 def load(constructor: str) -> Callable:

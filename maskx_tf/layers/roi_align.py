@@ -1,6 +1,7 @@
 """Exact RoIAlign on a feature pyramid, out of crop-and-resize and average pooling."""
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -76,6 +77,7 @@ def multilevel_roi_align(
     output_size: int,
     canonical_size: float = 224.0,
     half_pixel: bool = True,
+    operator: Callable[..., tf.Tensor] = roi_align,
 ) -> tf.Tensor:
     """RoIAlign of each RoI on its own level of the pyramid, once.
 
@@ -86,6 +88,7 @@ def multilevel_roi_align(
       output_size: side S of the output.
       canonical_size: see `assign_levels`.
       half_pixel: see `roi_align`.
+      operator: what is done in place of RoIAlign, with its arguments.
 
     Returns:
       [N, S, S, C], in the order of the boxes.
@@ -95,7 +98,7 @@ def multilevel_roi_align(
     for level, features in pyramid.items():
         members = tf.where(levels == level)[:, 0]
         crops.append(
-            roi_align(
+            operator(
                 features,
                 tf.gather(boxes_yxyx, members),
                 tf.gather(image_indices, members),

@@ -1,0 +1,99 @@
+"""RoI operators from before RoIAlign: max pooling in whole cells, and warping.
+
+Both have the signature of `roi_align.roi_align`.
+"""
+
+import tensorflow as tf
+
+from maskx_tf.layers.roi_align import roi_align
+
+
+def roi_pool(
+    features: tf.Tensor,
+    boxes_yxyx: tf.Tensor,
+    image_indices: tf.Tensor,
+    output_size: int,
+    stride: int,
+    half_pixel: bool = True,
+) -> tf.Tensor:
+    """RoI max pooling (Fast R-CNN, Girshick 2015): the largest value of each bin of whole cells.
+
+    A RoI reaches from the cell of its first pixel to that of its last, both rounded. Bin i of S
+    over h cells has the cells from floor(i h / S) to ceil((i + 1) h / S): bins overlap where S does
+    not divide h. A bin without a cell of the map is 0. The gradient goes to one largest cell, none
+    to the boxes.
+
+    Args:
+      features: [B, H, W, C].
+      boxes_yxyx: float32 [N, 4] in network-input pixels.
+      image_indices: int32 [N] into B.
+      output_size: side S of the output.
+      stride: network-input pixels per cell.
+      half_pixel: has no effect, as cells are whole.
+
+    Returns:
+      [N, S, S, C] in the dtype of `features`.
+    """
+    del half_pixel
+    _, height, width, channels = tf.unstack(tf.shape(features))
+    first, last = _rounded(boxes_yxyx[:, :2] / stride), _rounded((boxes_yxyx[:, 2:] - 1.0) / stride)
+    size = tf.maximum(last - first + 1, 1)[:, None]  # [N, 1, 2]
+    bins = tf.range(output_size)[:, None]  # [S, 1]
+    limits = tf.stack([height, width])
+    start = tf.clip_by_value(first[:, None] + bins * size // output_size, 0, limits)  # [N, S, 2]
+    end = tf.clip_by_value(first[:, None] - (-(bins + 1) * size // output_size), 0, limits)
+    length = tf.maximum(end - start, 0)
+    most = tf.maximum(tf.reduce_max(length, axis=(0, 1)), 0)  # [2]; of no RoI it is negative
+    cells = tf.stop_gradient(tf.reshape(features, [-1, channels]))
+    images = tf.cast(image_indices, tf.int32)[:, None, None]
+
+    def cell(offset):
+        """Index of each bin's cell at an offset [2], [N, S, S]; its last ones are met again."""
+        places = tf.clip_by_value(start + tf.minimum(offset, length - 1), 0, limits - 1)
+        return (images * height + places[:, :, None, 0]) * width + places[:, None, :, 1]
+
+    def take_larger(step, largest, found):
+        index = cell(tf.stack([step // most[1], step % most[1]]))
+        values = tf.gather(cells, index)  # [N, S, S, C]
+        is_larger = values > largest
+        return (
+            step + 1,
+            tf.where(is_larger, values, largest),
+            tf.where(is_larger, index[..., None], found),
+        )
+
+    at_first = cell(tf.zeros([2], tf.int32))
+    values = tf.gather(cells, at_first)
+    found = tf.broadcast_to(at_first[..., None], tf.shape(values))
+    _, _, found = tf.while_loop(
+        lambda step, *_: step < most[0] * most[1], take_larger, (tf.constant(1), values, found)
+    )
+    places = tf.cast(found, tf.int64) * tf.cast(channels, tf.int64)
+    places += tf.range(tf.cast(channels, tf.int64))
+    pooled = tf.gather(tf.reshape(features, [-1]), places)
+    has_cells = length > 0
+    has_cells = has_cells[:, :, None, 0] & has_cells[:, None, :, 1]
+    return tf.where(has_cells[..., None], pooled, tf.zeros([], features.dtype))
+
+
+def _rounded(x: tf.Tensor) -> tf.Tensor:
+    """Halves away from zero, as C does; int32."""
+    return tf.cast(tf.sign(x) * tf.floor(tf.abs(x) + 0.5), tf.int32)
+
+
+def roi_warp(
+    features: tf.Tensor,
+    boxes_yxyx: tf.Tensor,
+    image_indices: tf.Tensor,
+    output_size: int,
+    stride: int,
+    half_pixel: bool = True,
+) -> tf.Tensor:
+    """RoI warping (MNC, Dai et al. 2016): 2S x 2S bilinear samples, max-pooled to S x S.
+
+    As in the paper, corners are not rounded and the gradient reaches the boxes. Arguments and
+    result are those of `roi_pool`; half_pixel is that of `roi_align`.
+    """
+    size = 2 * output_size
+    samples = roi_align(features, boxes_yxyx, image_indices, size, stride, 1, half_pixel)
+    return tf.nn.max_pool2d(samples, 2, 2, "VALID")
