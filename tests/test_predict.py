@@ -18,6 +18,7 @@ from maskx_tf import checkpoints, predict
 from maskx_tf import config as config_lib
 from maskx_tf.data.records import schema
 from maskx_tf.errors import UserError
+from maskx_tf.evaluation import report
 from maskx_tf.inference.detections import Detections
 from maskx_tf.inference.detector import Detector, load_checkpoint
 from maskx_tf.ops import masks
@@ -437,7 +438,14 @@ def test_evaluate_checks_its_output_first(run_dir, tmp_path, monkeypatch):
             evaluate.main()
 
 
-def test_evaluate_command(run_command, run_dir, tmp_path):
+def test_evaluate_command(run_command, run_dir, tmp_path, monkeypatch):
+    stored, table = [], report.format_table
+
+    def format_table(*arguments):
+        stored.append((run_dir / "evaluation.json").exists())
+        return table(*arguments)
+
+    monkeypatch.setattr(report, "format_table", format_table)
     annotations = [harness.annotation(1, [5, 6, 20, 18]), harness.annotation(2, [9, 4, 30, 22])]
     json_path, images = harness.write_coco(
         tmp_path / "coco", annotations, sizes=((40, 60), (50, 50)), names=tiny.VOCABULARY.names
@@ -458,6 +466,7 @@ def test_evaluate_command(run_command, run_dir, tmp_path):
         "--per_class",
     )
     assert result.returncode == 0, result.stderr[-2000:]
+    assert all(stored)  # before anything is printed: `… | head` may end it then
     assert "A: 2 classes with masks, B: 2 without" in result.stdout
     assert "mask, boxes given" in result.stdout and "\nant" in result.stdout
     written = json.loads((run_dir / "evaluation.json").read_text())

@@ -3,6 +3,8 @@
 import itertools
 import json
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -92,6 +94,19 @@ def test_files(directory, tmp_path):
     assert json.loads((tmp_path / "out" / "describe.json").read_text()) == summary
     with Image.open(tmp_path / "out" / "samples.jpg") as picture:
         assert picture.format == "JPEG"
+
+
+def test_files_are_written_before_anything_is_printed(directory, tmp_path):
+    """Which may end it, as in `… | head -1`."""
+    command = [sys.executable, "-m", "tf_records.describe", str(directory), "--workers=1"]
+    process = subprocess.Popen(
+        [*command, f"--output_dir={tmp_path / 'out'}"],
+        cwd=harness.REPOSITORY,
+        stdout=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"describe.json", "samples.jpg"}
 
 
 class TestSheet:

@@ -181,9 +181,10 @@ def main() -> None:
     for directory in found:
         manifest = Manifest.load(directory)
         summary = summarize(manifest, gather(directory, manifest, options.workers))
-        print(format_text(summary, manifest))
         if options.output_dir:
             write(directory, manifest, options.output_dir, summary, options.samples)
+        print(format_text(summary, manifest))
+        if options.output_dir:
             print(f"written: {options.output_dir}")
 
 

@@ -45,13 +45,17 @@ def run(main: Callable[[], None]) -> None:
         app.run(guarded, flags_parser=_parse)
 
 
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses flags; a mistyped flag or flagfile is one line with the remedy, not a usage page."""
     if verbs.asks_for_help(argv[1:]):
         print(usage.text())
         sys.exit()
     try:
-        return flags.FLAGS([argv[0], *flagfiles.expand(argv[1:])])
+        return flags.FLAGS([argv[0], *flagfiles.expand(argv[1:], _note)])
     except SystemExit:  # --helpfull and the like, which absl gives status 1
         sys.exit()
     except UserError as error:

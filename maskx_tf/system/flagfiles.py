@@ -7,8 +7,7 @@ shells expand is expanded here too: `~` and `$NAME`, and quotes in files.
 import os
 import pathlib
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from maskx_tf.errors import UserError
 
@@ -24,12 +23,16 @@ def resolve(name: str) -> str:
     return os.path.expanduser(name)
 
 
-def expand(arguments: Sequence[str]) -> list[str]:
+def expand(arguments: Sequence[str], note: Callable[[str], None] = lambda text: None) -> list[str]:
     """Replaces each `--flagfile=NAME` by the lines of its file, and of those that it includes.
 
     As absl does, but for `resolve` and what shells expand: blank lines and comments (# or //) are
     left out, and nothing after `--` is looked at. The file of a run names its own directory as
     --model_dir, wherever the run was when it was written.
+
+    Args:
+      arguments: of a command line.
+      note: is told of a run that was written elsewhere.
 
     Raises:
       UserError: a file that cannot be read, that includes itself, or has a variable without value.
@@ -41,11 +44,12 @@ def expand(arguments: Sequence[str]) -> list[str]:
             argument = f"--flagfile={next(rest, '')}"
         if argument == "--":
             return [*expanded, argument, *rest]
-        expanded += [_at_home(line) for line in _lines(os.path.expandvars(argument), ())]
+        lines = _lines(os.path.expandvars(argument), (), note)
+        expanded += [_at_home(line) for line in lines]
     return expanded
 
 
-def _lines(line: str, including: tuple[str, ...]) -> list[str]:
+def _lines(line: str, including: tuple[str, ...], note: Callable[[str], None]) -> list[str]:
     """The line itself, or those of the flagfile that it names; `including`: the files above it."""
     option, _, name = line.partition("=")
     if option not in ("--flagfile", "-flagfile") or not name:
@@ -64,24 +68,23 @@ def _lines(line: str, including: tuple[str, ...]) -> list[str]:
         flag
         for line in lines
         if line and not line.startswith(("#", "//"))
-        for flag in _lines(_expanded(line, name), (name, *including))
+        for flag in _lines(_expanded(line, name), (name, *including), note)
     ]
     directory, file = os.path.split(resolve(name))
     # A directory alone with this file is no run: it may be a copy to start another from.
     if file == OF_A_RUN and os.path.exists(os.path.join(directory, "vocabulary.json")):
-        flags = [_of_this_run(flag, directory or ".") for flag in flags]
+        flags = [_of_this_run(flag, directory or ".", note) for flag in flags]
     return flags
 
 
-def _of_this_run(flag: str, directory: str) -> str:
+def _of_this_run(flag: str, directory: str, note: Callable[[str], None]) -> str:
     """A flag of a run's file, where the run may have been moved or copied to another directory."""
     option, _, value = flag.partition("=")
     if option != "--model_dir" or os.path.realpath(value) == os.path.realpath(directory):
         return flag
-    print(
+    note(
         f"{os.path.join(directory, OF_A_RUN)} was written in {value}; the run is taken to be where "
-        f"the file is now: --model_dir={directory}",
-        file=sys.stderr,
+        f"the file is now: --model_dir={directory}"
     )
     return f"--model_dir={directory}"
 
