@@ -131,6 +131,27 @@ FAULTS = (
         "test_roi_align.py::test_forward_is_the_definition",
     ),
     Fault(
+        "roi_pool_without_overlap",
+        "maskx_tf/layers/roi_pooling.py",
+        "first[:, None] - (-(bins + 1) * size // output_size)",
+        "first[:, None] + (bins + 1) * size // output_size",
+        "test_roi_pooling.py::TestPool::test_worked_by_hand",
+    ),
+    Fault(
+        "hourglass_without_its_way_across",
+        "maskx_tf/layers/mask_bodies/hourglass.py",
+        "return across + tf.reshape(",
+        "return 0 * across + tf.reshape(",
+        "test_mask_bodies.py::TestHourglass::test_is_model_gardens",
+    ),
+    Fault(
+        "mask_norm_never_in_training",
+        "maskx_tf/objective.py",
+        "examples.classes, training=True)",
+        "examples.classes)",
+        "test_mask_bodies.py::TestNorm::test_batch_norm_learns_statistics_in_training_only",
+    ),
+    Fault(
         "roi_align_in_the_order_of_levels",
         "maskx_tf/layers/roi_align.py",
         "return tf.gather(tf.concat(crops, axis=0), place)",

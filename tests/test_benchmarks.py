@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from benchmarks import add_classes, class_count, kill_training, overfit_coco
+from benchmarks import add_classes, class_count, kill_training, mask_heads, overfit_coco
 from maskx_tf.errors import UserError
 
 
@@ -15,6 +15,13 @@ def test_masks_of_detections(make):
     side = 2 * class_count.SIDE
     assert masks.shape == (class_count.DETECTIONS, side, side)
     assert 0 <= masks.numpy().min() < 0.5 < masks.numpy().max() <= 1
+
+
+def test_masks_of_a_body():
+    head, features, kernels = mask_heads.head("gcn", rois=2)
+    forward, training = mask_heads.passes(head, features, kernels)
+    assert forward().shape == (2, 28, 28)
+    assert len(training()) == 1 + len(head.trainable_variables)
 
 
 @pytest.fixture
