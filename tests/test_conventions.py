@@ -173,10 +173,10 @@ def test_mask_targets_are_those_of_the_part_that_a_mask_reaches_over(monkeypatch
         seen["targets"] = rois
         return mask_targets(masks, mask_boxes, rois, *rest)
 
-    def features(pyramid, rois, images, size):
+    def features(pyramid, rois, images, size, operator):
         if size == model.config.mask_roi_size:
             seen["features"] = rois
-        return type(model).flat_roi_features(model, pyramid, rois, images, size)
+        return type(model).flat_roi_features(model, pyramid, rois, images, size, operator)
 
     model = build_model(batches.tiny_config(conventions="detectron"), batches.NUM_CLASSES)
     monkeypatch.setattr(objective, "mask_targets", targets)
