@@ -370,6 +370,8 @@ def test_every_body_trains_resumes_evaluates_grows_and_is_exported(
 @pytest.mark.parametrize("body", [name for name in choices.MASK_BODIES if name != "fcn"])
 @pytest.mark.thorough
 def test_every_body_trains_in_half_precision(body, precision):
+    if (precision, body[:4]) == ("float16", "aspp") and not tf.config.list_physical_devices("GPU"):
+        pytest.skip("TensorFlow's CPU has no float16 gradient of dilated kernels")
     side = max(4, choices.MASK_BODIES[body].divisor)
     config = batches.tiny_config(
         mask_body=body,
