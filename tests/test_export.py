@@ -67,6 +67,7 @@ def test_the_command_says_what_it_wrote(exported, path):
     assert second.startswith(f"how to serve it: {path}/") and second.endswith("/SERVING.md")
 
 
+@pytest.mark.thorough
 def test_clean_process_reproduces_the_model(path, expected, tmp_path):
     """Boxes within 1e-3 px, scores within 1e-5, masks within 1/255, all else equal."""
     np.savez(tmp_path / "images.npz", *IMAGES)

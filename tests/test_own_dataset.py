@@ -85,6 +85,7 @@ def config(tmp_path_factory):
     )
 
 
+@pytest.mark.thorough
 def test_the_batches_of_records_train_as_the_records_do(config, tmp_path):
     """Through a resume, too; masks beyond set A, which the dataset has, are not used."""
     training.train(config)

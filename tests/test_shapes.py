@@ -195,6 +195,7 @@ def all_files(root):
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
+@pytest.mark.thorough
 def test_files_do_not_depend_on_the_number_of_processes(tmp_path):
     shapes.generate(str(tmp_path / "1"), train_images=6, val_images=0, seed=7, workers=1)
     # As a command: what its processes are sent must be found by them too.

@@ -116,6 +116,7 @@ def finish(data_set, directory, kept, undisturbed):
         assert (path.stat().st_ino, path.stat().st_mtime_ns) == before
 
 
+@pytest.mark.thorough
 def test_two_kills(data_set, undisturbed, tmp_path):
     directory = tmp_path / "records"
     first = begin_and_kill(data_set, directory, "*-00005-of-*.tfrecord")
