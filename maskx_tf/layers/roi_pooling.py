@@ -23,16 +23,7 @@ def roi_pool(
     not divide h. A bin without a cell of the map is 0. The gradient goes to one largest cell, none
     to the boxes.
 
-    Args:
-      features: [B, H, W, C].
-      boxes_yxyx: float32 [N, 4] in network-input pixels.
-      image_indices: int32 [N] into B.
-      output_size: side S of the output.
-      stride: network-input pixels per cell.
-      half_pixel: has no effect, as cells are whole.
-
-    Returns:
-      [N, S, S, C] in the dtype of `features`.
+    Arguments and result are those of `roi_align`; half_pixel has no effect, as cells are whole.
     """
     del half_pixel
     _, height, width, channels = tf.unstack(tf.shape(features))
@@ -92,7 +83,7 @@ def roi_warp(
     """RoI warping (MNC, Dai et al. 2016): 2S x 2S bilinear samples, max-pooled to S x S.
 
     As in the paper, corners are not rounded and the gradient reaches the boxes. Arguments and
-    result are those of `roi_pool`; half_pixel is that of `roi_align`.
+    result are those of `roi_align`.
     """
     size = 2 * output_size
     samples = roi_align(features, boxes_yxyx, image_indices, size, stride, 1, half_pixel)

@@ -26,10 +26,6 @@ class ASPPv2(Body):
       norm: see `body.Deconvolution`; published without.
     """
 
-    def __init__(self, filters: int = 256, upsampling: int = 2, norm: str = "none", **kwargs):
-        super().__init__(filters, upsampling, **kwargs)
-        self.norm = norm
-
     def build(self, input_shape) -> None:
         """Makes the layers: their rates depend on the side."""
         self.atrous = [
@@ -40,7 +36,7 @@ class ASPPv2(Body):
             ConvNorm(self.filters, 1, 1, self.norm, name=f"mixed{i}")
             for i in range(1, len(self.atrous) + 1)
         ]
-        self.add_deconvolutions(self.norm)
+        self.add_deconvolutions()
         super().build(input_shape)
 
     def call(self, roi_features: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -58,10 +54,6 @@ class ASPPv3(Body):
       norm: see `body.Deconvolution`; published with batch norm.
     """
 
-    def __init__(self, filters: int = 256, upsampling: int = 2, norm: str = "none", **kwargs):
-        super().__init__(filters, upsampling, **kwargs)
-        self.norm = norm
-
     def build(self, input_shape) -> None:
         """Makes the layers: their rates depend on the side."""
         self.parallel = [ConvNorm(self.filters, 1, 1, self.norm, name="pointwise")] + [
@@ -70,7 +62,7 @@ class ASPPv3(Body):
         ]
         self.pooled = ConvNorm(self.filters, 1, 1, self.norm, name="pooled")
         self.mixed = ConvNorm(self.filters, 1, 1, self.norm, name="mixed")
-        self.add_deconvolutions(self.norm)
+        self.add_deconvolutions()
         super().build(input_shape)
 
     def call(self, roi_features: tf.Tensor, training: bool = False) -> tf.Tensor:

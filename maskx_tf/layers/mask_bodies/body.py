@@ -20,11 +20,12 @@ class Body(tf_keras.layers.Layer):
     Args:
       filters: C, the length of a class's kernel.
       upsampling: u, a power of 2: side of the mask over side of the RoI.
+      norm: of the layers, see `Deconvolution`.
     """
 
-    def __init__(self, filters: int, upsampling: int, **kwargs):
+    def __init__(self, filters: int = 256, upsampling: int = 2, norm: str = "none", **kwargs):
         super().__init__(**kwargs)
-        self.filters, self.upsampling = filters, upsampling
+        self.filters, self.upsampling, self.norm = filters, upsampling, norm
 
     def logits(self, x: tf.Tensor, kernels: tf.Tensor) -> tf.Tensor:
         """What `call` returned and a kernel for each RoI, [N, C] -> float32 [N, u S, u S]."""
@@ -33,13 +34,19 @@ class Body(tf_keras.layers.Layer):
         logits = tf.cast(tf.linalg.matvec(pixels, tf.cast(kernels, x.dtype)), tf.float32)
         return in_rows(tf.reshape(logits, [-1, *cells]))
 
-    def add_deconvolutions(self, norm: str = "none") -> None:
+    def add_deconvolutions(self) -> None:
         """Makes the layers of `upsample`: `deconv`, `deconv2`, …, each for a factor of 2."""
+        for name in self._deconvolution_names():
+            setattr(self, name, Deconvolution(self.filters, self.norm, name=name))
+
+    def _deconvolution_names(self) -> list[str]:
         count = int(math.log2(self.upsampling))
-        names = ["deconv", *(f"deconv{i}" for i in range(2, count + 1))][:count]
-        for name in names:
-            setattr(self, name, Deconvolution(self.filters, norm, name=name))
-        self.deconvolutions = [getattr(self, name) for name in names]
+        return ["deconv", *(f"deconv{i}" for i in range(2, count + 1))][:count]
+
+    @property
+    def deconvolutions(self) -> list["Deconvolution"]:
+        """The layers of `upsample`; checkpoints know them by their names alone."""
+        return [getattr(self, name) for name in self._deconvolution_names()]
 
     def upsample(self, x: tf.Tensor) -> tf.Tensor:
         """[N, S, S, C'] -> [N, S, S, u, u, C]."""
@@ -47,13 +54,6 @@ class Body(tf_keras.layers.Layer):
         for layer in self.deconvolutions:
             x = layer(x)
         return x
-
-    def _trackable_children(self, save_type="checkpoint", **kwargs):
-        """Checkpoints know the deconvolutions by their names alone."""
-        children = super()._trackable_children(save_type, **kwargs)
-        if save_type == "checkpoint":
-            children.pop("deconvolutions", None)
-        return children
 
 
 class Deconvolution(tf_keras.layers.Layer):

@@ -23,9 +23,9 @@ class FCN(Body):
         norm: str = "none",
         **kwargs,
     ):
-        super().__init__(filters, upsampling, **kwargs)
+        super().__init__(filters, upsampling, norm, **kwargs)
         self.convs = [convolution(filters, norm, f"conv{i}") for i in range(1, convs + 1)]
-        self.add_deconvolutions(norm)
+        self.add_deconvolutions()
 
     def build(self, input_shape) -> None:
         """Creates the weights of all layers, in scopes of their names."""

@@ -25,7 +25,7 @@ class GCN(Body):
         norm: str = "none",
         **kwargs,
     ):
-        super().__init__(filters, upsampling, **kwargs)
+        super().__init__(filters, upsampling, norm, **kwargs)
         tall, wide = (kernel, 1), (1, kernel)
         self.left = [
             ConvNorm(filters, tall, 1, norm, relu=False, name="left1"),
@@ -36,7 +36,7 @@ class GCN(Body):
             ConvNorm(filters, tall, 1, norm, relu=False, name="right2"),
         ]
         self.coarse = BoundaryRefinement(filters, norm, name="coarse")
-        self.add_deconvolutions(norm)
+        self.add_deconvolutions()
         self.fine = BoundaryRefinement(filters, norm, name="fine") if upsampling > 1 else None
 
     def large_kernel(self, x: tf.Tensor) -> tf.Tensor:

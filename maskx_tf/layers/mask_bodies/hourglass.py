@@ -32,14 +32,14 @@ class Hourglass(Body):
     def __init__(
         self, depth: int, filters: int = 64, upsampling: int = 2, norm: str = "none", **kwargs
     ):
-        super().__init__(filters if upsampling > 1 else 2 * filters, upsampling, **kwargs)
+        super().__init__(filters if upsampling > 1 else 2 * filters, upsampling, norm, **kwargs)
         blocks, channels = DEPTHS[depth]
         widths = [filters * factor for factor in channels]
         self.first = ConvNorm(filters, 3, 1, norm, name="first")
         self.widen = _chain("widen", filters, [widths[0]], norm)[0]
         self.encoder_decoder = EncoderDecoder(blocks, widths, norm, name="level1")
         self.last = ConvNorm(widths[0], 3, 1, norm, name="last")
-        self.add_deconvolutions(norm)
+        self.add_deconvolutions()
 
     def call(self, roi_features: tf.Tensor, training: bool = False) -> tf.Tensor:
         """RoI features [N, S, S, C'] -> pixel features [N, S, S, u, u, C]."""

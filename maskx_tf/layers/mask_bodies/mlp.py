@@ -29,7 +29,7 @@ class MLP(Body):
         mlp: bool = True,
         **kwargs,
     ):
-        super().__init__(filters, upsampling, **kwargs)
+        super().__init__(filters, upsampling, norm, **kwargs)
         self.reduce = ConvNorm(max(1, filters // 4), 1, 1, norm, name="reduce")
         self.code = tf_keras.layers.Dense(
             filters, kernel_initializer=initializers.xavier_fill(), name="code"
