@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 
+from maskx_tf.evaluation import federated
 from maskx_tf.system.files import write_atomically
 
 SECTIONS = {"box": "box", "mask": "mask", "mask_given_boxes": "mask, boxes given"}
@@ -33,8 +34,9 @@ def format_table(results: dict, mask_classes: Collection[str] | None = None) -> 
     text = _align(rows, left_columns=2)
     if "protocol" in results:
         text += (
-            f"\n{results['protocol']}'s protocol: up to 300 detections of an image, of those "
-            "classes that it is annotated for; APr, APc, APf of rare, common, frequent classes."
+            f"\n{results['protocol']}'s protocol: up to {federated.MAX_DETECTIONS} detections of "
+            "an image, of those classes that it is annotated for; APr, APc, APf of rare, common, "
+            "frequent classes."
         )
     if "operating_point" in results:
         text += f"\n{format_operating_point(results['operating_point'])}"

@@ -13,7 +13,7 @@ from maskx_tf.config import Config
 from maskx_tf.data import pipeline
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import coco, federated, limits
+from maskx_tf.evaluation import coco, limits
 from maskx_tf.evaluation.ground_truth import ground_truth_from_records
 from maskx_tf.frozen import evaluation as frozen
 from maskx_tf.ops import masks as mask_ops
@@ -76,13 +76,6 @@ class ModelEvaluator:
             given = model.masks(pyramid, labels["boxes_yxyx"], labels["classes"], scales)
             return {**model.detect(pyramid, sizes, scales), "given_masks": given}
 
-        if federated.is_federated(self._ground_truth):
-            most = federated.MAX_DETECTIONS
-            if config.max_detections < most:
-                logging.warning(
-                    "LVIS counts up to %d detections of an image; --max_detections=%d leaves some "
-                    "out.", most, config.max_detections,
-                )  # fmt: skip
         self._model, self._predict = model, predict
         self.results: dict = {}
         self.curves: dict[str, dict[str, np.ndarray]] = {}
