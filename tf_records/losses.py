@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from maskx_tf.data.coco.issues import DROPPED, MASK_DROPPED, OF_IMAGES, REASONS, example
+from maskx_tf.data.coco.issues import DROPPED, MASK_DROPPED, OF_IMAGES, REASONS, cause
 from maskx_tf.data.records.manifest import Manifest
 
 _CHOSEN = ("synset_", "box_duplicate_dropped")  # reasons of what a command was told to leave out
@@ -44,11 +44,10 @@ def too_much(manifest: Manifest, most_dropped: float) -> str:
         worst = max(shares.keys() & OF_IMAGES, key=shares.__getitem__)
     if not worst:
         return f"{what}, and nothing is written. --most_dropped=1 writes the images alone."
-    entry, reason = manifest.issues[worst], REASONS[worst]
-    remedy = f" Remedy: {reason.remedy}." if reason.remedy else ""
+    entry, unit = manifest.issues[worst], _unit(worst)
+    how_often = f"{worst}: {entry['count']} of {totals[unit]} {unit}"
     return (
-        f"{what}, and nothing is written: {reason.meaning} ({worst}: {entry['count']} of "
-        f"{totals[_unit(worst)]} {_unit(worst)}, such as {example(entry)}).{remedy} "
+        f"{what}, and nothing is written: {cause(worst, entry, how_often)}. "
         "--most_dropped=1 writes what is left."
     )
 

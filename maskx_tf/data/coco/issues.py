@@ -195,9 +195,15 @@ def why_no_object(table: Mapping[str, Mapping[str, Any]]) -> str:
     if not lost:
         return ""
     reason = max(lost, key=lambda r: table[r]["count"])
+    how_often = f"{table[reason]['count']} {reason}"
+    return f": {cause(reason, table[reason], how_often)}"
+
+
+def cause(reason: str, entry: Mapping[str, Any], how_often: str) -> str:
+    """What is wrong, how often in words that are given, an example, and the remedy if any."""
     meaning, remedy = REASONS[reason].meaning, REASONS[reason].remedy
-    cause = f": {meaning} ({table[reason]['count']} {reason}, such as {example(table[reason])})"
-    return f"{cause}. Remedy: {remedy}" if remedy else cause
+    sentence = f"{meaning} ({how_often}, such as {example(entry)})"
+    return f"{sentence}. Remedy: {remedy}" if remedy else sentence
 
 
 def summary(table: Mapping[str, Mapping[str, Any]], num_objects: int = 0) -> str:
