@@ -251,6 +251,7 @@ class Config:
         "How RoI features of the box head arise: RoIAlign, max pooling in whole cells, or warping "
         "(docs/mask_heads.md).",
         choices=tuple(ROI_OPERATORS),
+        is_later=True,
     )
     box_fc_units: int = _detector(
         1_024, "Units of the two fully connected layers; length of w_cls.", POSITIVE
@@ -297,7 +298,7 @@ class Config:
         POSITIVE,
     )
     mask_roi_op: str = _training(
-        "align", "As box_roi_op, of the mask head.", choices=tuple(ROI_OPERATORS)
+        "align", "As box_roi_op, of the mask head.", choices=tuple(ROI_OPERATORS), is_later=True
     )
     mask_filters: int = _mask_head(
         256, "Channels of the mask trunk; length of w_seg (docs/mask_heads.md).", POSITIVE

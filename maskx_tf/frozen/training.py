@@ -30,8 +30,6 @@ from maskx_tf.system.progress import Progress
 
 # Scopes of the options that the frozen features do not depend on; sources count by content.
 FREE = ("bookkeeping", "source", "mask_head", "optimizer")
-# Options that caches of before do not know: they were made with their defaults.
-LATER = ("box_roi_op", "mask_roi_op")
 
 
 def check(config: Config, replicas: int = 1) -> None:
@@ -61,7 +59,7 @@ def key(
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
         if field.metadata["scope"] not in FREE
-        if field.name not in LATER or getattr(config, field.name) != field.default
+        if not field.metadata["is_later"] or getattr(config, field.name) != field.default
     }
     if config.mask_size != 2 * config.mask_roi_size:  # that it is twice as large was never said
         options["mask_size"] = config.mask_size

@@ -42,6 +42,7 @@ def option(
     on_resume: Literal["same", "may_change", "by_content"] = "same",
     at_test: Literal["as_trained", "data", "detections"] = "as_trained",
     scales: Literal["no", "steps", "rate", "decay"] = "no",
+    is_later: bool = False,
 ) -> Any:
     """A field of an options class.
 
@@ -56,10 +57,11 @@ def option(
       at_test: whether evaluation may have another value: of which `data` it sees, or of the
         `detections` that the same weights give.
       scales: what becomes of it with another batch size (`training.scaling`).
+      is_later: feature caches are older: those that do not know it were made with its default.
     """
     roles = {"scope": scope, "on_resume": on_resume, "at_test": at_test, "scales": scales}
-    metadata = {"help": help_text, "check": check, "choices": choices, **roles}
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = {"help": help_text, "check": check, "choices": choices, "is_later": is_later}
+    return dataclasses.field(default=default, metadata=metadata | roles)
 
 
 # Type of an option: what its values may be instances of, and what a message calls that.
