@@ -39,7 +39,7 @@ class Interruption:
             yield
             return
         signals = [signal.SIGTERM, signal.SIGINT]
-        if getattr(signal, "SIGHUP", None) and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             signals.append(signal.SIGHUP)
         before = {number: signal.signal(number, self._receive) for number in signals}
         try:
@@ -70,7 +70,7 @@ class Interruption:
     def _receive(self, number: int, frame: object) -> None:
         del frame
         again, self._received = self._received, number
-        if number == getattr(signal, "SIGHUP", None):
+        if number == signal.SIGHUP:
             ending.leave_lost_terminal()
         if not self._deferred:
             raise Interrupted(number)
