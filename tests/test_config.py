@@ -64,7 +64,10 @@ def values_of(field: dataclasses.Field) -> st.SearchStrategy:
         if field.type in (int, float):
             strategy |= st.sampled_from([field.type(1), field.type(0)])  # most checks let 1 pass
         check = field.metadata["check"]
-        return strategy.filter(check.holds) if check else strategy
+        # Mapped, not filtered: of so many options one would often run out of tries.
+        if check is None:
+            return strategy
+        return strategy.map(lambda value: value if check.holds(value) else field.default)
     item = scalars[field.type.__args__[0]]
     item = item.filter(bool) if field.type.__args__[0] is str else item
     if field.name == "anchor_ratios":
