@@ -57,13 +57,23 @@ def box_loss(deltas: tf.Tensor, targets: tf.Tensor, num_rois: tf.Tensor) -> Loss
     return total / tf.maximum(num_rois, 1.0), tf.cast(tf.shape(deltas)[0], tf.float32)
 
 
-def mask_loss(logits: tf.Tensor, targets: tf.Tensor, valid: tf.Tensor) -> Loss:
+def mask_loss(
+    logits: tf.Tensor, targets: tf.Tensor, valid: tf.Tensor, weights: tf.Tensor | None = None
+) -> Loss:
     """Sigmoid cross-entropy of each RoI's own class map, mean over pixels and valid RoIs.
 
-    Logits and {0, 1} targets [R, m, m], bool [R].
+    Weighted, it is a mean still over the number of RoIs and not over the sum of weights: small
+    weights of some masks leave the others' share of the gradient as it is.
+
+    Args:
+      logits: float32 [R, m, m].
+      targets: {0, 1} [R, m, m].
+      valid: bool [R].
+      weights: float32 [R], above 0 where valid; None: all 1.
     """
     entropy = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
-    total, count = _masked_sum(tf.reduce_mean(entropy, axis=[1, 2]), valid)
+    entropy = tf.reduce_mean(entropy, axis=[1, 2])  # [R]
+    total, count = _masked_sum(entropy if weights is None else entropy * weights, valid)
     return total / tf.maximum(count, 1.0), count
 
 
@@ -103,6 +113,8 @@ TERMS = (
         "mask",
         "mask_head",
         mean_over="mask",
-        of_masks=lambda logits, examples: mask_loss(logits, examples.targets, examples.valid),
+        of_masks=lambda logits, examples: mask_loss(
+            logits, examples.targets, examples.valid, examples.weights
+        ),
     ),
 )

@@ -34,6 +34,7 @@ class MaskExamples(NamedTuple):
     # float32 [R, 4], the object's box in cells of the mask, within 0 and m; empty of the RoI that
     # stands in for none. Only where a loss learns from boxes alone, see `losses.Term`.
     boxes_yxyx: tf.Tensor | None = None
+    weights: tf.Tensor | None = None  # float32 [R] of the masks, above 0 where valid; None: all 1
 
 
 def loss_terms(config: Config, stages: int = 1) -> tuple[losses.Term, ...]:
@@ -80,7 +81,8 @@ def training_losses(
     """All losses of one batch, or of a replica's part of it (see `replicas`).
 
     Supervision is per object: each object with a box takes part in the RPN and box losses; its
-    mask takes part in the mask loss if `has_mask` says so. A RoI's mask target comes only from the
+    mask takes part in the mask loss if `has_mask` says so and its weight, if there are weights, is
+    not 0. A RoI's mask target comes only from the
     object the RoI was matched to. Objects without a mask add exactly nothing to the mask loss, and
     the sampling of RoIs for the box losses does not depend on masks.
 
@@ -185,7 +187,7 @@ def _sample_rois(model, proposals, labels, seed) -> RoiSample:
     objects = tf.where(crowd, 0.0, labels["boxes_yxyx"])
     crowds = tf.where(crowd, labels["boxes_yxyx"], 0.0)
     masks_only = config.mode == "stage2_masks" and not learns_from_boxes(config)
-    eligible = labels["has_mask"] if masks_only else labels["classes"] > 0
+    eligible = _has_mask(labels) if masks_only else labels["classes"] > 0
     candidates = tf.shape(proposals)[1] + tf.shape(objects)[1]
     sample, rois, matched = sampling.sample_rois(
         proposals,
@@ -242,7 +244,8 @@ def _losses_of_box_head(head, features, logits, sample: RoiSample, labels) -> Lo
 
 def _mask_examples(model, pyramid, sample: RoiSample, labels) -> MaskExamples:
     from_boxes = learns_from_boxes(model.config)
-    usable = labels["classes"] > 0 if from_boxes else labels["has_mask"]
+    has_mask = _has_mask(labels)
+    usable = labels["classes"] > 0 if from_boxes else has_mask
     if model.config.mask_rois == "ground_truth":
         chosen, valid = sampling.where_or_first(usable & ~labels["is_crowd"])  # [R, 2]
         rois, object_indices = tf.gather_nd(labels["boxes_yxyx"], chosen), chosen[:, 1]
@@ -266,16 +269,27 @@ def _mask_examples(model, pyramid, sample: RoiSample, labels) -> MaskExamples:
     classes = tf.gather_nd(labels["classes"], places)
     side, operator = model.config.mask_roi_size, model.config.mask_roi_op
     features = model.flat_roi_features(pyramid, rois, image_indices, side, operator)
+    weights = labels.get("mask_weight")
+    if weights is not None:
+        weights = tf.gather_nd(weights, places)
     if not from_boxes:
-        return MaskExamples(features, classes, targets, valid)
+        return MaskExamples(features, classes, targets, valid, weights=weights)
     cells = boxes.in_cells(tf.gather_nd(labels["boxes_yxyx"], places), regions, size)
     return MaskExamples(
         features,
         classes,
         targets,
-        valid & tf.gather_nd(labels["has_mask"], places),
+        valid & tf.gather_nd(has_mask, places),
         tf.where(valid[:, None], cells, 0.0),
+        weights,
     )
+
+
+def _has_mask(labels) -> tf.Tensor:
+    """bool [B, M], the objects with a mask to train on; one of weight 0 is none."""
+    if "mask_weight" not in labels:
+        return labels["has_mask"]
+    return labels["has_mask"] & (labels["mask_weight"] > 0)
 
 
 def shares(values: Losses, terms: Sequence[losses.Term]) -> dict[str, tf.Tensor]:

@@ -190,9 +190,17 @@ FAULTS = (
     Fault(
         "mask_loss_counts_rois_without_mask",
         "maskx_tf/losses.py",
-        "total, count = _masked_sum(tf.reduce_mean(entropy, axis=[1, 2]), valid)",
-        "total, count = _masked_sum(tf.reduce_mean(entropy, axis=[1, 2]), tf.ones_like(valid))",
+        "else entropy * weights, valid)",
+        "else entropy * weights, tf.ones_like(valid))",
         "test_losses.py::test_mask_loss_is_the_mean_over_pixels_and_valid_rois",
+    ),
+    Fault(
+        "mask_weight_of_0_counts_as_a_mask",
+        "maskx_tf/objective.py",
+        'return labels["has_mask"] & (labels["mask_weight"] > 0)',
+        'return labels["has_mask"]',
+        "test_objective.py::TestMaskWeights::test_weight_0_is_no_mask",
+        "thorough",
     ),
     Fault(
         "rpn_box_loss_over_positives",
@@ -204,7 +212,7 @@ FAULTS = (
     Fault(
         "unmasked_objects_reach_the_mask_loss",
         "maskx_tf/objective.py",
-        'usable = labels["classes"] > 0 if from_boxes else labels["has_mask"]',
+        'usable = labels["classes"] > 0 if from_boxes else has_mask',
         'usable = labels["classes"] > 0',
         "test_objective.py::TestMissingMasks::test_mask_bits_of_an_object_without_mask_change_nothing",
     ),

@@ -75,6 +75,35 @@ def test_mask_loss_is_the_mean_over_pixels_and_valid_rois():
     assert_loss(losses.mask_loss(logits, targets, valid), entropy.mean(), 3)
 
 
+class TestMaskWeights:
+    def test_worked_example(self):
+        logits = np.array([[0, 2], [-1, 1], [3, -3]], np.float32)[:, None]
+        targets = np.array([[1, 1], [0, 1], [0, 0]], np.float32)[:, None]
+        weights = np.array([1, 0.25, 0], np.float32)
+        assert_loss(losses.mask_loss(logits, targets, weights > 0, weights), 0.244177, 2)
+
+    def test_all_1_is_without_weights_to_the_bit(self):
+        logits, targets = normal(9, 5, 5), RNG.integers(0, 2, (9, 5, 5)).astype(np.float32)
+        valid = np.array([1, 0, 1, 1, 1, 0, 1, 1, 1], bool)
+        plain = losses.mask_loss(logits, targets, valid)
+        weighted = losses.mask_loss(logits, targets, valid, tf.ones(9))
+        assert [v.numpy() for v in plain] == [v.numpy() for v in weighted]
+
+    def test_parts_of_a_batch_make_the_loss_of_the_whole(self):
+        """As replicas add them up: each weighed by its count."""
+        logits, targets = normal(6, 5, 5), RNG.integers(0, 2, (6, 5, 5)).astype(np.float32)
+        weights = np.array([0.5, 0, 1, 0.1, 0, 0.9], np.float32)
+
+        def loss(rois):
+            of_rois = weights[rois]
+            value, count = losses.mask_loss(logits[rois], targets[rois], of_rois > 0, of_rois)
+            return float(value) * float(count), float(count)
+
+        (one, a), (other, b), (total, count) = map(loss, (slice(4), slice(4, 6), slice(6)))
+        assert a + b == count == 4
+        assert one + other == pytest.approx(total, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "predictions", "rest"),
     [

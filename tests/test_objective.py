@@ -211,6 +211,45 @@ class TestMissingMasks:
         assert mask == {} and parts(rest) == BOX_PARTS
 
 
+@pytest.mark.thorough
+class TestMaskWeights:
+    """Bit for bit, with the sampling of RoIs and the counts."""
+
+    @pytest.fixture(
+        scope="class", params=[{}, {"mode": "stage2_masks"}, {"mask_rois": "ground_truth"}]
+    )
+    def weighted_step(self, request):
+        return Step(traced=True, **request.param)
+
+    def with_weights(self, labels, *objects, weight):
+        """A copy with weight 1 but of the given objects (image, object)."""
+        weights = np.ones_like(labels["classes"], np.float32)
+        for place in objects:
+            weights[place] = weight
+        return labels | {"mask_weight": weights}
+
+    def test_all_1_is_without_weights(self, weighted_step, labels):
+        wanted, found = weighted_step(labels), weighted_step(self.with_weights(labels, weight=1))
+        assert found[:2] == wanted[:2]
+        assert_equal(found[2], wanted[2])
+
+    def test_weight_0_is_no_mask(self, weighted_step, labels, partial):
+        wanted = weighted_step(partial)
+        found = weighted_step(self.with_weights(labels, (0, 1), (1, 0), weight=0.0))
+        assert found[:2] == wanted[:2]
+        assert_equal(found[2], wanted[2])
+
+    def test_other_weights_are_factors_on_the_masks_of_their_objects(self, weighted_step, labels):
+        """All 0.5: half the loss and gradient, of as many RoIs."""
+        everything = [(i, j) for i in range(2) for j in range(3)]
+        values, counts, mask, _ = weighted_step(labels)
+        half = weighted_step(self.with_weights(labels, *everything, weight=0.5))
+        assert half[0]["mask"] == pytest.approx(values["mask"] / 2, rel=1e-6)
+        assert half[1] == counts
+        for name, gradient in mask.items():
+            np.testing.assert_allclose(2 * half[2][name], gradient, 1e-4, 1e-7, err_msg=name)
+
+
 class TestObjects:
     def test_padding_is_trimmed(self, labels):
         """M' = 3: what lies behind the last object of every image can have no effect."""

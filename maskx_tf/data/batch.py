@@ -14,6 +14,8 @@ for objects and masks of S x S cells:
                 without crowds may leave it out
     has_mask    bool [B, M], whether the object has a mask to train on
     masks       uint8 {0, 1} [B, M, S, S], the mask stretched over its box; zeros without mask
+    mask_weight float32 [B, M], the factor on the mask's loss, 0: as if it had no mask; a dataset
+                of equal masks may leave it out
 
 H and W are multiples of 32. Batches of records also have the features image_scale, original_size
 and image_id, which evaluation needs.
@@ -55,7 +57,9 @@ _BOX_LABELS = {
 _MASK_LABELS = {
     "has_mask": _Field(tf.bool, ("B", "M")),
     "masks": _Field(tf.uint8, ("B", "M", "S", "S")),
+    "mask_weight": _Field(tf.float32, ("B", "M")),
 }
+_OPTIONAL = ("is_crowd", "mask_weight")
 
 
 def check(dataset: tf.data.Dataset, batch_size: int, with_masks: bool) -> None:
@@ -104,7 +108,7 @@ def check(dataset: tf.data.Dataset, batch_size: int, with_masks: bool) -> None:
 
 def _check_fields(name: str, specs: Mapping, fields: Mapping[str, _Field]) -> None:
     for key, field in fields.items():
-        if key == "is_crowd" and key not in specs:
+        if key in _OPTIONAL and key not in specs:
             continue
         if key not in specs:
             raise UserError(
