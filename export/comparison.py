@@ -38,7 +38,12 @@ TOLERANCES = {
     "float32": Tolerance(boxes=1e-3, scores=1e-5, masks=1),
     "bfloat16": Tolerance(boxes=4.0, scores=0.05, masks=64, share=0.8),
 }
-_LIMITED = ("detection_boxes", "detection_scores", "detection_masks")
+_LIMITED = {  # output: its limit in `Tolerance`
+    "detection_boxes": "boxes",
+    "detection_mask_windows": "boxes",
+    "detection_scores": "scores",
+    "detection_masks": "masks",
+}
 _PER_IMAGE = ("num_detections", "image_size")
 RLE_TOLERANCE_PX = 4  # of a mask: pixels at exactly the threshold depend on the rounding
 
@@ -121,7 +126,7 @@ def difference(
             if not np.array_equal(found[key], value):
                 return f"{key} is {found[key].tolist()!s:.60} instead of {value.tolist()!s:.60}"
             continue
-        limit = getattr(tolerance, key.removeprefix("detection_"))
+        limit = getattr(tolerance, _LIMITED[key])
         gap = np.abs(found[key].astype(np.float64) - value).max(initial=0)
         if not gap <= limit:
             return f"{key} by up to {gap:.3g}, allowed is {limit:g}"
@@ -140,8 +145,8 @@ def _partners(found: Outputs, wanted: Outputs, image: int, tolerance: Tolerance)
         classes = found["detection_classes"][image, :found_count]
         fits = free & (classes == wanted["detection_classes"][image, place])
         distance = np.zeros(found_count)
-        for key in _LIMITED:
-            limit = getattr(tolerance, key.removeprefix("detection_"))
+        for key in _LIMITED.keys() & wanted.keys():
+            limit = getattr(tolerance, _LIMITED[key])
             values = found[key][image, :found_count].astype(np.float64)
             gaps = np.abs(values - wanted[key][image, place])
             largest = gaps.max(axis=tuple(range(1, gaps.ndim)), initial=0)
@@ -181,8 +186,9 @@ def rle_problem(found: Outputs) -> str:
     for i, codes in enumerate(found.get("detection_rle_bytes", ())):
         height, width = (int(side) for side in found["image_size"][i])
         count = int(found["num_detections"][i])
-        masks, boxes = found["detection_masks"][i, :count] / 255, found["detection_boxes"][i]
-        wanted = mask_ops.paste_to_rle(masks, boxes[:count], height, width)
+        masks = found["detection_masks"][i, :count] / 255
+        windows = found.get("detection_mask_windows", found["detection_boxes"])[i, :count]
+        wanted = mask_ops.paste_to_rle(masks, windows, height, width)
         for code, rle in zip(codes[:count], wanted, strict=True):
             if code.decode() == rle["counts"]:
                 continue

@@ -63,7 +63,8 @@ Signatures: `serving_default` takes `image_bytes`, JPEG or 8-bit PNG files of an
 $outputs
 
 Boxes are (y1, x1, y2, x2) in pixels of the original image, rotated as its EXIF data say. A mask is
-255 times the probability over its box. `detection_mask_seen` is false for classes that had no masks
+255 times the probability over its box, or over `detection_mask_windows` where these are among the
+outputs. `detection_mask_seen` is false for classes that had no masks
 in training. `assets/classes.json` lists the classes.
 
 ## Limits

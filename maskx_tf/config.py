@@ -300,6 +300,12 @@ class Config:
     mask_roi_op: str = _training(
         "align", "As box_roi_op, of the mask head.", choices=tuple(ROI_OPERATORS), is_later=True
     )
+    mask_roi_scale: float = _training(
+        1.0,
+        "Side of a mask's window over the side of its box (docs/mask_heads.md).",
+        Check(lambda v: v >= 1, "be at least 1"),
+        is_later=True,
+    )
     mask_filters: int = _mask_head(
         256, "Channels of the mask trunk; length of w_seg (docs/mask_heads.md).", POSITIVE
     )

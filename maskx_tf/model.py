@@ -191,7 +191,8 @@ class MaskXRCNN(tf_keras.Model):
           image_scales: as of `call`.
 
         Returns:
-          float32 [B, N, m, m], probabilities over each box; zeros where the class is 0.
+          float32 [B, N, m, m], probabilities over each box's window (`boxes.mask_windows`); zeros
+          where the class is 0.
         """
         features = self.mask_features(pyramid, boxes_yxyx, classes, image_scales)
         return self.masks_of_features(features, classes)
@@ -213,7 +214,7 @@ class MaskXRCNN(tf_keras.Model):
             shrink = 1.0 - image_scales[:, None]  # [B, 1, 2]
             boxes_yxyx += tf.concat([tf.zeros_like(shrink), shrink], axis=-1)
         places, _ = sampling.where_or_first(classes > 0)  # [R, 2]
-        rois = tf.gather_nd(boxes_yxyx, places)
+        rois = boxes.mask_windows(tf.gather_nd(boxes_yxyx, places), self.config.mask_roi_scale)
         size, operator = self.config.mask_roi_size, self.config.mask_roi_op
         return self.flat_roi_features(pyramid, rois, places[:, 0], size, operator)
 
@@ -246,7 +247,7 @@ class MaskXRCNN(tf_keras.Model):
         Returns:
           num_detections int32 [B], detection_boxes float32 [B, D, 4] (yxyx, network-input pixels,
           clipped to the image), detection_scores [B, D], detection_classes int32 [B, D] (0 in the
-          padding) and detection_masks float32 [B, D, m, m] (probabilities over the box).
+          padding) and detection_masks float32 [B, D, m, m], as of `masks`.
         """
         return self.detect(self.pyramid(images, image_sizes), image_sizes, image_scales)
 

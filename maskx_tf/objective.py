@@ -254,6 +254,7 @@ def _mask_examples(model, pyramid, sample: RoiSample, labels) -> MaskExamples:
         chosen, valid = sampling.where_or_first(sample.positive & matched)  # [R, 2]
         rois = tf.gather_nd(sample.boxes_yxyx, chosen)
         object_indices = tf.gather_nd(sample.object_indices, chosen)
+    rois = boxes.mask_windows(rois, model.config.mask_roi_scale)
     image_indices = chosen[:, 0]
     batch, most = tf.unstack(tf.shape(labels["classes"]))
     masks, size = labels["masks"], model.config.mask_size

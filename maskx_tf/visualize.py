@@ -200,8 +200,9 @@ def panel(
 
     Args:
       examples: of each image "image" uint8 [H, W, 3], "image_size" [2], "boxes_yxyx", "classes",
-        "has_mask" and "masks" as of the pipeline, and detections as of the model, without their
-        batch dimension. Detections that score below 0.5 are left out.
+        "has_mask" and "masks" as of the pipeline, detections as of the model, and
+        "detection_mask_windows" [D, 4], what their masks reach over; without their batch dimension.
+        Detections that score below 0.5 are left out.
       names: names of the classes 1..K.
       mask_class_ids: set A.
 
@@ -228,7 +229,8 @@ def _panel_row(
     masks = pasted(example["masks"], boxes, example["has_mask"])
     truth = draw_detections(image, boxes, classes, masks, names, mask_class_ids)
     boxes, scores = example["detection_boxes"], example["detection_scores"]
-    masks = pasted(example["detection_masks"], boxes, scores >= _SCORE_THRESHOLD)
+    windows = example["detection_mask_windows"]
+    masks = pasted(example["detection_masks"], windows, scores >= _SCORE_THRESHOLD)
     classes = example["detection_classes"]
     found = draw_detections(image, boxes, classes, masks, names, mask_class_ids, scores)
     return side_by_side(truth, found)

@@ -143,12 +143,14 @@ def test_a_pair_is_two_detected_objects_in_nearly_the_same_box():
         "detection_classes": np.array([1, 2, 2, 3, 0]),
         "detection_scores": np.array([0.9, 0.8, 0.7, 0.4, 0.0]),
         "masks0": np.full((5, 28, 28), 0.2, np.float32),
-        "masks1": np.full((5, 28, 28), 0.7, np.float32),
+        "masks1": np.full((5, 28, 28), 0.9, np.float32),
+        "windows0": boxes[[0, 1, 2, 2, 3]],
+        "windows1": boxes[[0, 1, 2, 2, 3]] + np.float32([-5, -5, 5, 5]),
     }
     _, objects = pairs.detected(example, models=2)
     assert [(item.class_id, item.score) for item in objects] == [(1, 0.9), (2, 0.8)]
     truth, first, second = objects[0].masks
-    assert truth.sum() == second.sum() == 40 * 40 and first.sum() == 0
+    assert truth.sum() == 40 * 40 and second.sum() == 50 * 50 and first.sum() == 0
     assert pairs.is_pair(*objects) and not pairs.is_pair(
         objects[0], objects[1]._replace(box=boxes[2])
     )

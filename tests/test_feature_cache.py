@@ -237,6 +237,7 @@ class TestKey:
             {"horizontal_flip": False},
             {"mask_roi_size": 5},
             {"mask_roi_op": "warp"},
+            {"mask_roi_scale": 1.25},
             {"mask_upsampling": 4},
         ],
     )

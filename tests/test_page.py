@@ -511,7 +511,8 @@ class TestArithmetic:
         script = """
             const [boxes, scores] = arguments, done = arguments[2];
             import("/page/results.js").then(({toCoco}) => done(toCoco(boxes.map((box, i) => ({
-              box, score: scores[i], mask: [[255]], imageSize: [2, 2]})), 1, "a", "rle")));
+              box, maskWindow: box, score: scores[i], mask: [[255]], imageSize: [2, 2]})),
+              1, "a", "rle")));
         """
         found = driver.execute_async_script(script, boxes.tolist(), scores)
         for (y1, x1, y2, x2), score, one in zip(boxes.tolist(), scores, found, strict=True):

@@ -136,6 +136,7 @@ def test_panel():
         "masks": np.ones((2, 16, 16), np.uint8),
         "num_detections": np.array(1, np.int32),
         "detection_boxes": boxes,
+        "detection_mask_windows": boxes,
         "detection_classes": np.array([2, 0], np.int32),
         "detection_masks": np.ones((2, 28, 28), np.float32),
     }

@@ -20,6 +20,7 @@ from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data.pipeline import make_dataset
 from maskx_tf.evaluation.operating_point import MIN_IOU, MIN_SCORE
 from maskx_tf.ops import masks as mask_ops
+from maskx_tf.ops.boxes import mask_windows
 
 PAIR_IOU = 0.7  # of the two boxes
 TILE_PX = 200
@@ -97,7 +98,11 @@ def _pairs(models: list[LoadedModel]) -> Iterator[tuple[np.ndarray, list[Detecte
     for features, labels in dataset:
         inputs = features["image"], features["image_size"], features["image_scale"]
         outputs = [function(*inputs) for function in detect]
-        of_all = {f"masks{i}": output["detection_masks"] for i, output in enumerate(outputs)}
+        of_all = {}
+        for i, (loaded, output) in enumerate(zip(models, outputs, strict=True)):
+            scale = loaded.config.mask_roi_scale
+            of_all[f"masks{i}"] = output["detection_masks"]
+            of_all[f"windows{i}"] = mask_windows(outputs[0]["detection_boxes"], scale)
         batch = {**features, **labels, **outputs[0], **of_all}
         arrays = {name: value.numpy() for name, value in batch.items()}
         for i in range(len(arrays["image"])):
@@ -120,7 +125,8 @@ def detected(
 
     Args:
       example: features, labels and detections without their batch dimension, and "masks0",
-        "masks1", … float [D, m, m], the detections' masks of each model.
+        "masks1", … float [D, m, m], the detections' masks of each model, with what they reach over,
+        "windows0", "windows1", … [D, 4].
       models: how many.
     """
     height, width = (round(float(side)) for side in example["image_size"])
@@ -133,9 +139,10 @@ def detected(
             same_class = class_id > 0 and example["detection_classes"][j] == class_id
             if score < MIN_SCORE or not same_class or _iou(box, found) < MIN_IOU:
                 continue
-            predicted = [example[f"masks{i}"][j] for i in range(models)]
-            masks = [mask_ops.paste_mask(mask, box, height, width)]
-            masks += [mask_ops.paste_mask(value, found, height, width) for value in predicted]
+            predicted = [
+                (example[f"masks{i}"][j], example[f"windows{i}"][j]) for i in range(models)
+            ]
+            masks = [mask_ops.paste_mask(*one, height, width) for one in ((mask, box), *predicted)]
             objects.append(DetectedObject(found, int(class_id), float(score), masks))
             break
     return example["image"][:height, :width], objects

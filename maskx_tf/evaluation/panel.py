@@ -7,6 +7,7 @@ from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.pipeline import make_dataset
 from maskx_tf.model import MaskXRCNN
+from maskx_tf.ops.boxes import mask_windows
 
 
 def validation_panel(
@@ -27,6 +28,7 @@ def validation_panel(
     examples = []
     for features, labels in dataset.take(config.panel_images):
         detections = model(features["image"], features["image_size"], features["image_scale"])
-        batch = {**features, **labels, **detections}
+        windows = mask_windows(detections["detection_boxes"], config.mask_roi_scale)
+        batch = {**features, **labels, **detections, "detection_mask_windows": windows}
         examples.append({key: value[0].numpy() for key, value in batch.items()})
     return visualize.panel(examples, vocabulary.names, mask_class_ids)

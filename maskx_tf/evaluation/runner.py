@@ -17,6 +17,7 @@ from maskx_tf.evaluation import coco, limits
 from maskx_tf.evaluation.ground_truth import ground_truth_from_records
 from maskx_tf.frozen import evaluation as frozen
 from maskx_tf.ops import masks as mask_ops
+from maskx_tf.ops.boxes import mask_windows
 from maskx_tf.ops.conventions import CONVENTIONS
 
 # (image id, boxes_yxyx float64 [N, 4] in original pixels) -> N run-length codes.
@@ -109,11 +110,12 @@ class ModelEvaluator:
         )
         total, seen = len(self._ground_truth["images"]), 0
         whole_pixels = CONVENTIONS[self._config.conventions].paste_whole_pixels
+        scale = self._config.mask_roi_scale
         with tqdm.tqdm(total=total, unit="image", disable=not progress) as bar:
             for batch in self._predictions(dataset, total):
                 for i in range(len(batch["image_id"])):
                     image = {key: value[i] for key, value in batch.items()}
-                    add_image(evaluator, image, whole_pixels, self._segment)
+                    add_image(evaluator, image, whole_pixels, scale, self._segment)
                 seen += len(batch["image_id"])
                 bar.update(len(batch["image_id"]))
         if seen < total:
@@ -143,6 +145,7 @@ def add_image(
     evaluator: coco.CocoEvaluator,
     image: dict[str, np.ndarray],
     whole_pixels: bool = False,
+    mask_roi_scale: float = 1.0,
     segment: Segment | None = None,
 ) -> None:
     """Adds the detections and the masks for given boxes of one image, in original pixels.
@@ -152,6 +155,7 @@ def add_image(
       image: features, labels and detections without their batch dimension, and "given_masks"
         float [M, m, m]; no masks of a model without, whose boxes alone are added.
       whole_pixels: how masks are pasted, see `ops.masks.paste_region`.
+      mask_roi_scale: see `boxes.mask_windows`.
       segment: makes the masks of the boxes, in place of those in `image`.
     """
     height, width = (int(side) for side in image["original_size"])
@@ -163,7 +167,8 @@ def add_image(
         if f"{kind}_masks" not in image:
             return None
         masks = image[f"{kind}_masks"][chosen]
-        return mask_ops.paste_to_rle(masks, boxes_yxyx, height, width, whole_pixels=whole_pixels)
+        windows = mask_windows(boxes_yxyx, mask_roi_scale).numpy()
+        return mask_ops.paste_to_rle(masks, windows, height, width, whole_pixels=whole_pixels)
 
     count = int(image["num_detections"])
     boxes = to_original(image["detection_boxes"][:count], image["image_scale"], height, width)

@@ -24,8 +24,10 @@ _KINDS = {  # output: (dtype, rank), without the batch dimension; D detections, 
     "detection_class_names": (np.object_, 1),
     "detection_masks": (np.uint8, 3),
     "detection_mask_seen": (np.bool_, 1),
+    "detection_mask_windows": (np.float32, 2),
     "image_size": (np.int32, 1),
 }
+MASK_OUTPUTS = ("detection_masks", "detection_mask_windows")
 SEGMENTATIONS = ("rle", "polygon", "none")  # how COCO results may have masks
 
 
@@ -40,11 +42,13 @@ class Detection:
       score: 0 to 1.
       box_yxyx: (y1, x1, y2, x2), pixels of the original image, exclusive corners.
       mask_seen: whether the class had training masks (set A of the paper).
-      box_mask: [m, m], the mask's probability over the box: uint8, 255 times it, or float. None of
-        a model that detects boxes only, whose objects have no `mask`, `rle` and `polygons`.
+      box_mask: [m, m], the mask's probability over its window: uint8, 255 times it, or float. None
+        of a model that detects boxes only, whose objects have no `mask`, `rle` and `polygons`.
       image_size: (height, width) of the image in pixels; of a photograph with an EXIF orientation
         that the model honours, as it is seen upright.
       whole_pixels: how the mask is pasted, see `ops.masks.paste_region`.
+      mask_window_yxyx: what the mask reaches over, as `box_yxyx`, where it is more than the box
+        (--mask_roi_scale); it may leave the image.
     """
 
     class_name: str
@@ -56,6 +60,7 @@ class Detection:
     box_mask: np.ndarray | None
     image_size: tuple[int, int]
     whole_pixels: bool = False
+    mask_window_yxyx: tuple[float, float, float, float] | None = None
 
     def mask(self, threshold: float = 0.5) -> np.ndarray:
         """The mask in the image, uint8 {0, 1} [height, width]; pasting as of `ops.masks`."""
@@ -86,7 +91,11 @@ class Detection:
             )
         values = self.box_mask / 255.0 if self.box_mask.dtype == np.uint8 else self.box_mask
         return mask_ops.paste_region(
-            values, self.box_yxyx, *self.image_size, threshold, self.whole_pixels
+            values,
+            self.mask_window_yxyx or self.box_yxyx,
+            *self.image_size,
+            threshold,
+            self.whole_pixels,
         )
 
 
@@ -113,6 +122,7 @@ class Detections:
       image: the image, to draw on: uint8 RGB [height, width, 3], or the path or the bytes of its
         file. None: there is nothing to draw on.
       whole_pixels: as of `Detection`.
+      mask_windows_yxyx: float [N, 4] or None, as of `Detection`.
     """
 
     boxes_yxyx: np.ndarray
@@ -126,6 +136,7 @@ class Detections:
     name: str = ""
     image: np.ndarray | bytes | str | os.PathLike[str] | None = None
     whole_pixels: bool = False
+    mask_windows_yxyx: np.ndarray | None = None
 
     @classmethod
     def from_outputs(
@@ -142,18 +153,20 @@ class Detections:
         Raises:
           UserError: they are not the outputs of a model of this project.
         """
-        kinds = {k: kind for k, kind in _KINDS.items() if k != "detection_masks" or k in outputs}
+        kinds = {k: kind for k, kind in _KINDS.items() if k not in MASK_OUTPUTS or k in outputs}
         arrays = {key: _array(outputs, key, *kind, model) for key, kind in kinds.items()}
         height, width = (int(side) for side in arrays["image_size"])
         rows = slice(int(arrays["num_detections"]))
         names = [n.decode() if isinstance(n, bytes) else n for n in arrays["detection_class_names"]]
+        masks, windows = (arrays.get(key) for key in MASK_OUTPUTS)
         return cls(
             boxes_yxyx=arrays["detection_boxes"][rows],
             scores=arrays["detection_scores"][rows],
             class_ids=arrays["detection_classes"][rows],
             class_names=np.array(names, np.str_)[rows],
             mask_seen=arrays["detection_mask_seen"][rows],
-            box_masks=arrays["detection_masks"][rows] if "detection_masks" in arrays else None,
+            box_masks=masks[rows] if masks is not None else None,
+            mask_windows_yxyx=windows[rows] if windows is not None else None,
             image_size=(height, width),
             **{"category_ids": arrays["detection_classes"][rows], **others},
         )
@@ -177,6 +190,7 @@ class Detections:
         if columns["scores"].ndim:
             return dataclasses.replace(self, **columns)
         y1, x1, y2, x2 = columns["boxes_yxyx"].tolist()
+        window = columns.get("mask_windows_yxyx")
         return Detection(
             class_name=str(columns["class_names"]),
             class_id=int(columns["class_ids"]),
@@ -187,6 +201,7 @@ class Detections:
             box_mask=columns.get("box_masks"),
             image_size=self.image_size,
             whole_pixels=self.whole_pixels,
+            mask_window_yxyx=None if window is None else tuple(window.tolist()),
         )
 
     def __repr__(self) -> str:

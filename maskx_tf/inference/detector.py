@@ -17,7 +17,7 @@ from maskx_tf import checkpoints
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.inference import inputs
-from maskx_tf.inference.detections import Detections
+from maskx_tf.inference.detections import MASK_OUTPUTS, Detections
 from maskx_tf.inference.module import DetectionModule
 from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.system.literal_paths import literal
@@ -42,7 +42,7 @@ class Detector:
 
     Attributes:
       detect: uint8 [B, H, W, 3] -> outputs as of `module.DetectionModule`; of a model without a
-        trained mask head there are no `detection_masks`.
+        trained mask head there are no `detection_masks` and their windows.
       vocabulary: its classes.
       segmenter: returns what gives masks to boxes, or raises a UserError of why it does not.
       name: where it was loaded from.
@@ -168,7 +168,8 @@ def load_checkpoint(path: str) -> Detector:
     def detect(images: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = dict(module.detect_images(images))
         if not loaded.has_masks:
-            del outputs["detection_masks"]
+            for name in MASK_OUTPUTS:
+                outputs.pop(name, None)
         return outputs
 
     @functools.cache

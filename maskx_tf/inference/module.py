@@ -13,6 +13,7 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.inference.batching import Batching, on_rows
 from maskx_tf.inference.image_bytes import MAX_PIXELS, decode
 from maskx_tf.ops import graph_rle
+from maskx_tf.ops.boxes import mask_windows
 
 
 class DetectionModule(tf.Module):
@@ -25,9 +26,15 @@ class DetectionModule(tf.Module):
       detection_scores        float32 [B, D], descending
       detection_classes       int32 [B, D], 1..K; 0 in the padding
       detection_class_names   string [B, D], "background" in the padding
-      detection_masks         uint8 [B, D, m, m], 255 times the mask probability over the box
+      detection_masks         uint8 [B, D, m, m], 255 times the mask probability over the box, or
+                              over detection_mask_windows where the model has wider ones
       detection_mask_seen     bool [B, D], the class had training masks (set A)
       image_size              int32 [B, 2], (height, width) of the original image
+
+    With `config.mask_roi_scale` above 1 also
+
+      detection_mask_windows  float32 [B, D, 4], what the masks reach over, as detection_boxes; may
+                              leave the image
 
     With `rle` also
 
@@ -67,6 +74,7 @@ class DetectionModule(tf.Module):
         super().__init__(name="maskx_detector")
         self._max_pixels, self._rle = max_pixels, rle
         self._most_images = batching.most_rows if batching else None
+        self._mask_roi_scale = config.mask_roi_scale
         self._sides = config.image_min_side, config.image_max_side
         self._canvas = preprocessing.canvas_sides(*self._sides)  # (height, width) when landscape
         count = vocabulary.num_classes
@@ -137,10 +145,13 @@ class DetectionModule(tf.Module):
             "detection_mask_seen": tf.gather(self._mask_seen, classes),
             "image_size": image_sizes,
         }
+        windows = mask_windows(boxes, self._mask_roi_scale)
+        if self._mask_roi_scale > 1.0:
+            outputs["detection_mask_windows"] = windows
         if self._rle:
             outputs["detection_rle_bytes"] = tf.map_fn(
                 lambda one: graph_rle.paste_to_rle(*one),
-                (found["detection_masks"], boxes, found["num_detections"], image_sizes),
+                (found["detection_masks"], windows, found["num_detections"], image_sizes),
                 fn_output_signature=tf.TensorSpec([boxes.shape[1]], tf.string),
                 parallel_iterations=1,
             )

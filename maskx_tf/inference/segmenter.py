@@ -10,6 +10,7 @@ import tensorflow as tf
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import preprocessing
 from maskx_tf.inference.detections import Detections
+from maskx_tf.ops.boxes import mask_windows
 
 _MOST_BOXES = 100  # at a time; more would only cost memory
 
@@ -25,7 +26,7 @@ class Segmenter:
         model, config = loaded.model, loaded.config
         self._vocabulary, self._mask_class_ids = loaded.vocabulary, loaded.mask_class_ids
         self._whole_pixels = model.conventions.paste_whole_pixels
-        self._mask_size = config.mask_size
+        self._mask_size, self._mask_roi_scale = config.mask_size, config.mask_roi_scale
 
         @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
         def pyramid(image):
@@ -64,6 +65,7 @@ class Segmenter:
             classes = tf.constant(class_ids[part], tf.int32)
             probabilities.append(self._masks(features, boxes, classes, scale).numpy())
         masks = np.concatenate(probabilities)
+        windows = mask_windows(boxes_yxyx, self._mask_roi_scale).numpy()
         return Detections(
             boxes_yxyx=boxes_yxyx,
             scores=expected_iou(masks),
@@ -72,6 +74,7 @@ class Segmenter:
             category_ids=np.array(self._vocabulary.external_ids)[class_ids - 1],
             mask_seen=np.isin(class_ids, self._mask_class_ids),
             box_masks=masks,
+            mask_windows_yxyx=windows if self._mask_roi_scale > 1.0 else None,
             image_size=(image.shape[0], image.shape[1]),
             image=image,
             whole_pixels=self._whole_pixels,

@@ -84,6 +84,24 @@ def clip(
     return tf.clip_by_value(boxes_yxyx, pixel, limits - pixel[::-1])
 
 
+def mask_windows(boxes_yxyx: tf.Tensor, scale: float) -> tf.Tensor:
+    """What masks of boxes reach over: the boxes, `scale` times as long about their centres.
+
+    Args:
+      boxes_yxyx: float [..., 4], a tensor or an array; those of padding, of zeros, stay.
+      scale: `--mask_roi_scale`; at 1.0 the boxes come back bit for bit.
+
+    Returns:
+      [..., 4] in the dtype of the boxes; windows may leave the image.
+    """
+    boxes_yxyx = tf.convert_to_tensor(boxes_yxyx)
+    if scale == 1.0:
+        return boxes_yxyx
+    centre, size = _centre_and_size(boxes_yxyx)
+    half = 0.5 * scale * size
+    return tf.concat([centre - half, centre + half], axis=-1)
+
+
 def in_cells(boxes_yxyx: tf.Tensor, regions_yxyx: tf.Tensor, size: int) -> tf.Tensor:
     """Boxes [R, 4] in cells of a grid of size x size over each region [R, 4], clipped to it."""
     top_left, bottom_right = regions_yxyx[:, :2], regions_yxyx[:, 2:]

@@ -31,11 +31,11 @@ export function drawPicture(canvas, bitmap, objects, { alone = null, near = null
 
 // Whether a point of the picture, in its pixels, is in an object's mask.
 export function covers(object, x, y) {
-  const [y1, x1, y2, x2] = object.box;
+  const [y1, x1, y2, x2] = object.maskWindow;
   if (x < x1 || x >= x2 || y < y1 || y >= y2) return false;
   const [row, column] = [Math.floor(y), Math.floor(x)];
-  const box = [y1 - row, x1 - column, y2 - row, x2 - column]; // from that pixel's corner
-  return pasteRegion(object.mask, box, 1, 1).data[0] === 1;
+  const window = [y1 - row, x1 - column, y2 - row, x2 - column]; // from that pixel's corner
+  return pasteRegion(object.mask, window, 1, 1).data[0] === 1;
 }
 
 // Of an object's box, in pixels of the picture.
@@ -56,8 +56,8 @@ function layerOf(object, canvas, scale, line, style) {
 }
 
 function makeLayer(object, canvas, scale, line, fill) {
-  const box = object.box.map((value) => value * scale);
-  const region = pasteRegion(object.mask, box, canvas.height, canvas.width);
+  const window = object.maskWindow.map((value) => value * scale);
+  const region = pasteRegion(object.mask, window, canvas.height, canvas.width);
   const { data, width, height, top, left } = region;
   if (!width || !height) return { top, left };
   const picture = new OffscreenCanvas(width, height);

@@ -13,7 +13,7 @@ function round(value, digits) {
 
 function segmentation(object, format) {
   const [height, width] = object.imageSize;
-  const region = pasteRegion(object.mask, object.box, height, width);
+  const region = pasteRegion(object.mask, object.maskWindow, height, width);
   return format === "polygon" ? outline(region) : toRle(region, height, width);
 }
 

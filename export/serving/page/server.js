@@ -68,11 +68,13 @@ function parse(outputs) {
   const missing = ["detection_boxes", "detection_masks", "image_size"].find((k) => !outputs[k]);
   if (missing) throw new RequestError(`The model has no output ${missing}: it was not made by maskx_tf.`);
   const [height, width] = outputs.image_size;
+  const windows = outputs.detection_mask_windows ?? outputs.detection_boxes;
   const objects = Array.from({ length: outputs.num_detections }, (_, i) => ({
     className: outputs.detection_class_names[i],
     classId: outputs.detection_classes[i],
     score: Math.fround(outputs.detection_scores[i]),
     box: outputs.detection_boxes[i].map(Math.fround),
+    maskWindow: windows[i].map(Math.fround),
     maskSeen: outputs.detection_mask_seen[i],
     mask: outputs.detection_masks[i],
     imageSize: [height, width],
