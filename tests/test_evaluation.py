@@ -152,6 +152,7 @@ def test_ground_truth_as_predictions_is_perfect():
     for section in ("box", "mask", "mask_given_boxes"):
         for subset in ("A", "B", "all"):
             assert results[section][subset]["AP"] == pytest.approx(1, abs=1e-12)
+    assert results["mask_given_boxes"]["all"]["IoU"] == 1
 
 
 def test_empty_subsets_are_none():
@@ -468,6 +469,8 @@ def test_scores_in_original_pixels(tmp_path):
     assert results["mask_given_boxes"]["A"]["AP"] == pytest.approx(1)
     assert results["box"]["B"]["AP"] == 0  # the dog is missed
     assert results["mask_given_boxes"]["B"]["AP"] < 0.2  # and its mask is not the left half
+    ious = {subset: results["mask_given_boxes"][subset]["IoU"] for subset in ("A", "B")}
+    assert ious == {"A": pytest.approx(1), "B": pytest.approx(0.5)}
 
 
 NAMES = VOCABULARY.names

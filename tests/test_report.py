@@ -15,8 +15,16 @@ def section(start, **per_class):
     return {**result, "per_class": per_class} if per_class else result
 
 
+def given_boxes(start, shared):
+    result = section(start)
+    for values in result.values():
+        values |= {"IoU": 0.6, "shared": shared, "ceiling": 0.8}
+        values |= dict.fromkeys(("IoU_shared", "ceiling_shared"), 0.5 if shared else None)
+    return result
+
+
 def test_format_table():
-    results = {"box": section(0.3), "mask": section(0.123), "mask_given_boxes": section(0.7)}
+    results = {"box": section(0.3), "mask": section(0.123), "mask_given_boxes": given_boxes(0.7, 0)}
     results["mask"]["B"] = dict.fromkeys(METRICS)
     results["box"]["all"]["APs"] = None
     results["box"]["all"]["AP50"] = 1.0
@@ -31,8 +39,18 @@ mask               A     12.3   13.3   14.3   15.3   16.3   17.3
                    all   32.3   33.3   34.3   35.3   36.3   37.3
 mask, boxes given  A     70.0   71.0   72.0   73.0   74.0   75.0
                    B     80.0   81.0   82.0   83.0   84.0   85.0
-                   all   90.0   91.0   92.0   93.0   94.0   95.0"""
+                   all   90.0   91.0   92.0   93.0   94.0   95.0
+                           A      B    all
+mean IoU, boxes given   60.0   60.0   60.0"""
     )
+
+
+def test_format_table_shows_the_ceiling_where_boxes_are_shared():
+    rows = {"box": section(0.3), "mask": section(0.1), "mask_given_boxes": given_boxes(0.7, 0.256)}
+    lines = report.format_table(rows).splitlines()
+    ceilings = [line for line in lines if "class-agnostic: at most" in line]
+    assert [line.split()[-1] for line in ceilings] == ["80.0", "50.0"]
+    assert sum("25.6" in line for line in lines) == 1
 
 
 def test_format_table_says_what_is_shown():

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import federated
+from maskx_tf.evaluation import ceiling, federated
 from maskx_tf.evaluation.operating_point import operating_point
 from maskx_tf.ops import masks as mask_ops
 
@@ -166,8 +166,9 @@ class CocoEvaluator:
         Returns:
           {"box": {"all": {"AP", "AP50", "AP75", "APs", "APm", "APl"}, "A": …, "B": …}}, by LVIS's
           protocol also "APr", "APc" and "APf" each, and "protocol": "LVIS"; if masks
-          were added, "mask" likewise, and if masks for given boxes were, "mask_given_boxes"; with
-          "per_class": {name: AP} beside "all" on request. Values in [0, 1]; None where the ground
+          were added, "mask" likewise, and if masks for given boxes were, "mask_given_boxes", which
+          has `ceiling.METRICS` too; with "per_class": {name: AP} beside "all" on request, and
+          "iou_per_class" of given boxes. Values in [0, 1]; None where the ground
           truth has no object of the kind. "operating_point": see `operating_point`.
         """
         detections, given = self._detections, self._given
@@ -183,6 +184,8 @@ class CocoEvaluator:
         if self._given:
             parts["mask_given_boxes"] = ("segm", given)
         results |= {section: self._score(section, *of, per_class) for section, of in parts.items()}
+        if self._given:
+            self._add_ious(results["mask_given_boxes"], given, per_class)
         point = operating_point(self._ground_truth, detections, self._subsets)
         return {**results, "operating_point": point}
 
@@ -219,6 +222,16 @@ class CocoEvaluator:
                 name: average([i + 1], None, 0) for i, name in enumerate(self._names)
             }
         return results
+
+    def _add_ious(self, section: dict, given: dict[int, list[dict]], per_class: bool) -> None:
+        """Adds mean IoU and the class-agnostic ceiling to a section, see `ceiling.summarize`."""
+        objects = ceiling.given_box_ious(self._ground_truth, given)
+        for subset, values in ceiling.summarize(objects, self._subsets).items():
+            section[subset] |= values
+        if per_class:
+            of_class = {name: [i + 1] for i, name in enumerate(self._names)}
+            summary = ceiling.summarize(objects, of_class)
+            section["iou_per_class"] = {name: summary[name]["IoU"] for name in self._names}
 
     def _precision(
         self, iou_type: str, predictions: dict[int, list[dict]]

@@ -38,11 +38,29 @@ def format_table(results: dict, mask_classes: Collection[str] | None = None) -> 
             "an image, of those classes that it is annotated for; APr, APc, APf of rare, common, "
             "frequent classes."
         )
+    if "mask_given_boxes" in results:
+        text += f"\n{_align(_iou_rows(results['mask_given_boxes']), left_columns=1)}"
     if "operating_point" in results:
         text += f"\n{format_operating_point(results['operating_point'])}"
     if "per_class" in results[sections[0]]:
         text += "\n\n" + _class_table(results, sections, mask_classes)
     return text
+
+
+def _iou_rows(section: dict) -> list[list[str]]:
+    """Mean IoU of masks in given boxes, and the most that a class-agnostic model can reach."""
+    names = {"IoU": "mean IoU, boxes given"}
+    if section["all"]["shared"]:
+        names |= {
+            "ceiling": "  class-agnostic: at most",
+            "shared": "share in another class's box",
+            "IoU_shared": "  mean IoU of these",
+            "ceiling_shared": "  class-agnostic: at most",
+        }
+    rows = [["", *SUBSETS]]
+    for metric, title in names.items():
+        rows.append([title, *(percent(section[subset][metric]) for subset in SUBSETS)])
+    return rows
 
 
 def format_operating_point(point: dict) -> str:
