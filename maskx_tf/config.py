@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import flags
 
+from maskx_tf.data.coco.values import as_number
 from maskx_tf.errors import UserError
 from maskx_tf.layers.choices import BACKBONES, MASK_BODIES, ROI_OPERATORS
 from maskx_tf.system import flagfiles, options
@@ -117,6 +118,12 @@ class Config:
         (),
         "Training uses only masks of these sources, as the records name them (human, grabcut); "
         "empty: all.",
+    )
+    mask_source_weights: tuple[str, ...] = _training(
+        (),
+        "Factors from 0 to 1 on the loss of masks by their source, as human:1,maskx_tf:0.5; 1 of a "
+        "source that is not named, 0: as if there was no mask.",
+        is_later=True,
     )
     batch_size: int = _training(
         16, "Images per step, over all devices.", POSITIVE, on_resume="may_change", at_test="data"
@@ -400,6 +407,7 @@ class Config:
                 f"image_min_side={self.image_min_side} is larger than "
                 f"image_max_side={self.image_max_side}."
             )
+        _ = self.source_weights  # raises if it is none
         self._check_levels()
         divisor = MASK_BODIES[self.mask_body].divisor
         if self.mask_roi_size % divisor:
@@ -421,6 +429,22 @@ class Config:
                     f"{name}={getattr(self, name)} must be {must}: the last stage of "
                     f"backbone={self.backbone} is {last}."
                 )
+
+    @property
+    def source_weights(self) -> dict[str, float]:
+        """Factors on the loss of masks, in [0, 1], by source; UserError if they are none."""
+        weights: dict[str, float] = {}
+        for item in self.mask_source_weights:
+            source, _, text = item.rpartition(":")
+            weight = as_number(text)
+            if not source or source in weights or weight is None or not 0 <= weight <= 1:
+                raise UserError(
+                    f"mask_source_weights={text_of(self.mask_source_weights)} must list sources, "
+                    "each once, with a weight from 0 to 1, such as human:1,maskx_tf:0.5; "
+                    f"{item!r} is none."
+                )
+            weights[source] = weight
+        return weights
 
     @property
     def has_masks(self) -> bool:

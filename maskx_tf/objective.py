@@ -287,7 +287,7 @@ def _mask_examples(model, pyramid, sample: RoiSample, labels) -> MaskExamples:
 
 
 def _has_mask(labels) -> tf.Tensor:
-    """bool [B, M], the objects with a mask to train on; one of weight 0 is none."""
+    """The objects with a mask to train on, bool [B, M]; a mask of weight 0 is none."""
     if "mask_weight" not in labels:
         return labels["has_mask"]
     return labels["has_mask"] & (labels["mask_weight"] > 0)

@@ -72,6 +72,9 @@ def values_of(field: dataclasses.Field) -> st.SearchStrategy:
     item = item.filter(bool) if field.type.__args__[0] is str else item
     if field.name == "anchor_ratios":
         item = st.floats(1e-6, 1e6)
+    if field.name == "mask_source_weights":
+        one_each = st.sampled_from(["human:1", "maskx_tf:0.5", "my, own: tool:0"])
+        return st.lists(one_each, unique=True).map(tuple)
     least = {"pixel_mean": 3, "pixel_std": 3, "anchor_ratios": 1}.get(field.name, 0)
     order = sorted if field.name == "lr_steps" else list
     return st.lists(item, min_size=least, max_size=3).map(order).map(tuple)
@@ -119,6 +122,15 @@ def test_every_option_reaches_the_file(name):
         assert getattr(parse(*config_lib.to_text(config).splitlines()), name) == value
 
     check()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["human", ":0.5", "human:", "human:2", "human:-1", "human:nan", "a:1,a:0.5"]
+)
+def test_source_weights_that_are_none_are_named(wrong):
+    assert parse("--mask_source_weights=a:1,b:c:0.5").source_weights == {"a": 1, "b:c": 0.5}
+    with pytest.raises(UserError, match=f"^--mask_source_weights={wrong} must list sources"):
+        parse(f"--mask_source_weights={wrong}")
 
 
 def test_saved_file_has_one_line_for_each_option(tmp_path):

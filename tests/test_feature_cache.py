@@ -185,6 +185,19 @@ def test_a_cached_run_equals_an_uncached_one(with_evaluation, uncached, tmp_path
 
 
 @pytest.mark.thorough
+def test_a_cached_run_has_the_weights_of_masks(base, uncached, tmp_path):
+    """Those of a source, which all masks have; with them another loss than without."""
+    weighted = base.replace(mask_source_weights=("human:0.25",))
+    _, wanted = run(weighted, tmp_path / "plain")
+    _, cached = run(weighted, tmp_path / "cached", feature_cache=str(tmp_path / "cache"))
+    assert_equal_weights(cached, wanted)
+    assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(cached, uncached[1], strict=True))
+    ones = base.replace(mask_source_weights=("human:1",))
+    _, cached = run(ones, tmp_path / "ones", feature_cache=str(tmp_path / "cache"))
+    assert_equal_weights(cached, uncached[1])
+
+
+@pytest.mark.thorough
 def test_another_head_reads_the_same_features(with_evaluation, tmp_path):
     cache = str(tmp_path / "cache")
     run(with_evaluation, tmp_path / "first", feature_cache=cache)
@@ -239,6 +252,7 @@ class TestKey:
             {"mask_roi_op": "warp"},
             {"mask_roi_scale": 1.25},
             {"mask_upsampling": 4},
+            {"mask_source_weights": ("human:0.5",)},
         ],
     )
     def test_is_another_where_features_are_others(self, base, loaded, changes):

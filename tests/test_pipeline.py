@@ -66,6 +66,7 @@ def test_shapes_and_types(tmp_path):
         "is_crowd": (tf.bool, [2, 4]),
         "has_mask": (tf.bool, [2, 4]),
         "masks": (tf.uint8, [2, 4, 14, 14]),
+        "mask_weight": (tf.float32, [2, 4]),
     }
     found = {key: (spec.dtype, spec.shape.as_list()) for key, spec in (features | labels).items()}
     assert found == expected
@@ -153,6 +154,34 @@ def test_training_takes_masks_of_the_chosen_sources(tmp_path):
     (tmp_path / "grabcut_missing" / "manifest.json").unlink()
     both = (str(tmp_path / "grabcut_missing" / "*.tfrecord"),)
     assert has_mask("grabcut") == [False, True]
+
+
+def test_weights_of_masks_and_of_their_sources(tmp_path):
+    kinds = [("human", 1), ("human", 0.5), ("maskx_tf", 0.5), ("sam", None)]
+    annotations = [
+        harness.annotation(1, [5 * k, 5, 30, 20], mask_source=source, mask_weight=weight)
+        for k, (source, weight) in enumerate(kinds)
+    ]
+    records = make_records(tmp_path, annotations)
+    config = SQUARE.replace(batch_size=1, horizontal_flip=False)
+
+    def weights(*said, training=True):
+        labels = single_image(records, config.replace(mask_source_weights=said), training=training)[
+            1
+        ]
+        assert labels["has_mask"].all()
+        return labels["mask_weight"].tolist()
+
+    assert weights("maskx_tf:0.5", "sam:0") == [1, 0.5, 0.25, 0]
+    assert weights("maskx_tf:0.5", training=False) == [1, 0.5, 0.5, 1]
+    with pytest.raises(UserError, match=r"--mask_source_weights=.* no record has a mask of sams"):
+        weights("sams:0.5")
+    with pytest.raises(UserError, match="--mask_source_weights=sam:0 leaves no mask"):
+        elements(
+            records,
+            config.replace(mask_sources=("sam",), mask_source_weights=("sam:0",)),
+            training=True,
+        )
 
 
 def test_masks_of_set_b_and_of_crowds_are_withheld(tmp_path):

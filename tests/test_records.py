@@ -29,6 +29,7 @@ def make_record(rng: np.random.Generator, num_objects: int) -> ImageRecord:
                 annotation_id=int(rng.integers(2**62)) + index,
                 mask=mask if rng.integers(2) else None,
                 mask_source=("human", "grabcut", "naïve")[rng.integers(3)],
+                mask_weight=(1.0, 0.3, 0.0)[rng.integers(3)],
             )
         )
     encoded = encode_image(random_image(40, 60))
@@ -41,8 +42,9 @@ def assert_equal_records(one: ImageRecord, other: ImageRecord) -> None:
     assert len(one.objects) == len(other.objects)
     for a, b in zip(one.objects, other.objects, strict=True):
         np.testing.assert_allclose(a.box_yxyx, b.box_yxyx, atol=1e-5)
-        for field in ("class_id", "class_name", "area", "is_crowd", "annotation_id", "mask_source"):
+        for field in ("class_id", "class_name", "area", "is_crowd", "annotation_id"):
             assert getattr(a, field) == getattr(b, field)
+        assert (a.mask_source, a.mask_weight) == (b.mask_source, b.mask_weight)
         assert (a.mask is None) == (b.mask is None)
         if a.mask is not None:
             np.testing.assert_array_equal(a.mask, b.mask)
@@ -122,6 +124,7 @@ def test_graph_parsing_agrees_with_eager_parsing(num_objects):
         png = parsed["mask_pngs"][index].numpy()
         assert (png == b"") == (item.mask is None)
         assert parsed["mask_sources"][index].numpy().decode() == item.mask_source
+        assert parsed["mask_weights"][index] == item.mask_weight
         if item.mask is not None:
             decoded = tf.io.decode_png(png, channels=1).numpy()[..., 0]
             np.testing.assert_array_equal(decoded, item.mask * 255)
@@ -137,6 +140,17 @@ def test_records_of_before_the_source_have_masks_of_people():
     assert [item.mask_source for item in schema.from_example(old).objects] == wanted
     parsed = tf.function(schema.parse_example, autograph=False)(tf.constant(old))["mask_sources"]
     assert [source.decode() for source in parsed.numpy()] == wanted
+
+
+def test_weights_are_written_where_one_is_not_1():
+    record = make_record(np.random.default_rng(3), 6)
+    key = "image/object/mask_weight"
+    for item in record.objects:
+        item.mask_weight = 1.0
+    assert key not in to_example(record).features.feature
+    record.objects[3].mask_weight = 0.5
+    weights = to_example(record).features.feature[key].float_list.value
+    assert list(weights) == [1, 1, 1, 0.5, 1, 1]
 
 
 def test_malformed_examples_name_the_image():

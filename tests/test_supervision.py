@@ -52,6 +52,18 @@ def test_records_without_any_mask_of_set_a_are_refused(records):
         supervision.check(find_records([records]), PETS, ())
 
 
+@pytest.mark.parametrize("weight", [1, 0.5])
+def test_weights_are_seen_with_and_without_a_manifest(tmp_path, weight):
+    annotations = [harness.annotation(1, [5, 5, 30, 20], mask_weight=weight)]
+    made = harness.write_coco(tmp_path / "coco", annotations)
+    coco.convert(*made, Output(str(tmp_path / "records"), "x", workers=1))
+    assert supervision.has_weights(find_records([str(tmp_path / "records")])) == (weight != 1)
+    (tmp_path / "records" / "manifest.json").unlink()
+    (tmp_path / "records" / "empty.tfrecord").touch()
+    files = find_records([str(tmp_path / "records" / "*.tfrecord")])
+    assert supervision.has_weights(files) == (weight != 1)
+
+
 def test_files_without_a_manifest_may_hold_any_mask(records):
     pathlib.Path(records, "manifest.json").unlink()
     assert supervision.check(find_records([f"{records}/*.tfrecord"]), PETS, (2,)) == ""

@@ -75,6 +75,24 @@ def test_a_mask_has_the_source_that_its_annotation_names(tmp_path, said, source)
     assert manifest.mask_sources == {source: 1}
 
 
+@pytest.mark.parametrize("said", [1, 0, 0.25, "0.5", None])
+def test_a_mask_has_the_weight_of_its_annotation(tmp_path, said):
+    items = [annotation(1, BOX, mask_weight=said), annotation(1, BOX, mask_weight=0.2)]
+    items.append(annotation(1, BOX, mask_weight=0.2, segmentation=[]))
+    manifest, (record,) = converted(tmp_path, items)
+    weight = 1 if said is None else float(said)
+    assert [item.mask_weight for item in record.objects] == [weight, np.float32(0.2), 1]
+    assert manifest.weighted_masks == {"human": 1 + (weight != 1)}
+    assert "mask_weight_invalid" not in manifest.issues
+
+
+@pytest.mark.parametrize("said", [1.5, -0.1, math.nan, True, "much", [1]])
+def test_a_weight_that_is_none_is_listed_and_taken_for_1(tmp_path, said):
+    found, issues = only_object(tmp_path, annotation(1, BOX, id=7, mask_weight=said))
+    assert found.mask_weight == 1
+    assert issues == {"mask_weight_invalid": [[7, 1]]}
+
+
 @pytest.mark.parametrize(
     ("bbox", "reason"),
     [

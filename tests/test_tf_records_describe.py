@@ -80,6 +80,17 @@ def test_text(directory):
     assert text == GOLDEN.format(megabytes=f"{summary['bytes'] / 1e6:.1f}")
 
 
+def test_weights_of_masks(tmp_path):
+    items = [harness.annotation(1, [2, 2, 30, 30], mask_weight=w) for w in (0, 0.5, 1, 1)]
+    items.append(harness.annotation(1, [2, 2, 30, 30], mask_weight=0.1, segmentation=[]))
+    made = harness.write_coco(tmp_path / "coco", items)
+    coco.convert(*made, Output(str(tmp_path / "records"), "pets", 1, workers=1))
+    summary, manifest = summary_of(str(tmp_path / "records"))
+    assert summary["mask_weights"] == {"below_1": 2, "zero": 1, "mean": 0.625}
+    text = describe.format_text(summary, manifest)
+    assert "weights of masks: mean 0.62, 2 below 1, of which 1 are 0" in text
+
+
 def test_processes_count_the_same(directory):
     assert summary_of(directory, workers=2)[0] == summary_of(directory, workers=1)[0]
 

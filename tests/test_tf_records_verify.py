@@ -170,6 +170,21 @@ def test_contents(directory, key, index, value, message):
     assert any(re.search(pattern, str(fault)) for fault in faults(directory)), faults(directory)
 
 
+def test_weights(tmp_path):
+    items = [harness.annotation(1, [2, 4, 20, 10], mask_weight=0.5 * k) for k in range(3)]
+    made = harness.write_coco(tmp_path, items)
+    coco.convert(*made, Output(str(tmp_path / "records"), "pets", 1, workers=1))
+    assert faults(tmp_path / "records") == []
+    path = tmp_path / "records" / FILE_NAME
+    path.write_text(path.read_text().replace('"weighted_masks": {', '"weighted": {'))
+    (fault,) = faults(tmp_path / "records")
+    assert fault.message.startswith("says 0 weighted masks of the source 'human'")
+    assert fault.message.endswith("2")
+    file = tmp_path / "records" / "pets-00000-of-00001.tfrecord"
+    rewrite(file, set_feature("image/object/mask_weight", 1, 1.5))
+    assert any("mask_weight is 1.5" in str(fault) for fault in faults(tmp_path / "records"))
+
+
 def test_image_ids_may_be_negative(tmp_path):
     images = [{"id": -1, "file_name": "1.jpg", "height": 40, "width": 60}]
     made = harness.write_coco(tmp_path, [harness.annotation(-1, [2, 4, 20, 10])], images=images)

@@ -110,5 +110,6 @@ def _record_object(
         annotation.number,
         mask,
         item.mask_source,
+        item.mask_weight,
     )
     return record_object, reasons

@@ -45,6 +45,7 @@ def summarize(manifest: Manifest, statistics: Statistics) -> dict[str, Any]:
         "boxes": len(side),
         "masks": int(statistics.has_mask[is_object].sum()),
         "mask_sources": dict(manifest.mask_sources),
+        **_weights(statistics.mask_weight[is_object & statistics.has_mask]),
         "crowd": int(statistics.is_crowd.sum()),
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
@@ -59,6 +60,14 @@ def summarize(manifest: Manifest, statistics: Statistics) -> dict[str, Any]:
             for reason, entry in manifest.issues.items()
         },
     }
+
+
+def _weights(weights: np.ndarray) -> dict[str, Any]:
+    """Of masks' weights, unless all are 1."""
+    if (weights == 1).all():
+        return {}
+    counts = {"below_1": int((weights < 1).sum()), "zero": int((weights == 0).sum())}
+    return {"mask_weights": {**counts, "mean": round(float(weights.mean()), 4)}}
 
 
 def _spread(values: np.ndarray) -> dict[str, int]:
@@ -116,6 +125,7 @@ def _totals(summary: dict[str, Any]) -> str:
         f"{summary['masks']} masks{_sources(summary['mask_sources'])}, {summary['crowd']} crowd; "
         f"{len(summary['classes'])} classes, {summary['shards']} shards, "
         f"{summary['bytes'] / 1e6:.1f} MB",
+        *_weight_line(summary),
         "",
         f"{'':<20}{'smallest':>9}{'median':>9}{'largest':>9}",
     ]
@@ -128,6 +138,13 @@ def _totals(summary: dict[str, Any]) -> str:
         f"to {_MEDIUM_PX} px {medium / total:.0%}, above {large / total:.0%}"
     )
     return "\n".join(lines)
+
+
+def _weight_line(summary: dict[str, Any]) -> list[str]:
+    if "mask_weights" not in summary:
+        return []
+    below, zero, mean = summary["mask_weights"].values()
+    return [f"weights of masks: mean {mean:.2f}, {below} below 1, of which {zero} are 0: no mask"]
 
 
 def _sources(counts: dict[str, int]) -> str:

@@ -31,6 +31,7 @@ class Statistics:
       has_mask: bool [N].
       is_crowd: bool [N].
       is_full: bool [N], the mask is just the box.
+      mask_weight: float64 [N]; 1 without mask.
     """
 
     image_sizes: np.ndarray
@@ -40,6 +41,7 @@ class Statistics:
     has_mask: np.ndarray
     is_crowd: np.ndarray
     is_full: np.ndarray
+    mask_weight: np.ndarray
 
 
 def gather(directory: str, manifest: Manifest, workers: int = 0) -> Statistics:
@@ -62,13 +64,13 @@ def gather(directory: str, manifest: Manifest, workers: int = 0) -> Statistics:
             bar.update(len(sizes))
     rows = np.concatenate([objects for _, objects in parts])
     image, class_id = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
-    flags = rows[:, 3:].astype(bool)
+    flags = rows[:, 4:].astype(bool)
     sizes = np.concatenate([found for found, _ in parts])
-    return Statistics(sizes, image, class_id, rows[:, 2], *flags.T)
+    return Statistics(sizes, image, class_id, rows[:, 2], *flags.T, rows[:, 3])
 
 
 def _read(path: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of a shard: image sizes [I, 2]; objects [N, 6] as image, class, side and three flags."""
+    """Of a shard: image sizes [I, 2]; objects [N, 7]: image, class, side, weight, three flags."""
     sizes: list[tuple[int, int]] = []
     objects: list[tuple[Any, ...]] = []
     for record in schema.read_records([path]):
@@ -81,9 +83,9 @@ def _read(path: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
             y1, x1, y2, x2 = item.box_yxyx.tolist()
             side = max((y2 - y1) * (x2 - x1), 0) ** 0.5
             flags = (item.mask is not None, item.is_crowd, _is_full(item.mask))
-            objects.append((len(sizes), item.class_id, side, *flags))
+            objects.append((len(sizes), item.class_id, side, item.mask_weight, *flags))
         sizes.append((record.height, record.width))
-    found = np.array(objects, np.float64).reshape(-1, 6)
+    found = np.array(objects, np.float64).reshape(-1, 7)
     return np.array(sizes, np.int64).reshape(-1, 2), found
 
 

@@ -54,4 +54,4 @@ def _segmented(item: ObjectRecord, image: np.ndarray, mask_size: int) -> ObjectR
     box = item.box_yxyx - [top, left, top, left]
     mask = sample(region, box, crop_size(item.box_yxyx, mask_size))
     mask = mask if mask.any() else np.ones_like(mask)
-    return dataclasses.replace(item, mask=mask, mask_source=GRABCUT)
+    return dataclasses.replace(item, mask=mask, mask_source=GRABCUT, mask_weight=1.0)

@@ -43,6 +43,7 @@ class Encoded:
       crowds: class names of crowds.
       photo: (image id, hash of the image file); None: none of its own.
       reach: (y, x) of the farthest end of a box, as a share of the image's height and width.
+      weighted_masks: of each mask with a weight other than 1, its source.
     """
 
     example: bytes | None
@@ -52,6 +53,7 @@ class Encoded:
     crowds: tuple[str, ...] = ()
     photo: tuple[int, str] | None = None
     reach: tuple[float, float] = (0.0, 0.0)
+    weighted_masks: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Part:
       crowds: class name -> number of crowds.
       photos: see `Encoded.photo`.
       reach: see `Encoded.reach`.
+      weighted_masks: source -> number of masks with a weight other than 1.
     """
 
     shard: Shard
@@ -77,6 +80,7 @@ class Part:
     crowds: Mapping[str, int]
     photos: tuple[tuple[int, str], ...]
     reach: tuple[float, float]
+    weighted_masks: Mapping[str, int]
 
 
 def write_shard(path: pathlib.Path, results: Iterable[Encoded], fingerprint: str) -> Part:
@@ -163,6 +167,7 @@ def load_part(path: pathlib.Path, fingerprint: str, *, check_hash: bool = True) 
         content["crowds"],
         tuple((image_id, digest) for image_id, digest in content["photos"]),
         (content["reach"][0], content["reach"][1]),
+        content.get("weighted_masks", {}),  # absent from those of before weights
     )
 
 
@@ -195,6 +200,7 @@ class _Tally:
         self._issues: list[Issue] = []
         self._classes: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
         self._mask_sources: collections.Counter[str] = collections.Counter()
+        self._weighted_masks: collections.Counter[str] = collections.Counter()
         self._crowds: collections.Counter[str] = collections.Counter()
         self._photos: list[tuple[int, str]] = []
         self._reach = (0.0, 0.0)
@@ -203,6 +209,7 @@ class _Tally:
         for result in results:
             self._issues += result.issues
             self._mask_sources.update(result.mask_sources)
+            self._weighted_masks.update(result.weighted_masks)
             self._crowds.update(result.crowds)
             self._photos += [result.photo] if result.photo else []
             self._reach = (
@@ -229,4 +236,5 @@ class _Tally:
             dict(self._crowds),
             tuple(self._photos),
             self._reach,
+            dict(self._weighted_masks),
         )

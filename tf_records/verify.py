@@ -25,12 +25,12 @@ from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.errors import UserError
 from maskx_tf.system import cli
 from tf_records import directories, pool, verify_report
-from tf_records.verify_contents import Contents, examine
+from tf_records.verify_contents import Contents, Object, examine
 from tf_records.verify_report import Fault, Record, Report, Tally
 
 _RECORDS_PER_TASK = 32
 
-Objects = tuple[tuple[str, str, bool], ...]  # (class name, mask source, is a crowd) of each
+Objects = tuple[Object, ...]
 
 
 class _Task(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,18 +16,27 @@ from maskx_tf.errors import UserError, first_of
 _SLACK = 1e-5  # of a box coordinate divided by the image side: float32 rounds it
 
 
+class Object(NamedTuple):
+    """What the manifest counts of an object; the source is "" without mask."""
+
+    class_name: str
+    mask_source: str
+    is_weighted: bool  # its mask has a weight other than 1
+    is_crowd: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Contents:
     """A record as far as it can be read.
 
     Attributes:
       image_id: as of `index.image_id`.
-      objects: (class name, source of the mask; "" without mask; is a crowd) of each object.
+      objects: of each object.
       faults: what is wrong, in words.
     """
 
     image_id: str
-    objects: tuple[tuple[str, str, bool], ...]
+    objects: tuple[Object, ...]
     faults: tuple[str, ...]
 
 
@@ -49,7 +58,15 @@ def examine(payload: bytes, names: Sequence[str]) -> Contents:
     for number, row in enumerate(rows):
         found = _object_faults(row, size, names)
         faults += [f"object {number} (id {row['id']}): {fault}" for fault in found]
-    objects = tuple((_text(row["class/text"]), _source(row), bool(row["is_crowd"])) for row in rows)
+    objects = tuple(
+        Object(
+            _text(row["class/text"]),
+            _source(row),
+            row["mask_weight"] != 1,
+            bool(row["is_crowd"]),
+        )
+        for row in rows
+    )
     return Contents(image_id, objects, tuple(faults))
 
 
@@ -82,6 +99,8 @@ def _object_faults(row: dict[str, Any], size: tuple[int, int], names: Sequence[s
         yield f"the area is {row['area']}"
     if row["is_crowd"] not in (0, 1):
         yield f"is_crowd is {row['is_crowd']}"
+    if not 0 <= row["mask_weight"] <= 1:
+        yield f"mask_weight is {row['mask_weight']}, not from 0 to 1"
 
 
 def _mask_faults(row: dict[str, Any], height: float, width: float) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from maskx_tf.data.records.index import NO_ID
 from maskx_tf.data.records.manifest import Manifest, Shard
+from tf_records.verify_contents import Object
 
 
 class Fault(NamedTuple):
@@ -106,17 +107,19 @@ class Tally:
         self.crowds: collections.Counter[str] = collections.Counter()
         self.classes: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
         self.sources: collections.Counter[str] = collections.Counter()
+        self.weighted: collections.Counter[str] = collections.Counter()
         self.largest = 0
 
-    def add(self, objects: Sequence[tuple[str, str, bool]]) -> None:
-        """Counts the objects of an image, see `verify_contents.Contents`."""
-        for name, source, is_crowd in objects:
+    def add(self, objects: Sequence[Object]) -> None:
+        """Counts the objects of an image."""
+        for name, source, is_weighted, is_crowd in objects:
             if is_crowd and not self._crowds_are_objects:
                 self.crowds[name] += 1
                 continue
             self.classes[name][0] += 1
             self.classes[name][1] += bool(source)
             self.sources.update([source] if source else [])
+            self.weighted.update([source] if source and is_weighted else [])
         self.largest = max(self.largest, len(objects))
 
     def faults(self, path: str, manifest: Manifest) -> Iterator[Fault]:
@@ -135,11 +138,15 @@ class Tally:
             if said_crowds.get(name, 0) != self.crowds[name]:
                 message = f"says {said_crowds.get(name, 0)} crowds of {name!r}, the records have "
                 yield Fault(path, f"{message}{self.crowds[name]}")
-        for name in sorted(manifest.mask_sources.keys() | self.sources.keys()):
-            said_masks = manifest.mask_sources.get(name, 0)
-            if said_masks != self.sources[name]:
-                message = f"says {said_masks} masks of the source {name!r}, the records have "
-                yield Fault(path, f"{message}{self.sources[name]}")
+        for what, said_counts, counts in (
+            ("masks", manifest.mask_sources, self.sources),
+            ("weighted masks", manifest.weighted_masks, self.weighted),
+        ):
+            for name in sorted(said_counts.keys() | counts.keys()):
+                said_masks = said_counts.get(name, 0)
+                if said_masks != counts[name]:
+                    message = f"says {said_masks} {what} of the source {name!r}, the records have "
+                    yield Fault(path, f"{message}{counts[name]}")
         if self.largest != (said_largest := manifest.max_objects_per_image):
             message = f"says at most {said_largest} objects in an image, there are {self.largest}"
             yield Fault(path, message)

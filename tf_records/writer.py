@@ -44,6 +44,7 @@ def encode(record: ImageRecord, issues: Sequence[Issue] = ()) -> Encoded:
         tuple(item.class_name for item in record.objects if item.is_crowd),
         (record.image_id, hashlib.blake2b(record.encoded, digest_size=8).hexdigest()),
         (float(reach[0]), float(reach[1])),
+        tuple(item.mask_source for item in objects if item.mask_weight != 1),
     )
 
 
@@ -154,9 +155,11 @@ def _manifest(
 ) -> Manifest:
     counts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     sources: collections.Counter[str] = collections.Counter()
+    weighted: collections.Counter[str] = collections.Counter()
     crowds: collections.Counter[str] = collections.Counter()
     for part in parts:
         sources.update(part.mask_sources)
+        weighted.update(part.weighted_masks)
         crowds.update(part.crowds)
         for class_name, (objects, masks) in part.classes.items():
             counts[class_name][0] += objects
@@ -176,6 +179,7 @@ def _manifest(
         source=dict(source),
         mask_sources=dict(sorted(sources.items())),
         crowd_counts=dict(sorted(crowds.items())),
+        weighted_masks=dict(sorted(weighted.items())),
     )
     reach = [max((part.reach[axis] for part in parts), default=0.0) for axis in (0, 1)]
     return dataclasses.replace(manifest, warnings=losses.warnings(manifest, reach))

@@ -48,6 +48,7 @@ def class_means(
     config = loaded.config.replace(
         batch_size=1,
         mask_sources=(),
+        mask_source_weights=(),
         horizontal_flip=False,
         scale_jitter_min=1.0,
         scale_jitter_max=1.0,

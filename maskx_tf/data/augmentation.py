@@ -72,6 +72,7 @@ def to_features_and_labels(
         "is_crowd": tf.gather(example["is_crowd"], keep),
         "has_mask": has_mask,
         "masks": masks,
+        "mask_weight": tf.gather(example["mask_weights"], keep),
     }
     return features, {key: _pad(value, config.max_objects) for key, value in labels.items()}
 

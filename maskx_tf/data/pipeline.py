@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -35,7 +35,8 @@ def make_dataset(
 
     Their structure is that of `data.batch`, with M = config.max_objects and S =
     config.mask_crop_size. has_mask: the record has a mask, its class is in `mask_class_ids`, it is
-    no crowd, and in training its source is one of `config.mask_sources`, if these are given. There
+    no crowd, and in training its source is one of `config.mask_sources`, if these are given.
+    mask_weight: the record's, in training times that of its source. There
     are three more features: image_scale float32 [B, 2], network-input pixels per original pixel
     (y, x); original_size int32 [B, 2]; image_id int64 [B].
 
@@ -68,7 +69,7 @@ def make_dataset(
     for manifest in files.manifests.values():
         _check_manifest(manifest, config, vocabulary, training)
     if training:
-        _check_mask_sources(files, config.mask_sources)
+        _check_mask_sources(files, config)
     found = index.build(files.paths, files.counts, skip_corrupt)
     examples = _examples(found, config, training, seed, start_step, context)
     class_ids = _ClassIds(vocabulary)
@@ -83,6 +84,8 @@ def make_dataset(
         if training and config.mask_sources:
             wanted = tf.constant(config.mask_sources)
             example["has_mask"] &= tf.reduce_any(example["mask_sources"][:, None] == wanted, -1)
+        if training and config.mask_source_weights:
+            example["mask_weights"] *= _of_sources(example["mask_sources"], config.source_weights)
         image = _check_size(decoding.decode(example["encoded"]), example, where)
         random = augmentation.draw(config, training, tf.stack([seed, number]))
         return augmentation.to_features_and_labels(image, example, random, config)
@@ -177,7 +180,8 @@ def _check_record(example: dict[str, tf.Tensor], where: tf.Tensor) -> dict[str, 
     checks = [
         tf.debugging.Assert(
             (tf.size(example["class_names"]) == tf.size(example["mask_pngs"]))
-            & (tf.size(example["class_names"]) == tf.size(example["mask_sources"])),
+            & (tf.size(example["class_names"]) == tf.size(example["mask_sources"]))
+            & (tf.size(example["class_names"]) == tf.size(example["mask_weights"])),
             ["object features differ in length:", *place],
         ),
         # Clipped to the image they would look like any other box.
@@ -219,7 +223,14 @@ def _check_manifest(
         )
 
 
-def _check_mask_sources(files: Found, wanted: Sequence[str]) -> None:
+def _of_sources(sources: tf.Tensor, weights: Mapping[str, float]) -> tf.Tensor:
+    """The weights of masks by their sources, string [N]: float32 [N], 1 of one without weight."""
+    is_of = sources[:, None] == tf.constant(list(weights))  # [N, number of weights]
+    weight = tf.reduce_sum(tf.where(is_of, tf.constant(list(weights.values())), 0.0), axis=-1)
+    return tf.where(tf.reduce_any(is_of, axis=-1), weight, 1.0)
+
+
+def _check_mask_sources(files: Found, config: Config) -> None:
     """A source that no record has is a slip, and would leave the mask loss at 0.
 
     What files without a manifest hold is not known; they may have masks of any source.
@@ -228,8 +239,17 @@ def _check_mask_sources(files: Found, wanted: Sequence[str]) -> None:
     if any(path not in shards for path in files.paths):
         return
     sources = {name for manifest in files.manifests.values() for name in manifest.mask_sources}
-    if missing := [name for name in wanted if name not in sources]:
+    weights = config.source_weights
+    for option, names in (("mask_sources", config.mask_sources), ("mask_source_weights", weights)):
+        if missing := [name for name in names if name not in sources]:
+            raise UserError(
+                f"--{option}={','.join(getattr(config, option))}: no record has a mask of "
+                f"{', '.join(missing)}; there are masks of: "
+                f"{', '.join(sorted(sources)) or 'no source'}."
+            )
+    used = sources.intersection(config.mask_sources or sources)
+    if used and not any(weights.get(name, 1.0) for name in used):
         raise UserError(
-            f"--mask_sources={','.join(wanted)}: no record has a mask of {', '.join(missing)}; "
-            f"there are masks of: {', '.join(sorted(sources)) or 'no source'}."
+            f"--mask_source_weights={','.join(config.mask_source_weights)} leaves no mask to train "
+            f"on: there are masks of {', '.join(sorted(used))} alone, and each has weight 0."
         )

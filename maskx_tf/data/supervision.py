@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
+import pathlib
 from collections import Counter
 from collections.abc import Sequence
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.records.manifest import Found
+from maskx_tf.data.records.schema import WEIGHT_KEY
 from maskx_tf.errors import UserError, first_of
 
 
@@ -31,6 +34,23 @@ def require_objects(files: Found) -> None:
             f"{sum(manifest.num_images for manifest in manifests)} images. maskx records describe "
             "DIRECTORY says what they hold and what was dropped."
         )
+
+
+def has_weights(files: Found) -> bool:
+    """Whether a mask may have a weight other than 1: files without a manifest are searched."""
+    if any(manifest.weighted_masks for manifest in files.manifests.values()):
+        return True
+    return any(map(_has_weights, set(files.paths).difference(files.shards)))
+
+
+def _has_weights(path: pathlib.Path) -> bool:
+    if not path.stat().st_size:
+        return False
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return content.find(WEIGHT_KEY.encode()) >= 0
 
 
 def check(files: Found, vocabulary: Vocabulary, mask_class_ids: Sequence[int]) -> str:

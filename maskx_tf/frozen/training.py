@@ -22,6 +22,7 @@ from maskx_tf import objective
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.checkpoints.model_dir import EMBEDDINGS
 from maskx_tf.config import Config
+from maskx_tf.data import supervision
 from maskx_tf.data.records.manifest import find_records
 from maskx_tf.errors import UserError
 from maskx_tf.frozen.row_store import Array, RowStore
@@ -93,15 +94,17 @@ def training_dataset(
       start: first step.
     """
     model, config, _, mask_class_ids = loaded
+    arrays = _arrays(config)
     kind = "train with boxes" if objective.learns_from_boxes(config) else "train"
+    if arrays[-1].name == "weights":
+        kind += " and weights"
     digest = key(model, config, config.train_records, [kind, *mask_class_ids])
-    store = RowStore(pathlib.Path(config.feature_cache) / digest, _arrays(config))
+    store = RowStore(pathlib.Path(config.feature_cache) / digest, arrays)
     if len(store) < config.train_steps:
         with store.filling():
             first = len(store)
             if first < config.train_steps:
-                store.append(_compute(loaded, batches(first), first))
-    arrays = _arrays(config)
+                store.append(_compute(loaded, batches(first), first, arrays))
 
     def read(step: tf.Tensor) -> tuple[dict, dict]:
         values = tf.numpy_function(
@@ -121,17 +124,24 @@ def training_dataset(
 def _arrays(config: Config) -> tuple[Array, ...]:
     """Those of `objective.MaskExamples`, by name."""
     side, mask = config.mask_roi_size, config.mask_size
-    boxes = (Array("boxes_yxyx", "float32", (4,)),) if objective.learns_from_boxes(config) else ()
+    others = []
+    if objective.learns_from_boxes(config):
+        others.append(Array("boxes_yxyx", "float32", (4,)))
+    # Caches of before there were weights have none, and are of runs where each is 1.
+    if config.mask_source_weights or supervision.has_weights(find_records(config.train_records)):
+        others.append(Array("weights", "float32"))
     return (
         Array("features", "float32", (side, side, config.fpn_filters)),
         Array("classes", "int32"),
         Array("targets", "uint8", (mask, mask)),
         Array("valid", "bool"),
-        *boxes,
+        *others,
     )
 
 
-def _compute(loaded: LoadedModel, batches: tf.data.Dataset, start: int) -> Iterator[list]:
+def _compute(
+    loaded: LoadedModel, batches: tf.data.Dataset, start: int, arrays: Sequence[Array]
+) -> Iterator[list]:
     model, config, *_ = loaded
 
     @tf.function(autograph=False)
@@ -149,6 +159,6 @@ def _compute(loaded: LoadedModel, batches: tf.data.Dataset, start: int) -> Itera
                 f"the frozen features of step {step + 1} are not finite; train without "
                 "--feature_cache to learn why."
             )
-        yield [np.asarray(getattr(examples, array.name)) for array in _arrays(config)]
+        yield [np.asarray(getattr(examples, array.name)) for array in arrays]
         if (step + 1) % config.summary_interval == 0:
             progress(step + 1, {})

@@ -142,6 +142,7 @@ REASONS = {
         MASK_DROPPED, "the size of the RLE is [width, height] of the image", _RLE
     ),
     "mask_too_large": Reason(MASK_DROPPED, "the polygons are too large for their box"),
+    "mask_weight_invalid": Reason(REPAIRED, "mask_weight is no number from 0 to 1: taken for 1"),
     "objects_entry_malformed": Reason(
         DROPPED, "an entry of objects.json has no image id or no objects"
     ),

@@ -34,6 +34,7 @@ class CocoObject(NamedTuple):
       area: as annotated, in pixels; None if there is no number.
       is_crowd: it stands for several objects.
       mask_source: who drew the mask, as the annotation says.
+      mask_weight: factor on the mask's loss, in [0, 1].
     """
 
     bbox: tuple[float, ...]
@@ -42,6 +43,7 @@ class CocoObject(NamedTuple):
     area: float | None
     is_crowd: bool
     mask_source: str
+    mask_weight: float
 
     def mask(self, mask_size: int) -> tuple[np.ndarray | None, list[str]]:
         """The part of its mask in its box, see `Segmentation.crop`, and reasons of `issues`.
@@ -146,7 +148,11 @@ def _read_object(
         reasons.append("area_invalid")
     said = fields.get("mask_source")  # as maskx_tf.label writes it
     source = said if isinstance(said, str) and said and is_text(said) else HUMAN
-    return CocoObject(bbox, box, segmentation, area, is_crowd, source), reasons
+    weight = 1.0 if fields.get("mask_weight") is None else as_number(fields["mask_weight"])
+    if weight is None or not 0 <= weight <= 1:
+        weight = 1.0
+        reasons.append("mask_weight_invalid")
+    return CocoObject(bbox, box, segmentation, area, is_crowd, source, weight), reasons
 
 
 def _segmentation(

@@ -48,6 +48,7 @@ class Manifest:
       warnings: sentences of what looks wrong in much of the data set.
       class_attributes: class name -> "frequency" (r, c or f) and "synset", where the source (LVIS)
         has them.
+      weighted_masks: source -> how many of its masks have a weight other than 1.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Manifest:
     crowd_counts: Mapping[str, int] | None = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     class_attributes: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    weighted_masks: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def num_images(self) -> int:
@@ -103,6 +105,8 @@ class Manifest:
             "warnings": list(self.warnings),
             "dropped_or_repaired": {reason: dict(entry) for reason, entry in self.issues.items()},
         }
+        if self.weighted_masks:
+            content["weighted_masks"] = dict(self.weighted_masks)
         if self.class_attributes:
             content["class_attributes"] = {
                 name: dict(texts) for name, texts in self.class_attributes.items()
@@ -146,6 +150,7 @@ class Manifest:
             crowd_counts=content.get("crowd_counts"),
             warnings=tuple(content.get("warnings", ())),
             class_attributes=content.get("class_attributes", {}),
+            weighted_masks=content.get("weighted_masks", {}),
         )  # fmt: skip
 
 

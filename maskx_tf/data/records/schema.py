@@ -39,6 +39,8 @@ _OBJECT_FEATURES = {
     "mask": bytes,  # 1-bit PNG covering exactly the box; empty without mask
     "mask_source": bytes,  # who drew the mask, see `ObjectRecord`; empty without mask
 }
+_WEIGHT = "mask_weight"
+WEIGHT_KEY = _OBJECT + _WEIGHT  # of floats in [0, 1]; absent where all are 1
 _IMAGE_FEATURES = {
     "image/source_id": bytes,  # image id as decimal text, as Model Garden has it
     "image/filename": bytes,
@@ -66,6 +68,7 @@ class ObjectRecord:
       annotation_id: id in the source.
       mask: uint8 {0, 1} [h, w] covering exactly the box, of any size; None: no mask.
       mask_source: where the mask is from: `HUMAN`, `GRABCUT` or another word; "" without mask.
+      mask_weight: factor on the mask's loss, a float32 in [0, 1]; 1 without mask.
     """
 
     box_yxyx: np.ndarray
@@ -76,10 +79,12 @@ class ObjectRecord:
     annotation_id: int
     mask: np.ndarray | None
     mask_source: str = HUMAN
+    mask_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.mask is None:
-            self.mask_source = ""
+            self.mask_source, self.mask_weight = "", 1.0
+        self.mask_weight = float(np.float32(self.mask_weight))  # what a record can hold
 
 
 @dataclasses.dataclass
@@ -146,6 +151,9 @@ def serialize_record(record: ImageRecord) -> bytes:
     features: dict[str, tuple[type, Any]] = {
         _OBJECT + name: (kind, columns[name]) for name, kind in _OBJECT_FEATURES.items()
     }
+    weights = [item.mask_weight for item in objects]
+    if any(weight != 1 for weight in weights):
+        features[WEIGHT_KEY] = (float, weights)
     features["image/source_id"] = (bytes, [str(record.image_id).encode()])
     features["image/filename"] = (bytes, [record.file_name.encode()])
     features["image/encoded"] = (bytes, [record.encoded])
@@ -189,6 +197,8 @@ def columns_of(serialized: bytes) -> tuple[dict[str, Any], dict[str, list]]:
                for name, kind in _OBJECT_FEATURES.items()}  # fmt: skip
     if not columns["mask_source"]:  # records of before the key
         columns["mask_source"] = [HUMAN.encode() if has else b"" for has in columns["has_mask"]]
+    weights = _values(features[WEIGHT_KEY], float)
+    columns[_WEIGHT] = weights or [1.0] * len(columns["has_mask"])
     if len(set(map(len, columns.values()))) > 1:
         where = f"Record of image {image['image/source_id'].decode(errors='replace')}"
         counts = ", ".join(f"{name}: {len(values)}" for name, values in columns.items())
@@ -249,6 +259,7 @@ def _to_object(row: dict[str, Any], height: int, width: int) -> ObjectRecord:
         annotation_id=row["id"],
         mask=decode_mask(row["mask"]) if row["has_mask"] else None,
         mask_source=row["mask_source"].decode(),
+        mask_weight=row[_WEIGHT],
     )
 
 
@@ -264,7 +275,8 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
       encoded, file_name: string []; image_id: int64 []; original_size: int32 [2] (height, width);
       boxes_yxyx: float32 [N, 4], pixels of the original image; class_labels: int64 [N];
       class_names: string [N]; areas: float32 [N]; is_crowd, has_mask: bool [N];
-      annotation_ids: int64 [N]; mask_pngs, mask_sources: string [N], empty without mask.
+      annotation_ids: int64 [N]; mask_pngs, mask_sources: string [N], empty without mask;
+      mask_weights: float32 [N].
     """
     import tensorflow as tf
 
@@ -275,6 +287,7 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
     for name, kind in _OBJECT_FEATURES.items():
         key = _OBJECT + name
         spec[key] = tf.io.FixedLenSequenceFeature([], dtypes[kind], allow_missing=True)
+    spec[WEIGHT_KEY] = tf.io.FixedLenSequenceFeature([], tf.float32, allow_missing=True)
     parsed = tf.io.parse_single_example(serialized, spec)
     size = tf.stack([parsed["image/height"], parsed["image/width"]])  # [2]
     corners = [parsed[f"{_OBJECT}bbox/{side}"] for side in ("ymin", "xmin", "ymax", "xmax")]
@@ -292,15 +305,19 @@ def parse_example(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         "has_mask": parsed[_OBJECT + "has_mask"] > 0,
         "annotation_ids": parsed[_OBJECT + "id"],
         "mask_pngs": parsed[_OBJECT + "mask"],
-        "mask_sources": _sources(parsed[_OBJECT + "mask_source"], parsed[_OBJECT + "has_mask"]),
+        # Records of before the key have masks of people.
+        "mask_sources": _stored_or(
+            tf.where(parsed[_OBJECT + "has_mask"] > 0, HUMAN, ""), parsed[_OBJECT + "mask_source"]
+        ),
+        "mask_weights": _stored_or(
+            tf.ones_like(parsed[_OBJECT + "has_mask"], tf.float32), parsed[WEIGHT_KEY]
+        ),
     }
 
 
-def _sources(stored: tf.Tensor, has_mask: tf.Tensor) -> tf.Tensor:
-    """The sources of masks, string [N]; records of before the key have masks of people."""
+def _stored_or(default: tf.Tensor, stored: tf.Tensor) -> tf.Tensor:
     import tensorflow as tf
 
-    default = tf.where(has_mask > 0, HUMAN, "")
     return tf.cond(tf.size(stored) > 0, lambda: stored, lambda: default)
 
 
