@@ -16,8 +16,10 @@ from maskx_tf import training
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import checkpoint as scoring
+from maskx_tf.inference import mask_post as post
 from maskx_tf.inference.detector import Detector, load_checkpoint, load_saved_model
 from maskx_tf.model import MaskXRCNN, build_model
+from maskx_tf.ops import dense_crf
 from maskx_tf.system.interruption import Interrupted
 from maskx_tf.training import devices
 
@@ -112,6 +114,9 @@ def evaluate(
     *,
     annotations: str | os.PathLike[str] = "",
     masks: str = "model",
+    mask_post: str = "none",
+    crf_weight: float = dense_crf.Parameters().weight,
+    crf_color: float = dense_crf.Parameters().color,
     per_class: bool = False,
     engine: str = "faster_coco_eval",
     progress: bool = True,
@@ -124,6 +129,9 @@ def evaluate(
       records: directories of records to evaluate on; the run's own `eval_records` if not given.
       annotations: COCO json of the same images: exact masks instead of those in the records.
       masks: what segments the detected boxes, "model" or "grabcut".
+      mask_post: "crf": a dense CRF draws the model's masks to the image's edges.
+      crf_weight: weight of colours in the CRF.
+      crf_color: grey levels of 255 that alike pixels differ by in the CRF.
       per_class: also list the AP of every class.
       engine: "faster_coco_eval" or "pycocotools"; the results are the same.
       progress: show a progress bar.
@@ -154,6 +162,7 @@ def evaluate(
         lambda trained: trained.replace(**options),
         annotations=os.fspath(annotations),
         masks=masks,
+        crf=post.crf_of(mask_post, crf_weight, crf_color),
         engine=engine,
         per_class=per_class,
         progress=progress,

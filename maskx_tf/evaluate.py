@@ -17,11 +17,16 @@ from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import checkpoint as scoring
 from maskx_tf.evaluation import coco, curves, report
+from maskx_tf.inference import mask_post
 from maskx_tf.system import cli
 from maskx_tf.system.files import require_writable_file, write_atomically
 from maskx_tf.training import devices
 
-OUTPUTS = {"model": "evaluation.json", "grabcut": "evaluation_grabcut.json"}
+OUTPUTS = {
+    "model": "evaluation.json",
+    "grabcut": "evaluation_grabcut.json",
+    "crf": "evaluation_crf.json",
+}
 
 
 def define_flags() -> None:
@@ -29,9 +34,13 @@ def define_flags() -> None:
     config_lib.define_flags(shown=scoring.changeable())
     flags.DEFINE_string("checkpoint", "", "Checkpoint to evaluate; empty: the latest of model_dir.")
     flags.DEFINE_bool("per_class", False, "Also print and write the AP of every class.")
-    flags.DEFINE_enum("masks", "model", list(OUTPUTS), "What segments the detected boxes.")
+    flags.DEFINE_enum("masks", "model", scoring.MASKS, "What segments the detected boxes.")
+    mask_post.define_flags()
     flags.DEFINE_string(
-        "output", "", "Result file; empty: MODEL_DIR/evaluation.json, or evaluation_grabcut.json."
+        "output",
+        "",
+        "Result file; empty: MODEL_DIR/evaluation.json, or evaluation_grabcut.json or "
+        "evaluation_crf.json.",
     )
     flags.DEFINE_enum(
         "engine", "faster_coco_eval", list(coco.ENGINES), "Implementation of the COCO metrics."
@@ -66,7 +75,9 @@ def main() -> None:
     run = flags.FLAGS.checkpoint or flags.FLAGS.model_dir
     if not run:
         raise UserError("--model_dir=DIRECTORY is needed: the run to evaluate.")
-    default = pathlib.Path(checkpoints.latest_checkpoint(run)).parent / OUTPUTS[flags.FLAGS.masks]
+    crf = mask_post.from_flags(flags.FLAGS)
+    file_name = OUTPUTS["crf" if crf else flags.FLAGS.masks]
+    default = pathlib.Path(checkpoints.latest_checkpoint(run)).parent / file_name
     output = flags.FLAGS.output or str(default)
     picture = pathlib.Path(output).with_suffix(".png")
     if picture == pathlib.Path(output):
@@ -79,6 +90,7 @@ def main() -> None:
         evaluation_config,
         annotations=flags.FLAGS.annotations,
         masks=flags.FLAGS.masks,
+        crf=crf,
         engine=flags.FLAGS.engine,
         per_class=flags.FLAGS.per_class,
     )

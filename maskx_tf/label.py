@@ -15,6 +15,7 @@ from absl import flags
 from maskx_tf import checkpoints, visualize
 from maskx_tf.data.coco.objects import CROWDS, IGNORED
 from maskx_tf.errors import UserError
+from maskx_tf.inference import mask_post
 from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.labeling import labeler, objects, review
 from maskx_tf.labeling import source as source_lib
@@ -42,6 +43,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("overwrite_masks", False, "Replace existing masks.")
     flags.DEFINE_bool("skip_unknown_classes", False, "Leave boxes of unknown classes as they are.")
     flags.DEFINE_float("min_quality", 0.75, "Masks that score below this are listed for review.")
+    mask_post.define_flags()
     flags.DEFINE_string("review", "", "File of masks to review; empty: OUTPUT.review.csv.")
     flags.DEFINE_string("review_sheet", "", "Picture (.jpg or .png) of the most doubtful masks.")
     flags.DEFINE_string(
@@ -73,6 +75,7 @@ def run(values: flags.FlagValues) -> str:
     ending = pathlib.Path(values.review_sheet).suffix.lower()
     if values.review_sheet and ending not in visualize.PICTURES:
         raise UserError(f"--review_sheet={values.review_sheet} must end in .jpg or .png.")
+    crf = mask_post.from_flags(values)
     source = source_lib.read(values.annotations, images, values.crowds)
     checkpoint = checkpoints.latest_checkpoint(values.model_dir)
     loaded = checkpoints.load_model(checkpoint)
@@ -86,9 +89,10 @@ def run(values: flags.FlagValues) -> str:
         "images": str(images),
         "overwrite_masks": values.overwrite_masks,
         "crowds": values.crowds,
+        "crf": crf and list(crf),
     }
     with contextlib.closing(Journal(output.with_name(output.name + ".journal"), task)) as journal:
-        labels = labeler.label(source, todo, Segmenter(loaded), loaded.vocabulary, journal)
+        labels = labeler.label(source, todo, Segmenter(loaded), loaded.vocabulary, journal, crf)
         if todo and not labels.num_read:
             journal.close(remove=True)
             counts = Counter(problem.reason for problem in labels.problems)

@@ -19,8 +19,10 @@ from absl import flags
 
 from maskx_tf.checkpoints import latest_checkpoint
 from maskx_tf.errors import ImageError, UserError
+from maskx_tf.inference import mask_post
 from maskx_tf.inference.detector import Detector, load_checkpoint, load_saved_model
 from maskx_tf.inference.image_files import find_images, image_ids, left_out, overlay_paths
+from maskx_tf.ops import dense_crf
 from maskx_tf.system import cli, files
 from maskx_tf.system.interruption import Interruption
 from maskx_tf.system.journal import Journal
@@ -34,6 +36,7 @@ def define_flags() -> None:
     flags.DEFINE_string("saved_model", "", "Exported model to predict with instead.")
     flags.DEFINE_float("score_threshold", 0.5, "Detections below this score are not drawn.")
     flags.DEFINE_string("annotations", "", "COCO json that gives the image ids by file name.")
+    mask_post.define_flags()
 
 
 def predict(
@@ -43,6 +46,7 @@ def predict(
     output_dir: pathlib.Path,
     score_threshold: float,
     model: Sequence[str | int] = (),
+    crf: dense_crf.Parameters | None = None,
 ) -> list[str]:
     """Writes detections.json and the overlays of image files; shows a progress bar.
 
@@ -57,6 +61,7 @@ def predict(
       output_dir: gets detections.json and overlays/.
       score_threshold: detections below this score are written but not drawn.
       model: tells the weights from others: results of others are not gone on with.
+      crf: refines the masks.
 
     Returns:
       One line for each image that could not be read.
@@ -66,7 +71,7 @@ def predict(
     """
     targets = overlay_paths(paths, output_dir / "overlays")
     output = output_dir / "detections.json"
-    task = {"model": list(model), "score_threshold": score_threshold}
+    task = {"model": list(model), "score_threshold": score_threshold, "crf": crf and list(crf)}
     problems = []
     with contextlib.closing(
         Journal(output.with_name(f"{output.name}.journal"), task, lambda result: result["image"])
@@ -88,6 +93,8 @@ def predict(
                 except ImageError as error:
                     problems.append(str(error))
                     continue
+                if crf:
+                    detections = detections.with_crf(crf)
                 if tuple(image) not in stored:
                     results = detections.to_coco(image[1])
                     journal.add({"image": image, "results": results})
@@ -130,6 +137,7 @@ def main() -> None:
     if bool(values.model_dir) == bool(values.saved_model):
         raise UserError("Give either --model_dir=DIRECTORY or --saved_model=DIRECTORY.")
     paths = find_images(values.images)
+    crf = mask_post.from_flags(values)
     ids = image_ids(paths, values.annotations)
     if text := left_out(values.images):
         print(text, file=sys.stderr)
@@ -137,7 +145,9 @@ def main() -> None:
     detector = load_saved_model(path) if values.saved_model else load_checkpoint(path)
     output_dir = pathlib.Path(values.output_dir)
     with Interruption().handled():
-        problems = predict(detector, paths, ids, output_dir, values.score_threshold, _model(path))
+        problems = predict(
+            detector, paths, ids, output_dir, values.score_threshold, _model(path), crf
+        )
     print(f"written: {output_dir / 'detections.json'} and {output_dir / 'overlays'}/")
     if problems:
         print(f"{len(problems)} of {len(paths)} images could not be read:", file=sys.stderr)

@@ -12,7 +12,7 @@ from maskx_tf import checkpoints
 from maskx_tf.data.records import manifest as manifest_lib
 from maskx_tf.data.records import schema as records_lib
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation.grabcut import GrabCutMasks
+from maskx_tf.evaluation.segmentation import Segment, by_grabcut
 from maskx_tf.model import build_model
 from maskx_tf.ops import grabcut, masks
 from tests import commands, harness, tiny
@@ -215,7 +215,7 @@ class TestRecords:
 class TestEvaluation:
     def test_masks_of_boxes_on_the_original_images(self, data, tmp_path):
         converted(data, tmp_path / "records")
-        with GrabCutMasks((str(tmp_path / "records"),)) as segment:
+        with Segment((str(tmp_path / "records"),), by_grabcut) as segment:
             for image_id in (2, 1):
                 found = segment(image_id, np.array([BOX, (0, 0, 5, 5)]))
                 assert len(found) == 2
@@ -232,7 +232,7 @@ class TestEvaluation:
         path.write_bytes(content)
         with (
             pytest.raises(UserError, match="does not match its checksum.*records verify"),
-            GrabCutMasks((str(tmp_path / "records"),)) as segment,
+            Segment((str(tmp_path / "records"),), by_grabcut) as segment,
         ):
             segment(1, np.array([BOX]))
 

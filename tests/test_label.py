@@ -17,7 +17,7 @@ from PIL import Image
 from maskx_tf import checkpoints, label
 from maskx_tf.data import decoding, preprocessing
 from maskx_tf.errors import UserError
-from maskx_tf.inference import segmenter
+from maskx_tf.inference import mask_post, segmenter
 from maskx_tf.labeling import labeler, objects
 from maskx_tf.labeling import source as source_lib
 from maskx_tf.ops import masks
@@ -80,7 +80,8 @@ def run(annotations, images, model_dir, output, **changes):
     kinds = ("DEFINE_string", "DEFINE_enum", "DEFINE_float", "DEFINE_bool")
     defining = {kind: functools.partial(getattr(flags, kind), flag_values=values) for kind in kinds}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(label, "flags", types.SimpleNamespace(**defining))
+        for module in (label, mask_post):
+            patch.setattr(module, "flags", types.SimpleNamespace(**defining))
         label.define_flags()
     arguments = {
         "annotations": annotations,

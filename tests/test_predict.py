@@ -26,6 +26,8 @@ from tests import harness, tiny
 
 evaluate = importlib.import_module("maskx_tf.evaluate")  # the command
 
+NO_MASK_POST = {"mask_post": "none", "crf_weight": 4.0, "crf_color": 13.0}
+
 
 def fake_detector():
     """Two objects in every image: class 2 (not in A) on the left half, class 1 weakly above."""
@@ -344,6 +346,7 @@ def use(monkeypatch, tmp_path):
             saved_model="",
             annotations="",
             score_threshold=0.5,
+            **NO_MASK_POST,
         )
         monkeypatch.setattr(flags, "FLAGS", values)
         monkeypatch.setattr(predict, "latest_checkpoint", lambda path: str(tmp_path))
@@ -427,7 +430,7 @@ def test_evaluation_config_takes_data_and_test_options_only(caplog):
 def test_evaluate_checks_its_output_first(run_dir, tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.touch()
-    values = {"checkpoint": "", "model_dir": str(run_dir), "masks": "model"}
+    values = {"checkpoint": "", "model_dir": str(run_dir), "masks": "model", **NO_MASK_POST}
     monkeypatch.setattr(checkpoints, "load_model", None)
     for output, message in (
         (f"{file}/x", "file/x cannot be written: "),

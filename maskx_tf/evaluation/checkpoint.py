@@ -17,9 +17,10 @@ from maskx_tf.data.records import index, manifest
 from maskx_tf.data.records.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import runner
-from maskx_tf.evaluation.grabcut import GrabCutMasks
 from maskx_tf.evaluation.ground_truth import ground_truth_from_json
-from maskx_tf.model import rebuilt
+from maskx_tf.evaluation.segmentation import Segment, by_crf, by_grabcut
+from maskx_tf.model import MaskXRCNN, rebuilt
+from maskx_tf.ops import dense_crf
 
 MASKS = ("model", "grabcut")  # what segments the detected boxes
 
@@ -55,6 +56,7 @@ def evaluate(
     *,
     annotations: str = "",
     masks: str = "model",
+    crf: dense_crf.Parameters | None = None,
     engine: str = "faster_coco_eval",
     per_class: bool = False,
     progress: bool = True,
@@ -67,6 +69,7 @@ def evaluate(
         `changeable` ones only.
       annotations: COCO json of the same images: exact masks instead of the records'.
       masks: one of `MASKS`.
+      crf: refines the model's masks.
       engine: one of `coco.ENGINES`.
       per_class: also list the AP of every class.
       progress: show a progress bar.
@@ -76,9 +79,13 @@ def evaluate(
     """
     if masks not in MASKS:
         raise UserError(f"--masks={masks} is not one of: {', '.join(MASKS)}.")
+    if crf and masks != "model":
+        raise UserError(f"--mask_post=crf refines the model's masks; leave out --masks={masks}.")
     checkpoint, loaded = checkpoints.load_latest(run)
     model, trained, vocabulary, mask_class_ids = loaded
     config = change(trained)
+    if crf:
+        checkpoints.require_masks(loaded, run)
     of_detections = config_lib.names(at_test="detections")
     if any(getattr(config, name) != getattr(trained, name) for name in of_detections):
         model = rebuilt(model, config)
@@ -92,10 +99,9 @@ def evaluate(
         crowds = AS_OBJECTS if meanings == {AS_OBJECTS} else IGNORED
         sizes = index.image_sizes(records.paths)
         ground_truth = ground_truth_from_json(annotations, vocabulary, sizes, crowds)
-    by_grabcut = masks == "grabcut"
     with (
         reading_errors(config.eval_records),
-        GrabCutMasks(config.eval_records) if by_grabcut else contextlib.nullcontext() as segment,
+        _segment(model, config, masks, crf) as segment,
     ):
         evaluator = runner.ModelEvaluator(
             model,
@@ -115,3 +121,15 @@ def evaluate(
         vocabulary.num_classes,
         annotations or list(config.eval_records),
     )
+
+
+def _segment(
+    model: MaskXRCNN, config: Config, masks: str, crf: dense_crf.Parameters | None
+) -> contextlib.AbstractContextManager[Segment | None]:
+    """What makes or refines masks on the original images, if anything does."""
+    if masks == "grabcut":
+        return Segment(config.eval_records, by_grabcut)
+    if crf:
+        segment_box = by_crf(crf, model.conventions.paste_whole_pixels)
+        return Segment(config.eval_records, segment_box, refines=True)
+    return contextlib.nullcontext()

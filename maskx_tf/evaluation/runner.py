@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,13 +15,11 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco, limits
 from maskx_tf.evaluation.ground_truth import ground_truth_from_records
+from maskx_tf.evaluation.segmentation import Segment
 from maskx_tf.frozen import evaluation as frozen
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.ops.boxes import mask_windows
 from maskx_tf.ops.conventions import CONVENTIONS
-
-# (image id, boxes_yxyx float64 [N, 4] in original pixels) -> N run-length codes.
-Segment = Callable[[int, np.ndarray], list[mask_ops.Rle]]
 
 
 class ModelEvaluator:
@@ -36,7 +34,7 @@ class ModelEvaluator:
       mask_class_ids: set A.
       ground_truth: COCO layout, see `ground_truth`; default: that of the records.
       engine: one of `coco.ENGINES`.
-      segment: makes the masks, in place of the model.
+      segment: makes the masks, in place of the model, or refines the model's.
 
     Attributes:
       results, curves: of the last evaluation, as of `CocoEvaluator`; empty before.
@@ -65,7 +63,7 @@ class ModelEvaluator:
             config.eval_records, vocabulary
         )
 
-        has_masks = config.has_masks and not segment
+        has_masks = config.has_masks and (segment is None or segment.refines)
         limits.warn(self._ground_truth, config)
 
         @tf.function(autograph=False)
@@ -156,18 +154,20 @@ def add_image(
         float [M, m, m]; no masks of a model without, whose boxes alone are added.
       whole_pixels: how masks are pasted, see `ops.masks.paste_region`.
       mask_roi_scale: see `boxes.mask_windows`.
-      segment: makes the masks of the boxes, in place of those in `image`.
+      segment: makes the masks of the boxes, in place of those in `image`, or refines those.
     """
     height, width = (int(side) for side in image["original_size"])
     image_id = int(image["image_id"])
 
     def masks_of(kind: str, chosen, boxes_yxyx: np.ndarray) -> list[mask_ops.Rle] | None:
-        if segment:
+        if segment and not segment.refines:
             return segment(image_id, boxes_yxyx)
         if f"{kind}_masks" not in image:
             return None
         masks = image[f"{kind}_masks"][chosen]
         windows = mask_windows(boxes_yxyx, mask_roi_scale).numpy()
+        if segment:
+            return segment(image_id, windows, masks)
         return mask_ops.paste_to_rle(masks, windows, height, width, whole_pixels=whole_pixels)
 
     count = int(image["num_detections"])

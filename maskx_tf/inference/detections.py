@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
@@ -13,8 +14,8 @@ import numpy as np
 from maskx_tf import visualize
 from maskx_tf.errors import UserError
 from maskx_tf.inference.image_files import read_upright
+from maskx_tf.ops import dense_crf, polygons
 from maskx_tf.ops import masks as mask_ops
-from maskx_tf.ops import polygons
 
 _KINDS = {  # output: (dtype, rank), without the batch dimension; D detections, masks m × m
     "num_detections": (np.int32, 0),
@@ -28,6 +29,7 @@ _KINDS = {  # output: (dtype, rank), without the batch dimension; D detections, 
     "image_size": (np.int32, 1),
 }
 MASK_OUTPUTS = ("detection_masks", "detection_mask_windows")
+_CRF = dense_crf.Parameters()
 SEGMENTATIONS = ("rle", "polygon", "none")  # how COCO results may have masks
 
 
@@ -83,15 +85,18 @@ class Detection:
         y1, x1, y2, x2 = self.box_yxyx
         return x1, y1, x2 - x1, y2 - y1
 
-    def _region(self, threshold: float) -> tuple[np.ndarray, int, int]:
+    def probabilities(self) -> np.ndarray:
+        """The mask's probability over the box, float [m, m]; UserError without a mask."""
         if self.box_mask is None:
             raise UserError(
                 f"This {self.class_name} has no mask: the model detects boxes only. Train a mask "
                 "head on top of it (mode=stage2_masks), or take a model with masks."
             )
-        values = self.box_mask / 255.0 if self.box_mask.dtype == np.uint8 else self.box_mask
+        return self.box_mask / 255.0 if self.box_mask.dtype == np.uint8 else self.box_mask
+
+    def _region(self, threshold: float) -> tuple[np.ndarray, int, int]:
         return mask_ops.paste_region(
-            values,
+            self.probabilities(),
             self.mask_window_yxyx or self.box_yxyx,
             *self.image_size,
             threshold,
@@ -218,6 +223,27 @@ class Detections:
             mask[:] = detection.mask(threshold)
         return masks
 
+    def with_crf(self, parameters: dense_crf.Parameters = _CRF) -> Detections:
+        """The same with masks that a dense CRF has drawn to the image's edges.
+
+        Scores stay. The masks have other sides, and are float32.
+
+        Raises:
+          UserError: there are no masks, or there is no image.
+        """
+        masks = [detection.probabilities() for detection in self]
+        image = self._pixels("there is nothing to draw masks to")
+        windows = self.mask_windows_yxyx
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+            refined = threads.map(
+                lambda box, mask: dense_crf.refine(image, box, mask, parameters),
+                (windows if windows is not None else self.boxes_yxyx).tolist(),
+                masks,
+            )
+            side = dense_crf.SIDE
+            box_masks = np.reshape([*refined], [-1, side, side]).astype(np.float32)
+        return dataclasses.replace(self, box_masks=box_masks)
+
     def to_coco(
         self, image_id: int = 1, file_name: str | None = None, segmentation: str = "rle"
     ) -> list[dict[str, Any]]:
@@ -261,18 +287,21 @@ class Detections:
         Raises:
           UserError: there is no image, or its file cannot be read any more.
         """
-        if self.image is None:
-            raise UserError("These detections come without their image: there is nothing to draw.")
-        pixels = self.image
-        if not isinstance(pixels, np.ndarray):
-            pixels = read_upright(pixels, self.image_size, self.name)
         return visualize.draw(
-            pixels,
+            self._pixels("there is nothing to draw"),
             self.boxes_yxyx,
             None if self.box_masks is None else [detection.rle() for detection in self],
             [f"{detection.class_name} {detection.score:.2f}" for detection in self],
             visualize.instance_colors(self.mask_seen.astype(int).tolist(), {1}),
         )
+
+    def _pixels(self, without: str) -> np.ndarray:
+        """The image, uint8 RGB [height, width, 3]; UserError of what is `without` it."""
+        if self.image is None:
+            raise UserError(f"These detections come without their image: {without}.")
+        if isinstance(self.image, np.ndarray):
+            return self.image
+        return read_upright(self.image, self.image_size, self.name)
 
     def show(self) -> None:
         """Shows the picture: in a notebook below the cell, elsewhere in the system's viewer."""

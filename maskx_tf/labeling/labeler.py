@@ -16,6 +16,7 @@ from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.errors import UserError
 from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.labeling.source import Annotation, ImageEntry, Problem, Source
+from maskx_tf.ops import dense_crf
 from maskx_tf.system.journal import Journal
 
 
@@ -94,6 +95,7 @@ def label(
     segmenter: Segmenter,
     vocabulary: Vocabulary,
     journal: Journal,
+    crf: dense_crf.Parameters | None = None,
 ) -> Labels:
     """Segments what is to do and not in the journal; shows progress.
 
@@ -103,6 +105,7 @@ def label(
       segmenter: the model.
       vocabulary: its classes.
       journal: gets each image's result, and has those of an earlier call that was cut off.
+      crf: refines the masks; the scores are those of before.
     """
     entries = [image for image in source.images if image.image_id in todo]
     # Images that could not be read are tried again.
@@ -113,12 +116,16 @@ def label(
     rest = [entry for entry in entries if entry.image_id not in done]
     progress = tqdm.tqdm(rest, total=len(entries), initial=len(entries) - len(rest), unit="image")
     for entry in progress:
-        journal.add(_label_image(entry, todo[entry.image_id], segmenter, vocabulary))
+        journal.add(_label_image(entry, todo[entry.image_id], segmenter, vocabulary, crf))
     return _collect(journal.results)
 
 
 def _label_image(
-    entry: ImageEntry, annotations: list[Annotation], segmenter: Segmenter, vocabulary: Vocabulary
+    entry: ImageEntry,
+    annotations: list[Annotation],
+    segmenter: Segmenter,
+    vocabulary: Vocabulary,
+    crf: dense_crf.Parameters | None,
 ) -> dict[str, Any]:
     """The result of an image, as it is kept in the journal."""
     result: dict[str, Any] = {"image_id": entry.image_id}
@@ -130,6 +137,8 @@ def _label_image(
     boxes = np.array([annotation.box_yxyx for annotation in annotations])
     classes = np.array(vocabulary.ids_of(annotation.class_name for annotation in annotations))
     detections = segmenter.segment(image.pixels, boxes, classes)
+    if crf:
+        detections = detections.with_crf(crf)
     masks = [
         [annotation.place, detection.rle(), detection.score]
         for annotation, detection in zip(annotations, detections, strict=True)

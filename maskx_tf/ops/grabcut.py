@@ -6,13 +6,13 @@ masks from it at test time, and ground-truth boxes get masks from it to train Ma
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-_MARGIN = 0.25  # of a box's side, on each side of it: what is known to be background
+from maskx_tf.ops import windows
+
 _ITERATIONS = 5
 _MAX_SIDE_PX = 160  # of the window that is segmented; larger ones are scaled down
 
@@ -29,14 +29,15 @@ def segment(image: np.ndarray, box_yxyx: Sequence[float]) -> tuple[np.ndarray, i
       start. They are all 1 where GrabCut can tell nothing: no pixel lies around the box, too few in
       it, or all of it would be background. h or w is 0 for a box without area in the image.
     """
-    top, bottom = _touched(box_yxyx[0], box_yxyx[2], image.shape[0])
-    left, right = _touched(box_yxyx[1], box_yxyx[3], image.shape[1])
+    top, bottom = windows.touched(box_yxyx[0], box_yxyx[2], image.shape[0])
+    left, right = windows.touched(box_yxyx[1], box_yxyx[3], image.shape[1])
     height, width = bottom - top, right - left
     region = np.ones([height, width], np.uint8)
     if not region.size:
         return region, top, left
-    rows, inner_y = _widened(top, bottom, image.shape[0])
-    columns, inner_x = _widened(left, right, image.shape[1])
+    # The margin is known to be background.
+    rows, inner_y = windows.widened(top, bottom, image.shape[0])
+    columns, inner_x = windows.widened(left, right, image.shape[1])
     window = image[rows, columns]
     scale = min(1.0, _MAX_SIDE_PX / max(window.shape[:2]))
     if scale < 1:
@@ -50,19 +51,6 @@ def segment(image: np.ndarray, box_yxyx: Sequence[float]) -> tuple[np.ndarray, i
         values = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR)
         region = (values >= 0.5).astype(np.uint8)
     return (region if region.any() else np.ones_like(region)), top, left
-
-
-def _touched(start: float, end: float, limit: int) -> tuple[int, int]:
-    """First pixel of [start, end) inside the image, and the one after its last."""
-    first = min(max(math.floor(start), 0), limit)
-    return first, max(min(math.ceil(end), limit), first)
-
-
-def _widened(start: int, end: int, limit: int) -> tuple[slice, int]:
-    """The pixels with a margin around them, and where they start in it."""
-    margin = max(math.ceil(_MARGIN * (end - start)), 1)
-    low = max(start - margin, 0)
-    return slice(low, min(end + margin, limit)), start - low
 
 
 def _scaled(side: int, scale: float) -> int:

@@ -57,7 +57,7 @@ def _weights(low: float, high: float, cells: int, limit: int) -> tuple[int, np.n
     first = int(np.clip(np.floor(low), 0, limit))
     last = int(np.clip(np.ceil(high), first, limit))
     position = (np.arange(first, last) + 0.5 - low) / (high - low) * cells - 0.5
-    return first, _bilinear(position, cells)
+    return first, bilinear_weights(position, cells)
 
 
 def _whole_pixel_weights(low: float, high: float, cells: int, limit: int) -> tuple[int, np.ndarray]:
@@ -70,10 +70,10 @@ def _whole_pixel_weights(low: float, high: float, cells: int, limit: int) -> tup
     first = int(np.clip(start, 0, limit))
     last = int(np.clip(end + 1, first, limit))
     position = (np.arange(first, last) + 0.5 - start) / pixels * (cells + 2) - 0.5
-    return first, _bilinear(np.clip(position, 0, cells + 1) - 1, cells)
+    return first, bilinear_weights(np.clip(position, 0, cells + 1) - 1, cells)
 
 
-def _bilinear(position: np.ndarray, cells: int) -> np.ndarray:
+def bilinear_weights(position: np.ndarray, cells: int) -> np.ndarray:
     """Weights float32 [pixels, cells] at positions in cells, the centres of cells being 0, 1, 2."""
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells))).astype(np.float32)
 
