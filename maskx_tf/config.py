@@ -286,7 +286,12 @@ class Config:
     transfer_embeddings: str = _mask_head(
         "",
         "Class vectors for transfer_input=embedding: word vectors in GloVe's text format, a .npy "
-        "[K, D] in vocabulary order, randn (a random vector per word) or randn_class (per class).",
+        "[K, D] in vocabulary order, randn (a random vector per word) or randn_class (per class); "
+        "or, as a control, permuted_cls, permuted_box, permuted_cls+box: the detector's class "
+        "weights, dealt out anew among the classes of A.",
+    )
+    transfer_trained: bool = _mask_head(
+        True, "Train T; if not, its random initial weights stay, as a control.", is_later=True
     )
     mask_body: str = _mask_head(
         "fcn",

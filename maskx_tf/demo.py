@@ -14,11 +14,10 @@ import sys
 import time
 
 import numpy as np
-import tensorflow as tf
 from absl import flags
 
 from maskx_tf import visualize
-from maskx_tf.checkpoints import VOCABULARY, latest_checkpoint
+from maskx_tf.checkpoints import VOCABULARY, class_weights
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import pairs
@@ -29,7 +28,6 @@ from maskx_tf.study.plan import Plan
 from maskx_tf.study.store import Results
 from maskx_tf.system import cli, verbs
 from maskx_tf.system.files import write_atomically
-from maskx_tf.system.literal_paths import literal
 from maskx_tf.system.progress import format_duration
 
 DECLARATION = "configs/shapes/demo.toml"
@@ -73,12 +71,8 @@ def weight_shares(detector_dir: pathlib.Path) -> dict[str, float]:
     """Share of the detector's class weights that shape and texture explain, for cls and box."""
     names = Vocabulary.load(str(detector_dir / VOCABULARY)).names
     factors = np.array([name.split(" ", 1) for name in names])
-    reader = tf.train.load_checkpoint(literal(latest_checkpoint(str(detector_dir))))
-    shares = {}
-    for kind in ("cls", "box"):
-        rows = reader.get_tensor(f"model/box_head/{kind}_kernel/.ATTRIBUTES/VARIABLE_VALUE")
-        shares[kind] = explained_share(rows[1:].reshape(len(names), -1), factors)
-    return shares
+    weights = {kind: class_weights.read(str(detector_dir), kind) for kind in ("cls", "box")}
+    return {kind: explained_share(rows, factors) for kind, rows in weights.items()}
 
 
 def table(titles: dict[str, str], evaluations: dict[str, dict]) -> str:

@@ -16,7 +16,7 @@ from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import checkpoint as scoring
-from maskx_tf.evaluation import coco, curves, report
+from maskx_tf.evaluation import coco, controls, curves, report
 from maskx_tf.inference import mask_post
 from maskx_tf.system import cli
 from maskx_tf.system.files import require_writable_file, write_atomically
@@ -36,6 +36,13 @@ def define_flags() -> None:
     flags.DEFINE_bool("per_class", False, "Also print and write the AP of every class.")
     flags.DEFINE_enum("masks", "model", scoring.MASKS, "What segments the detected boxes.")
     mask_post.define_flags()
+    flags.DEFINE_enum(
+        "kernels",
+        controls.OWN,
+        list(controls.KERNELS),
+        "Mask kernels of the classes of B: T's; as controls those of other classes of B, or the "
+        "mean of A's.",
+    )
     flags.DEFINE_string(
         "output",
         "",
@@ -90,6 +97,7 @@ def main() -> None:
         evaluation_config,
         annotations=flags.FLAGS.annotations,
         masks=flags.FLAGS.masks,
+        kernels=flags.FLAGS.kernels,
         crf=crf,
         engine=flags.FLAGS.engine,
         per_class=flags.FLAGS.per_class,

@@ -480,4 +480,7 @@ def trained_variables(model: MaskXRCNN) -> list[tf.Variable]:
     """The variables that the model's mode trains; the others get no gradient."""
     trained = {"end_to_end": (False, True), "stage1_boxes": (False,), "stage2_masks": (True,)}
     parts = trained[model.config.mode]
-    return [v for v in model.trainable_variables if is_of_masks(v) in parts]
+    variables = [v for v in model.trainable_variables if is_of_masks(v) in parts]
+    if not model.config.transfer_trained:
+        variables = [v for v in variables if not variable_key(v).startswith("weight_transfer/")]
+    return variables

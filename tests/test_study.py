@@ -627,6 +627,33 @@ def test_an_evaluation_runs_the_commands_that_are_printed(study, monkeypatch):
         worker._evaluate_alone(group["entries"][0])
 
 
+CONTROL = """[rows.control]
+title = "control"
+of = "transfer"
+evaluate = ["--kernels=mean_a"]
+
+[rows.e2e]"""
+
+
+def test_a_row_can_evaluate_the_models_of_another(study):
+    study = redeclared("[rows.e2e]", CONTROL)
+    (group,) = (g for g in Plan(study).groups if g.name == "seed0/a_to_b")
+    names = [run.row.name for run in group.runs]
+    assert names.index("control") > names.index("transfer")
+    control, transfer = (group.runs[names.index(name)] for name in ("control", "transfer"))
+    (command,) = control.commands
+    assert f"--model_dir={transfer.config.model_dir} " in command and "--kernels=mean_a" in command
+    changed = redeclared('flags = ["--learning_rate=0.5"]', 'flags = ["--learning_rate=0.4"]')
+    after = next(run for run in Plan(changed).runs if run.key == control.key)
+    assert after.digest != control.digest
+
+
+@pytest.mark.parametrize("of", ["nobody", "tested"])
+def test_a_row_of_what_is_not_trained_is_refused(study, of):
+    with pytest.raises(UserError, match=of if of == "nobody" else "control"):
+        redeclared("[rows.e2e]", CONTROL.replace("transfer", of))
+
+
 @pytest.mark.parametrize(
     ("splits", "evaluated_on"),
     [

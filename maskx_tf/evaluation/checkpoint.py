@@ -16,7 +16,7 @@ from maskx_tf.data.coco.objects import AS_OBJECTS, IGNORED
 from maskx_tf.data.records import index, manifest
 from maskx_tf.data.records.reader import reading_errors
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import runner
+from maskx_tf.evaluation import controls, runner
 from maskx_tf.evaluation.ground_truth import ground_truth_from_json
 from maskx_tf.evaluation.segmentation import Segment, by_crf, by_grabcut
 from maskx_tf.model import MaskXRCNN, rebuilt
@@ -56,6 +56,7 @@ def evaluate(
     *,
     annotations: str = "",
     masks: str = "model",
+    kernels: str = controls.OWN,
     crf: dense_crf.Parameters | None = None,
     engine: str = "faster_coco_eval",
     per_class: bool = False,
@@ -69,6 +70,7 @@ def evaluate(
         `changeable` ones only.
       annotations: COCO json of the same images: exact masks instead of the records'.
       masks: one of `MASKS`.
+      kernels: of the classes of B, one of `controls.KERNELS`.
       crf: refines the model's masks.
       engine: one of `coco.ENGINES`.
       per_class: also list the AP of every class.
@@ -91,6 +93,8 @@ def evaluate(
         model = rebuilt(model, config)
     if config.mask_classes != trained.mask_classes:
         mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
+    if kernels != controls.OWN:
+        controls.replace_kernels(model, kernels, mask_class_ids, config.seed)
     ground_truth = None
     if annotations:
         records = manifest.find_records(config.eval_records)

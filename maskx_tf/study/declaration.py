@@ -23,6 +23,7 @@ class Row:
       flagfile: of maskx_tf.train; "" for a row that only evaluates the detector.
       flags: further flags, with `{seed}` and `{detector}` filled in.
       evaluate: flags of maskx_tf.evaluate, for a row that trains nothing.
+      of: the row whose models such a row evaluates; "" for the detector.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Row:
     flagfile: str = ""
     flags: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
+    of: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +148,7 @@ def _check(study: Study) -> None:
     used = [name for table in study.tables for name in (*table.rows, *table.published)]
     used += [name for check in study.checks for name in check.higher + check.lower]
     used += [name for split in study.splits.values() for name in split.rows]
+    used += [row.of for row in study.rows.values() if row.of]
     unknown = sorted(set(used) - set(study.rows))
     if unknown:
         raise UserError(f"there are no rows {_list(unknown)}; there are {_list(study.rows)}.")
@@ -154,6 +157,8 @@ def _check(study: Study) -> None:
     for row in study.rows.values():
         if bool(row.flagfile) == bool(row.evaluate):
             raise UserError(f"row {row.name} needs either flagfile or evaluate.")
+        if row.of and not (row.evaluate and study.rows[row.of].flagfile):
+            raise UserError(f"row {row.name}: `of` names a trained row that `evaluate` evaluates.")
         if row.evaluate and row.flags:
             raise UserError(
                 f"row {row.name} trains nothing, so it has no `flags`; list those of "

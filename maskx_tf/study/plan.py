@@ -148,7 +148,7 @@ class Plan:
         for split in self.study.splits.values():
             rows = [row for row in self._rows(split) if not self._is_shared(row, seed)]
             runs = [self._run(row, (split,), seed) for row in rows]
-            frozen = tuple(run for run in runs if run.mode == "stage2_masks")
+            frozen = tuple(run for run in runs if run.mode in ("stage2_masks", "evaluation"))
             if frozen:
                 shares = self.study.share_features and len(frozen) > 1
                 group = Group(f"seed{seed}/{split.name}", seed, frozen, True, shares)
@@ -168,7 +168,9 @@ class Plan:
         return [row for row in rows if not split.rows or row.name in split.rows]
 
     def _is_shared(self, row: Row, seed: int) -> bool:
-        return bool(row.evaluate) or self._config(self._arguments(row, seed)).mask_classes == "all"
+        if row.evaluate:
+            return not row.of
+        return self._config(self._arguments(row, seed)).mask_classes == "all"
 
     def _shared_runs(self, seed: int) -> list[Run]:
         """Runs of the rows that are trained once for all splits that have them."""
@@ -193,8 +195,10 @@ class Plan:
             flags = [self.fill(flag, seed) for flag in (*records, *row.evaluate)]
             if not any(flag.startswith("--eval_records=") for flag in flags):
                 raise _nothing_to_score(row)
-            arguments = (f"--model_dir={detector.config.model_dir}", *flags)
-            made = hashlib.sha256("\n".join([*arguments, detector.digest]).encode())
+            scored = self._run(self.study.rows[row.of], splits, seed) if row.of else detector
+            assert scored.config
+            arguments = (f"--model_dir={scored.config.model_dir}", *flags)
+            made = hashlib.sha256("\n".join([*arguments, scored.digest]).encode())
             evaluations = {
                 split.name: (
                     *arguments,

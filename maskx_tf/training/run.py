@@ -10,7 +10,7 @@ import tf_keras
 
 from maskx_tf import checkpoints
 from maskx_tf import config as config_lib
-from maskx_tf.checkpoints import LoadedModel, resuming
+from maskx_tf.checkpoints import LoadedModel, class_weights, resuming
 from maskx_tf.checkpoints.listing import latest
 from maskx_tf.checkpoints.model_dir import holds_averages
 from maskx_tf.checkpoints.saving import RunCheckpoints
@@ -152,8 +152,9 @@ def _build(
     strategy: tf.distribute.Strategy,
 ) -> Run:
     """The model and what trains and evaluates it, with the weights that the seed draws."""
+    vectors = _class_vectors(config, vocabulary, mask_class_ids)
     with strategy.scope():
-        model = build_model(config, vocabulary.num_classes, _class_vectors(config, vocabulary))
+        model = build_model(config, vocabulary.num_classes, vectors)
         optimizer = build_optimizer(config)
         average = MovingAverage(model, config.ema_decay) if config.ema_decay else None
     loaded = LoadedModel(model, config, vocabulary, mask_class_ids)
@@ -164,10 +165,15 @@ def _build(
     return Run(loaded, optimizer, average, tf.train.Checkpoint(**saved), evaluator, strategy)
 
 
-def _class_vectors(config: Config, vocabulary: Vocabulary) -> np.ndarray | None:
+def _class_vectors(
+    config: Config, vocabulary: Vocabulary, mask_class_ids: tuple[int, ...]
+) -> np.ndarray | None:
     """What T takes with transfer_input=embedding, [K, D]; says which words it lacks."""
     if config.transfer_input != "embedding":
         return None
+    prefix, _, kind = config.transfer_embeddings.partition("_")
+    if prefix == "permuted" and kind in class_weights.KINDS:
+        return class_weights.permuted(config.init_checkpoint, kind, mask_class_ids, config.seed)
     lookup = class_vectors(config.transfer_embeddings, vocabulary.names, config.seed)
     print(lookup.report, file=sys.stderr)
     return lookup.vectors
