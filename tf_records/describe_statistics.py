@@ -28,20 +28,20 @@ class Statistics:
       image: int64 [N], image of each object.
       class_id: int64 [N], 1..K.
       side: float64 [N], square root of the box area, pixels.
+      mask_weight: float64 [N]; 1 without mask.
       has_mask: bool [N].
       is_crowd: bool [N].
       is_full: bool [N], the mask is just the box.
-      mask_weight: float64 [N]; 1 without mask.
     """
 
     image_sizes: np.ndarray
     image: np.ndarray
     class_id: np.ndarray
     side: np.ndarray
+    mask_weight: np.ndarray
     has_mask: np.ndarray
     is_crowd: np.ndarray
     is_full: np.ndarray
-    mask_weight: np.ndarray
 
 
 def gather(directory: str, manifest: Manifest, workers: int = 0) -> Statistics:
@@ -66,7 +66,7 @@ def gather(directory: str, manifest: Manifest, workers: int = 0) -> Statistics:
     image, class_id = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
     flags = rows[:, 4:].astype(bool)
     sizes = np.concatenate([found for found, _ in parts])
-    return Statistics(sizes, image, class_id, rows[:, 2], *flags.T, rows[:, 3])
+    return Statistics(sizes, image, class_id, *rows[:, 2:4].T, *flags.T)
 
 
 def _read(path: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
