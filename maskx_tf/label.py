@@ -43,6 +43,11 @@ def define_flags() -> None:
     flags.DEFINE_bool("overwrite_masks", False, "Replace existing masks.")
     flags.DEFINE_bool("skip_unknown_classes", False, "Leave boxes of unknown classes as they are.")
     flags.DEFINE_float("min_quality", 0.75, "Masks that score below this are listed for review.")
+    flags.DEFINE_float(
+        "min_agreement",
+        0.0,
+        "Masks whose own box has a lower IoU with the given box are listed for review, too.",
+    )
     mask_post.define_flags()
     flags.DEFINE_string("review", "", "File of masks to review; empty: OUTPUT.review.csv.")
     flags.DEFINE_string("review_sheet", "", "Picture (.jpg or .png) of the most doubtful masks.")
@@ -128,7 +133,7 @@ def _write(values, source, labels, loaded, output: pathlib.Path, listed: pathlib
             text = label_studio.to_text(made, values.image_prefix, polygon_iou)
             config = label_studio.labeling_config(source.names, polygon_iou)
             files.write_atomically(output.with_name(output.name + ".config.xml"), config)
-    rows = review.doubts(labels, values.min_quality)
+    rows = review.doubts(labels, values.min_quality, values.min_agreement)
     files.write_atomically(listed, review.to_csv(source, rows, labels.problems))
     if values.review_sheet:
         picture = review.sheet(source, labels, rows)

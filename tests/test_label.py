@@ -18,7 +18,7 @@ from maskx_tf import checkpoints, label
 from maskx_tf.data import decoding, preprocessing
 from maskx_tf.errors import UserError
 from maskx_tf.inference import mask_post, segmenter
-from maskx_tf.labeling import labeler, objects
+from maskx_tf.labeling import labeler, objects, review
 from maskx_tf.labeling import source as source_lib
 from maskx_tf.ops import masks
 from maskx_tf.system import files, journal
@@ -65,7 +65,7 @@ def data(tmp_path):
     """Boxes of known classes without mask, one with, one crowd, one that is none."""
     annotations = [
         harness.annotation(1, [5, 6, 30, 25], segmentation=[], extra="kept"),
-        harness.annotation(1, [1, 1, 8, 8.5]),
+        harness.annotation(1, [1, 1, 8, 8.5], mask_weight=0.5),
         harness.annotation(2, [0, 0, 33, 70], category_id=2, segmentation=[]),
         harness.annotation(2, [3, 3, 9, 9], iscrowd=1, segmentation={"size": [0, 0], "counts": []}),
         harness.annotation(3, [3, 3, 0, 9], segmentation=[]),
@@ -98,6 +98,11 @@ def rows_of(path):
     return list(csv.DictReader(pathlib.Path(path).open()))
 
 
+def clipped_box(bbox, height, width):
+    x, y, w, h = bbox
+    return max(y, 0), max(x, 0), min(y + h, height), min(x + w, width)
+
+
 def test_labels_what_has_no_mask_and_keeps_the_rest(data, model_dir, tmp_path):
     output = tmp_path / "labelled.json"
     said = run(*data, model_dir, output, min_quality=1.0, review_sheet=tmp_path / "sheet.png")
@@ -121,10 +126,18 @@ def test_labels_what_has_no_mask_and_keeps_the_rest(data, model_dir, tmp_path):
         outside = mask.copy()
         outside[max(int(y), 0) : int(np.ceil(y + h)), max(int(x), 0) : int(np.ceil(x + w))] = 0
         assert not outside.any()
+        agreement = masks.box_agreement(
+            new["segmentation"], clipped_box(new["bbox"], height, width)
+        )
+        assert new["mask_agreement"] == pytest.approx(agreement, abs=1e-6)
     *rows, mask, crowd, empty, clipped = rows_of(f"{output}.review.csv")
     assert {row["annotation_id"] for row in rows} == {"1", "3", "6"}
     scores = [float(row["mask_score"]) for row in rows]
     assert scores == sorted(scores)
+    made = {str(item["id"]): item for item in after["annotations"]}
+    for row in rows:
+        agreement = made[row["annotation_id"]]["mask_agreement"]
+        assert float(row["mask_agreement"]) == pytest.approx(agreement, abs=1e-3)
     columns = ("reason", "annotation_id", "class", "file_name")
     assert [[row[column] for column in columns] for row in (mask, crowd, empty, clipped)] == [
         ["mask_size_differs", "4", "ant", "2.jpg"],
@@ -180,6 +193,7 @@ def test_overwrite_masks_leaves_crowds_alone(data, model_dir, tmp_path):
     run(*data, model_dir, tmp_path / "out.json", overwrite_masks=True)
     annotations = json.loads((tmp_path / "out.json").read_text())["annotations"]
     assert annotations[1]["mask_source"] == "maskx_tf"
+    assert "mask_weight" not in annotations[1], "it was of the mask that is replaced"
     assert annotations[3] == json.loads(pathlib.Path(data[0]).read_text())["annotations"][3]
     again = tmp_path / "again.json"  # a second run finds nothing to do, and keeps what it is told
     run(str(tmp_path / "out.json"), data[1], model_dir, again)
@@ -469,6 +483,15 @@ class TestFilesThatPeopleHave:
         assert listed(tmp_path / "out.json")["image_range_changed"] == [1]
         sheet = np.asarray(Image.open(tmp_path / "s.png").convert("L"))
         assert 20 < np.median(sheet[sheet < 255]) < 235  # neither black nor white
+
+
+def test_doubts_are_below_one_of_the_limits_the_lowest_score_first():
+    full, empty = (masks.encode_rle(np.full([4, 4], value)) for value in (1, 0))
+    qualities = [(full, 0.9, 0.9), (full, 0.8, 0.3), (full, 0.2, 0.9), (empty, 0, 0)]
+    labels = labeler.Labels({n: labeler.Mask(*item) for n, item in enumerate(qualities)}, [])
+    rows = review.doubts(labels, 0.75)
+    assert [(row.reason, row.place) for row in rows] == [("mask_empty", 3), ("mask_doubtful", 2)]
+    assert [row.place for row in review.doubts(labels, 0.75, 0.8)] == [3, 2, 1]
 
 
 def test_expected_iou():

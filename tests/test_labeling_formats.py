@@ -55,7 +55,7 @@ def labelled(tmp_path):
     pathlib.Path(path).write_text(text)
     read = source.read(path, pathlib.Path(images))
     rle = mask_ops.encode_rle(blob(*SIZES[0], BOXES[0], 0))
-    labels = Labels({0: Mask(rle, 0.875)}, [])
+    labels = Labels({0: Mask(rle, 0.875, 0.75)}, [])
     return read, labels, pathlib.Path(images)
 
 
@@ -105,6 +105,7 @@ def test_coco(labelled, expected, polygon_iou, tmp_path):
         0.875,
         True,
     )
+    assert first["mask_agreement"] == 0.75
     assert second["mask_source"] == "human" and "mask_score" not in second
     assert "mask_source" not in third
     if polygon_iou is not None:
@@ -280,6 +281,7 @@ def test_fiftyone(labelled, expected):
             packed = base64.b64decode(detection["mask"]["$binary"]["base64"])
             part = np.load(io.BytesIO(zlib.decompress(packed)))
             assert part.dtype == bool
+            assert detection.get("mask_agreement") == (None if number else 0.75)
             x, y = round(bbox[0]), round(bbox[1])
             mask = np.zeros((height, width), bool)
             mask[y : y + part.shape[0], x : x + part.shape[1]] = part

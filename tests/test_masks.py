@@ -103,3 +103,23 @@ def test_segmentation_forms_agree():
     numbers = {"size": [6, 8], "counts": counts}
     assert masks.segmentation_to_rle(numbers, 6, 8) == from_polygons
     assert masks.rle_area(from_polygons) == 12
+
+
+@pytest.mark.parametrize("density", [0.0, 0.01, 0.1, 1.0])
+def test_box_agreement_is_the_iou_of_a_masks_box(density):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        mask = np.zeros([20, 30], np.uint8)
+        region = mask[rng.integers(10) :, rng.integers(10) :]
+        region[:] = rng.uniform(size=region.shape) < density
+        y, x = rng.integers(0, [15, 20])
+        height, width = rng.integers(1, 6, 2)
+        given = np.zeros([20, 30], bool)
+        given[y : y + height, x : x + width] = True
+        own = np.zeros([20, 30], bool)
+        if mask.any():
+            rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+            own[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+        wanted = (given & own).sum() / (given | own).sum()
+        rle = masks.encode_rle(mask)
+        assert masks.box_agreement(rle, (y, x, y + height, x + width)) == pytest.approx(wanted)

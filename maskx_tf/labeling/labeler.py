@@ -17,6 +17,7 @@ from maskx_tf.errors import UserError
 from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.labeling.source import Annotation, ImageEntry, Problem, Source
 from maskx_tf.ops import dense_crf
+from maskx_tf.ops.masks import box_agreement
 from maskx_tf.system.journal import Journal
 
 
@@ -26,10 +27,12 @@ class Mask(NamedTuple):
     Attributes:
       rle: COCO's compressed run-length code, of the size of the image.
       score: see `segmenter.expected_iou`.
+      agreement: with the given box, see `masks.box_agreement`.
     """
 
     rle: dict
     score: float
+    agreement: float
 
 
 class Labels(NamedTuple):
@@ -117,7 +120,7 @@ def label(
     progress = tqdm.tqdm(rest, total=len(entries), initial=len(entries) - len(rest), unit="image")
     for entry in progress:
         journal.add(_label_image(entry, todo[entry.image_id], segmenter, vocabulary, crf))
-    return _collect(journal.results)
+    return _collect(journal.results, source)
 
 
 def _label_image(
@@ -146,9 +149,9 @@ def _label_image(
     return result | {"masks": masks}
 
 
-def _collect(results: list[dict[str, Any]]) -> Labels:
+def _collect(results: list[dict[str, Any]], source: Source) -> Labels:
     masks = {
-        place: Mask(rle, score)
+        place: Mask(rle, score, box_agreement(rle, source.annotations[place].box_yxyx))
         for result in results
         for place, rle, score in result.get("masks", [])
     }

@@ -30,6 +30,7 @@ class LabelledObject(NamedTuple):
       rle: its mask, COCO's run-length code; None if it has none.
       source: where the mask is from, `OURS` or `HUMAN` or what the json says; None without a mask.
       score: of a mask of ours, in [0, 1]; otherwise None.
+      agreement: likewise, see `labeler.Mask`.
     """
 
     number: Any
@@ -38,6 +39,7 @@ class LabelledObject(NamedTuple):
     rle: dict | None
     source: str | None
     score: float | None
+    agreement: float | None
 
 
 class LabelledImage(NamedTuple):
@@ -99,4 +101,5 @@ def _object(
         rle,
         mask_source(source, annotation, labels) if rle else None,
         new.score if new else None,
+        new.agreement if new else None,
     )

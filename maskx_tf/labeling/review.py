@@ -17,28 +17,37 @@ from maskx_tf.labeling.labeler import Labels
 from maskx_tf.labeling.source import Problem, Source
 from maskx_tf.ops import masks as mask_ops
 
-_COLUMNS = ("reason", "image_id", "file_name", "annotation_id", "class", "mask_score")
+_COLUMNS = (
+    "reason",
+    "image_id",
+    "file_name",
+    "annotation_id",
+    "class",
+    "mask_score",
+    "mask_agreement",
+)
 _MARGIN = 0.25  # of the box's sides, around it
 _CELL_PX = 320
 _PICTURES = 40
 
 
 class Doubt(NamedTuple):
-    """A mask to look at: its annotation's place, and its score."""
+    """A mask to look at: its annotation's place, and what `labeler.Mask` says of it."""
 
     reason: str
     place: int
     score: float
+    agreement: float
 
 
-def doubts(labels: Labels, min_quality: float) -> list[Doubt]:
-    """Empty masks and those that score below `min_quality`, the worst first."""
+def doubts(labels: Labels, min_quality: float, min_agreement: float = 0.0) -> list[Doubt]:
+    """Empty masks and those below one of the limits, the lowest score first."""
     rows = []
     for place, mask in sorted(labels.masks.items(), key=lambda item: item[1].score):
         if not mask_ops.rle_area(mask.rle):
-            rows.append(Doubt("mask_empty", place, mask.score))
-        elif mask.score < min_quality:
-            rows.append(Doubt("mask_doubtful", place, mask.score))
+            rows.append(Doubt("mask_empty", place, mask.score, mask.agreement))
+        elif mask.score < min_quality or mask.agreement < min_agreement:
+            rows.append(Doubt("mask_doubtful", place, mask.score, mask.agreement))
     return rows
 
 
@@ -51,11 +60,12 @@ def to_csv(source: Source, rows: list[Doubt], problems: list[Problem]) -> str:
     for row in rows:
         annotation, number = source.annotations[row.place], source.number(row.place)
         place = [annotation.image_id, files[annotation.image_id], _plain(number)]
-        writer.writerow([row.reason, *place, annotation.class_name, f"{row.score:.3f}"])
+        qualities = [f"{row.score:.3f}", f"{row.agreement:.3f}"]
+        writer.writerow([row.reason, *place, annotation.class_name, *qualities])
     for problem in problems:
         file_name = "" if problem.image_id is None else files.get(problem.image_id, "")
         place = [problem.image_id, file_name, _plain(problem.number)]
-        writer.writerow([problem.reason, *place, problem.class_name, ""])
+        writer.writerow([problem.reason, *place, problem.class_name, "", ""])
     return text.getvalue()
 
 

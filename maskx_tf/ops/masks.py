@@ -168,3 +168,20 @@ def segmentation_to_rle(segmentation: list | dict, height: int, width: int) -> R
 def rle_area(rle: Rle) -> int:
     """Number of set pixels."""
     return int(mask_api.area(rle))
+
+
+def box_agreement(rle: Rle, box_yxyx: Sequence[float]) -> float:
+    """IoU of the box around a mask's own pixels with another box; 0 of a mask without pixels.
+
+    Args:
+      rle: of the mask.
+      box_yxyx: 4 numbers, pixels of the image, exclusive corners.
+    """
+    left, top, width, height = mask_api.toBbox(rle).tolist()
+    y1, x1, y2, x2 = box_yxyx
+    inner_height = min(y2, top + height) - max(y1, top)
+    inner_width = min(x2, left + width) - max(x1, left)
+    if not width * height or inner_height <= 0 or inner_width <= 0:
+        return 0.0
+    inner = inner_height * inner_width
+    return float(inner / (width * height + (y2 - y1) * (x2 - x1) - inner))

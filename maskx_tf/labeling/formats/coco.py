@@ -22,7 +22,8 @@ def to_text(source: Source, labels: Labels, mask_seen: set[str], polygon_iou: fl
 
     Returns:
       The text of `source`, in which an annotation with a new mask has segmentation and area of it,
-      mask_score, mask_seen and mask_source, and one with a mask of its own has mask_source.
+      mask_score, mask_agreement, mask_seen and mask_source, and one with a mask of its own has
+      mask_source. A mask_weight was that of a mask that is replaced: it is dropped.
     """
     parts = []
     for key, text in source.members.items():
@@ -48,9 +49,12 @@ def _annotation(
         return text
     members = members_of(text)
     if mask is not None:
+        if annotation.has_mask:
+            members.pop("mask_weight", None)
         members["segmentation"] = json.dumps(segmentation(mask, polygon_iou))
         members["area"] = str(mask_ops.rle_area(mask.rle))
         members["mask_score"] = f"{mask.score:.6f}"
+        members["mask_agreement"] = f"{mask.agreement:.6f}"
         members["mask_seen"] = json.dumps(annotation.class_name in mask_seen)
     elif "mask_source" in members:
         return text

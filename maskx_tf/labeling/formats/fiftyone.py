@@ -62,8 +62,9 @@ def _detection(image: LabelledImage, item: LabelledObject) -> dict[str, Any]:
         packed = base64.b64encode(pack(crop(item.rle, (x, y, width, height)))).decode()
         detection["mask"] = {"$binary": {"base64": packed, "subType": "00"}}
         detection["mask_source"] = item.source
-    if item.score is not None:
+    if item.score is not None and item.agreement is not None:
         detection["mask_score"] = round(item.score, 6)
+        detection["mask_agreement"] = round(item.agreement, 6)
     return detection
 
 
