@@ -33,7 +33,7 @@ def define_flags() -> None:
     """Defines the configuration's flags and this command's own."""
     config_lib.define_flags(shown=scoring.changeable())
     flags.DEFINE_string("checkpoint", "", "Checkpoint to evaluate; empty: the latest of model_dir.")
-    flags.DEFINE_bool("per_class", False, "Also print and write the AP of every class.")
+    flags.DEFINE_bool("per_class", False, "Also print the AP of every class.")
     flags.DEFINE_enum("masks", "model", scoring.MASKS, "What segments the detected boxes.")
     mask_post.define_flags()
     flags.DEFINE_enum(
@@ -100,7 +100,7 @@ def main() -> None:
         kernels=flags.FLAGS.kernels,
         crf=crf,
         engine=flags.FLAGS.engine,
-        per_class=flags.FLAGS.per_class,
+        per_class=True,
     )
     names = evaluation.mask_classes
     rest = evaluation.num_classes - len(names)
@@ -112,7 +112,8 @@ def main() -> None:
     report.write_json({**of_what, **evaluation.results}, output)
     write_atomically(picture, curves.draw(evaluation.curves))
     print(f"{evaluation.checkpoint}; A: {len(names)} classes with masks, B: {rest} without")
-    print(report.format_table(evaluation.results, set(names)))
+    listed = set(names) if flags.FLAGS.per_class else None
+    print(report.format_table(evaluation.results, listed))
     print(f"written: {output}, {picture}")
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 import types
 
+import numpy as np
 import pytest
 
 from maskx_tf import config as config_lib
@@ -579,7 +580,45 @@ def test_checks_compare_within_seeds_and_splits(study):
     assert found.differences == pytest.approx((2.0, -3.5)) and not found.holds
     assert checks.compare(plan, results, unharmed)[0].holds  # -0.75 of 1 point
     lines = checks.table(plan, results).splitlines()
-    assert lines[2].endswith("| -0.8 ± 3.9 | 1 of 2 above 0 | **does not hold** | -1.5 ± 7.8 |")
+    assert lines[2].endswith("| -0.8 ± 3.9 | – | 1 of 2 above 0 | **does not hold** | -1.5 ± 7.8 |")
+
+
+def test_intervals_are_of_classes_and_runs():
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(3.0, 2.0, 400) for _ in range(6)]
+    low, high = checks.bootstrap(groups)
+    half = 1.96 * 2.0 / np.sqrt(6 * 400)  # of the mean of all, were runs not drawn too
+    assert low < np.mean(groups) < high and half < high - np.mean(groups) < 3 * half
+    assert checks.bootstrap([np.full(5, 2.0)] * 3) == (2.0, 2.0)
+    apart = checks.bootstrap([np.zeros(50), np.full(50, 4.0)])
+    assert apart == (0.0, 4.0)  # two runs say little, whatever the classes
+
+
+def test_a_check_has_an_interval_where_all_runs_have_scores_of_classes(study):
+    plan, results = Plan(study), results_of(study)
+    (better,) = [check for check in study.checks if check.subset == "B"]
+    rows = {"transfer": 0.3, "agnostic": 0.2}
+    for row, score in rows.items():
+        put(results, plan, f"seed0/a_to_b/{row}", 100 * score)
+    for row, score in rows.items():
+        evaluation = results.runs[f"seed0/a_to_b/{row}"]["evaluations"]["a_to_b"]
+        evaluation["classes"] = {"B": {"AP": [score, score + 0.1, None]}}
+    (found,) = checks.compare(plan, results, better)
+    assert found.interval == pytest.approx((10.0, 10.0))
+    put(results, plan, "seed1/a_to_b/transfer", 30)
+    put(results, plan, "seed1/a_to_b/agnostic", 20)
+    assert checks.compare(plan, results, better)[0].interval is None
+
+
+def test_classes_are_listed_by_their_set():
+    scores = {"ant": 0.25, "bee": None, "cat": 1 / 3}
+    given = {"A": {"AP": 0.5}, "per_class": scores, "iou_per_class": {**scores, "bee": 0.5}}
+    evaluation = {"mask": {"A": {"AP": 0.1}, "per_class": scores}, "mask_given_boxes": given}
+    found = worker.compact({**evaluation, "checkpoint": "x"}, ["cat", "bee"])
+    assert found["mask"] == {"A": {"AP": 0.1}} and "checkpoint" not in found
+    assert found["classes"]["A"]["AP"] == [None, 0.3333]
+    assert found["classes"]["A"]["IoU"] == [0.5, 0.3333]
+    assert found["classes"]["B"] == {"AP": [0.25], "AP_given": [0.25], "IoU": [0.25]}
 
 
 def test_rows_on_different_detectors_are_not_compared(study):
@@ -594,7 +633,7 @@ def test_rows_on_different_detectors_are_not_compared(study):
     assert found.differences == pytest.approx((2.0,)) and found.unpaired == 1
     line = checks.table(plan, results).splitlines()[2]
     assert line.endswith(
-        "| 2.0 | 1 of 1 above 0; 1 on different detectors left out | holds | 4.0 |"
+        "| 2.0 | – | 1 of 1 above 0; 1 on different detectors left out | holds | 4.0 |"
     )
     put(results, plan, "seed0/a_to_b/transfer", 12, box=33)
     assert checks.compare(plan, results, better)[0].holds is None
@@ -611,7 +650,7 @@ def test_an_evaluation_runs_the_commands_that_are_printed(study, monkeypatch):
     pathlib.Path("runs/study_tiny/pending/seed0/all").mkdir(parents=True)
     go(study, only=["tested"], seeds=[0])
     group = json.loads(pathlib.Path("runs/study_tiny/seed0/all/tested/group.json").read_text())
-    typed, results = [], {"box": {}, "mask": {}}
+    typed, results = [], {"box": {}, "mask": {}, "mask_classes": []}
 
     def run(command):
         typed.append("    " + " ".join(["python", *command[1:]]))
@@ -620,7 +659,7 @@ def test_an_evaluation_runs_the_commands_that_are_printed(study, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", run)
     evaluations = worker._evaluate_alone(group["entries"][0])
-    assert evaluations == {"a_to_b": results, "b_to_a": results}
+    assert all(e["box"] == e["mask"] == {} for e in evaluations.values()) and len(evaluations) == 2
     assert len(typed) == 2 and set(typed) <= set(all_commands(study))
     del results["mask"]
     with pytest.raises(UserError, match="no masks to score; have them made by .--masks=grabcut"):
@@ -668,20 +707,28 @@ def test_a_training_is_evaluated_with_the_set_a_of_the_split(
     options = {"eval_records": ("val",), "mask_classes": "set_a.txt"}
     (tmp_path / "x.flags").write_text(config_lib.to_text(batches.tiny_config(**options)))
     seen = []
-    trained = {"of": "set_a.txt"}
+    trained = {"of": [1]}
     monkeypatch.setattr(worker.training, "train", lambda c: trained if c.eval_records else {})
-    monkeypatch.setattr(worker.checkpoints, "load_model", lambda path: (None, None, None, None))
-    monkeypatch.setattr(worker, "load_mask_classes", lambda spec, vocabulary: spec)
+    vocabulary = Vocabulary.from_names(["ant", "bee"])
+    ids = {"set_a.txt": [1], "set_b.txt": [2]}
+    monkeypatch.setattr(
+        worker.checkpoints, "load_model", lambda path: (None, None, vocabulary, None)
+    )
+    monkeypatch.setattr(worker, "load_mask_classes", lambda spec, vocabulary: ids[spec])
+    monkeypatch.setattr(worker, "set_a_of", lambda path: ["ant"])
+    monkeypatch.setattr(worker, "compact", lambda evaluation, names: {**evaluation, "A": names})
 
     def evaluator(model, config, vocabulary, class_ids):
         seen.append(class_ids)
-        return types.SimpleNamespace(evaluate=lambda: {"of": class_ids})
+        return types.SimpleNamespace(evaluate=lambda per_class: {"of": class_ids})
 
     monkeypatch.setattr(worker.runner, "ModelEvaluator", evaluator)
     cache = {"cache": "", "evaluation_cache": ""}
     entry = {"flagfile": str(tmp_path / "x.flags"), "splits": splits, **cache}
-    assert worker._train(entry) == {name: {"of": spec} for name, spec in splits.items()}
-    assert seen == evaluated_on
+    names = {"set_a.txt": ["ant"], "set_b.txt": ["bee"]}
+    wanted = {name: {"of": ids[spec], "A": names[spec]} for name, spec in splits.items()}
+    assert worker._train(entry) == wanted
+    assert seen == [ids[spec] for spec in evaluated_on]
 
 
 def test_the_report_has_notes_and_pictures(study):

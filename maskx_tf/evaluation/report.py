@@ -18,11 +18,11 @@ def format_table(results: dict, mask_classes: Collection[str] | None = None) -> 
 
     Args:
       results: sections "box", "mask" and perhaps "mask_given_boxes".
-      mask_classes: names of set A, to mark the rows of single classes with their set.
+      mask_classes: names of set A, for a table of all classes as well, each with its set.
 
     Returns:
       Lines without a trailing newline: A, B and all per section; then, if the results have them,
-      the operating point and one line per class.
+      the operating point, and on request one line per class.
     """
     sections = [section for section in SECTIONS if section in results]
     metrics = list(results[sections[0]]["all"])
@@ -42,7 +42,7 @@ def format_table(results: dict, mask_classes: Collection[str] | None = None) -> 
         text += f"\n{_align(_iou_rows(results['mask_given_boxes']), left_columns=1)}"
     if "operating_point" in results:
         text += f"\n{format_operating_point(results['operating_point'])}"
-    if "per_class" in results[sections[0]]:
+    if mask_classes is not None:
         text += "\n\n" + _class_table(results, sections, mask_classes)
     return text
 
@@ -72,10 +72,10 @@ def format_operating_point(point: dict) -> str:
     )
 
 
-def _class_table(results: dict, sections: list[str], mask_classes: Collection[str] | None) -> str:
+def _class_table(results: dict, sections: list[str], mask_classes: Collection[str]) -> str:
     rows = [["AP per class", "set", *(SECTIONS[section] for section in sections)]]
     for name in results[sections[0]]["per_class"]:
-        subset = "" if mask_classes is None else "A" if name in mask_classes else "B"
+        subset = "A" if name in mask_classes else "B"
         values = [percent(results[section]["per_class"][name]) for section in sections]
         rows.append([name, subset, *values])
     return _align(rows, left_columns=2)

@@ -22,6 +22,8 @@ class Comparison:
     Attributes:
       differences: higher - lower in AP points, one for each seed and split that has both.
       given_boxes: the same of the masks in ground-truth boxes, whatever a detector finds.
+      interval: of the mean, 95 %, in AP points: classes, and runs, drawn anew; None where runs have
+        no scores of single classes.
       holds: whether their mean has the sign of the claim; None without a difference.
       unpaired: seeds and splits left out because the two rows are on different detectors, so that
         more than their mask heads differs. Rows end to end are detectors of their own.
@@ -32,6 +34,7 @@ class Comparison:
     lower: str
     differences: tuple[float, ...]
     given_boxes: tuple[float, ...]
+    interval: tuple[float, float] | None
     holds: bool | None
     unpaired: int
 
@@ -46,7 +49,7 @@ def compare(plan: Plan, results: Results, check: Check) -> list[Comparison]:
 
 
 def _compare(plan: Plan, results: Results, check: Check, higher: str, lower: str) -> Comparison:
-    differences, given_boxes, unpaired = [], [], 0
+    differences, given_boxes, of_classes, unpaired = [], [], [], 0
     share_detector = {higher, lower} <= plan.stage_wise
     for split in plan.study.designed_splits:
         for seed in plan.study.seeds:
@@ -58,6 +61,7 @@ def _compare(plan: Plan, results: Results, check: Check, higher: str, lower: str
                 unpaired += 1
                 continue
             differences += of_masks
+            of_classes += _of_classes(results, seed, split.name, higher, lower, check.subset)
             given_boxes += given
     mean = float(np.mean(differences)) if differences else None
     if mean is None:
@@ -66,13 +70,40 @@ def _compare(plan: Plan, results: Results, check: Check, higher: str, lower: str
         holds = mean >= -check.tolerance
     else:
         holds = mean > 0
-    return Comparison(check, higher, lower, tuple(differences), tuple(given_boxes), holds, unpaired)
+    interval = bootstrap(of_classes) if len(of_classes) == len(differences) > 0 else None
+    return Comparison(
+        check, higher, lower, tuple(differences), tuple(given_boxes), interval, holds, unpaired
+    )
 
 
 def _difference(results: Results, seed, split, higher, lower, subset, section) -> list[float]:
     """AP of one row less that of another; empty where either has none."""
     pair = [results.value(seed, split, r, subset, section=section) for r in (higher, lower)]
     return [] if pair[0] is None or pair[1] is None else [pair[0] - pair[1]]
+
+
+def _of_classes(results: Results, seed, split, higher, lower, subset) -> list[np.ndarray]:
+    """Differences of single classes in AP points, [classes]; empty where either row has none."""
+    pair = [results.class_scores(seed, split, row, subset) for row in (higher, lower)]
+    if pair[0] is None or pair[1] is None or len(pair[0]) != len(pair[1]):
+        return []
+    return [difference[~np.isnan(difference)] for difference in [pair[0] - pair[1]]]
+
+
+def bootstrap(groups: list[np.ndarray], draws: int = 2000) -> tuple[float, float]:
+    """95 % interval of the mean of group means: groups are drawn anew, and values in each.
+
+    Args:
+      groups: of each run the differences of its classes.
+      draws: how many; always the same ones.
+    """
+    rng = np.random.default_rng(0)
+    means = [
+        np.mean([rng.choice(groups[i], len(groups[i])).mean() for i in chosen])
+        for chosen in rng.integers(len(groups), size=(draws, len(groups)))
+    ]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _have_other_boxes(results: Results, seed: int, split: str, one: str, other: str) -> bool:
@@ -83,7 +114,7 @@ def _have_other_boxes(results: Results, seed: int, split: str, one: str, other: 
 
 def table(plan: Plan, results: Results) -> str:
     """All claims in Markdown: the difference, in how many of the pairs, and the verdict."""
-    heads = ["claim", "on", "rows compared", "difference", "pairs", "", "given the boxes"]
+    heads = ["claim", "on", "rows compared", "difference", "95 %", "pairs", "", "given the boxes"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     study = plan.study
     for check in study.checks:
@@ -95,6 +126,8 @@ def table(plan: Plan, results: Results) -> str:
                 pairs += f"; {found.unpaired} on different detectors left out"
             verdict = {True: "holds", False: "**does not hold**", None: "not run"}[found.holds]
             cells = [check.claim, check.subset, titles, spread(list(found.differences))]
+            ends = [f"{end:.1f}" for end in found.interval or ()]
+            cells.append(" to ".join(ends) or EMPTY)
             cells += [pairs, verdict, spread(list(found.given_boxes))]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

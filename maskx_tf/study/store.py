@@ -91,13 +91,22 @@ class Results:
         self, seed: int, split: str, row: str, subset: str, metric="AP", section="mask"
     ) -> float | None:
         """A score in percent; None where there is none (yet)."""
+        score = self._evaluation(seed, split, row).get(section, {}).get(subset, {}).get(metric)
+        return None if score is None else 100 * score
+
+    def class_scores(self, seed: int, split: str, row: str, subset: str) -> np.ndarray | None:
+        """Mask AP of each class of a subset in percent, nan where undefined; None without any."""
+        of_classes = self._evaluation(seed, split, row).get("classes", {})
+        scores = of_classes.get(subset, {}).get("AP")
+        return 100 * np.array(scores, np.float64) if scores else None
+
+    def _evaluation(self, seed: int, split: str, row: str) -> dict:
+        """Of a row, empty without; of one that is trained for all splits the split's."""
         for trained_on in (split, ALL_SPLITS):
             run = self.runs.get(f"seed{seed}/{trained_on}/{row}", {})
             if split in run.get("evaluations", {}):
-                part = run["evaluations"][split].get(section, {}).get(subset, {})
-                score = part.get(metric)
-                return None if score is None else 100 * score
-        return None
+                return run["evaluations"][split]
+        return {}
 
     def values(
         self, seeds, split: str | Split, row: str, subset: str, metric="AP", section="mask"

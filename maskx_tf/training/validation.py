@@ -32,7 +32,7 @@ class Evaluator(orbit.AbstractEvaluator):
         """AP of boxes and masks on A, B and all classes; curves and panel go to TensorBoard."""
         del num_steps  # always the whole set
         with self._average.in_use() if self._average else contextlib.nullcontext():
-            self._evaluator.evaluate()
+            self._evaluator.evaluate(per_class=True)
             picture = curves.pixels(curves.draw(self._evaluator.curves))
             tf.summary.image("precision_recall", picture[None])
             if self._loaded.config.panel_images:
