@@ -262,3 +262,11 @@ def test_data_that_are_there(tmp_path):
     assert generate(overwrite=True, seed=1) != first
     with pytest.raises(UserError, match="--val_images=-1"):
         generate(val_images=-1, overwrite=True)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_share_of_pairs_reaches_scenes(share):
+    """At the ends of the dial every object is alone, or every second one lies on the one below."""
+    options = SceneOptions(pair_share=share)
+    objects = [item for i in range(20) for item in make_scene(0, 1, i, options)[1]]
+    assert sum(item.is_upper for item in objects) == share * len(objects) / 2
