@@ -674,6 +674,21 @@ evaluate = ["--kernels=mean_a"]
 [rows.e2e]"""
 
 
+def test_a_command_that_names_the_detector_waits_for_it(study):
+    prepare = (
+        '[[prepare]]\ncommand = "cp {detector}/train.flags there.txt"\ncreates = "there.txt"\n'
+    )
+    study = redeclared("[splits.a_to_b]", prepare + "\n[splits.a_to_b]")
+    plan, there = Plan(study), pathlib.Path("there.txt")
+    execution.prepare(plan, 0)
+    assert not there.exists()
+    go(study, seeds=[0])
+    assert (
+        there.read_text()
+        == (pathlib.Path(plan.detector(0).config.model_dir) / "train.flags").read_text()
+    )
+
+
 def test_a_row_can_evaluate_the_models_of_another(study):
     study = redeclared("[rows.e2e]", CONTROL)
     (group,) = (g for g in Plan(study).groups if g.name == "seed0/a_to_b")

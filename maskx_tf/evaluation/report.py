@@ -31,7 +31,7 @@ def format_table(results: dict, mask_classes: Collection[str] | None = None) -> 
         for subset in SUBSETS:
             values = [percent(results[section][subset][metric]) for metric in metrics]
             rows.append([SECTIONS[section] if subset == SUBSETS[0] else "", subset, *values])
-    text = _align(rows, left_columns=2)
+    text = align(rows, left_columns=2)
     if "protocol" in results:
         text += (
             f"\n{results['protocol']}'s protocol: up to {federated.MAX_DETECTIONS} detections of "
@@ -39,7 +39,7 @@ def format_table(results: dict, mask_classes: Collection[str] | None = None) -> 
             "frequent classes."
         )
     if "mask_given_boxes" in results:
-        text += f"\n{_align(_iou_rows(results['mask_given_boxes']), left_columns=1)}"
+        text += f"\n{align(_iou_rows(results['mask_given_boxes']), left_columns=1)}"
     if "operating_point" in results:
         text += f"\n{format_operating_point(results['operating_point'])}"
     if mask_classes is not None:
@@ -78,7 +78,7 @@ def _class_table(results: dict, sections: list[str], mask_classes: Collection[st
         subset = "A" if name in mask_classes else "B"
         values = [percent(results[section]["per_class"][name]) for section in sections]
         rows.append([name, subset, *values])
-    return _align(rows, left_columns=2)
+    return align(rows, left_columns=2)
 
 
 def percent(value: float | None) -> str:
@@ -86,7 +86,8 @@ def percent(value: float | None) -> str:
     return EMPTY if value is None else f"{100 * value:.1f}"
 
 
-def _align(rows: list[list[str]], left_columns: int) -> str:
+def align(rows: list[list[str]], left_columns: int) -> str:
+    """Columns of equal width, the first ones flush left, numbers flush right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     widths = [w if i < left_columns else max(w, 5) for i, w in enumerate(widths)]
     lines = []

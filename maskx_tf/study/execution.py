@@ -269,10 +269,14 @@ def _own_digest(run: Run) -> str:
 
 
 def prepare(plan: Plan, seed: int) -> None:
-    """Runs the commands of the declaration whose files are not there; draws the random splits."""
+    """Runs the commands of the declaration whose files are not there; draws the random splits.
+
+    A command that names {detector} waits until that is trained.
+    """
     for command, creates in plan.study.prepare:
         made = pathlib.Path(plan.fill(creates, seed))
-        if made.exists():
+        waits = "{detector}" in command and not is_trained(plan.detector(seed))
+        if waits or made.exists():
             continue
         first, *arguments = (plan.fill(word, seed) for word in shlex.split(command))
         print(shlex.join([first, *arguments]), flush=True)

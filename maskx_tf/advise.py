@@ -1,0 +1,84 @@
+"""Says which classes to outline first: those whose masks help the masks of all others most.
+
+It reads the class weights of a box detector, before any mask exists (docs/advise.md).
+
+Example:
+  maskx advise --model_dir=runs/boxes --count=12 --output=outline.txt
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from maskx_tf.checkpoints import VOCABULARY, class_weights, latest_checkpoint
+from maskx_tf.data.classes import Vocabulary, load_mask_classes
+from maskx_tf.errors import UserError
+from maskx_tf.evaluation.coverage import Choice, Coverage
+from maskx_tf.evaluation.report import align, percent
+from maskx_tf.system import cli
+from maskx_tf.system.files import require_writable_file, write_atomically
+
+_LEAST = 5  # classes listed that stay covered least
+
+
+def table(names: list[str], choices: list[Choice]) -> str:
+    """The choices in their order, for people."""
+    rows = [["", "outline", "covered so far", "mean cover after"]]
+    for place, choice in enumerate(choices, start=1):
+        shares = percent(choice.covered_before), percent(choice.mean_after)
+        rows.append([str(place), names[choice.index], *shares])
+    return align(rows, left_columns=2)
+
+
+def main() -> None:
+    """Prints the classes, writes them to --output if it is given."""
+    options = flags.FLAGS
+    checkpoint = latest_checkpoint(options.model_dir)
+    vocabulary = Vocabulary.load(str(pathlib.Path(checkpoint).parent / VOCABULARY))
+    names = list(vocabulary.names)
+    if options.output:
+        require_writable_file(options.output, f"--output={options.output}")
+    known = [i - 1 for i in load_mask_classes(options.mask_classes, vocabulary)]
+    if len(known) == len(names):
+        raise UserError(
+            f"--mask_classes={options.mask_classes} are all {len(names)} classes; none is left to "
+            "outline."
+        )
+    coverage = Coverage(class_weights.read(checkpoint, options.transfer_input), known)
+    rest = np.setdiff1d(np.arange(len(names)), known)
+    before = float(coverage.covered[rest].mean())
+    choices = coverage.choose(options.count)
+    if options.output:
+        chosen = [names[i] for i in coverage.known]
+        write_atomically(options.output, "\n".join(chosen) + "\n")
+    print(
+        f"{checkpoint}: {len(names)} classes, {len(known)} with masks; these cover the others to "
+        f"{percent(before)} %.\n{table(names, choices)}"
+    )
+    left = sorted(set(rest) - {choice.index for choice in choices}, key=coverage.covered.item)
+    if left:
+        least = (f"{names[i]} {percent(float(coverage.covered[i]))}" for i in left[:_LEAST])
+        print(f"Covered least of those left: {', '.join(least)}.")
+    if options.output:
+        print(f"written: {options.output}, for --mask_classes ({len(coverage.known)} classes)")
+
+
+def define_flags() -> None:
+    """Defines this command's flags."""
+    flags.DEFINE_string("model_dir", None, "Run or checkpoint of a box detector.", required=True)
+    flags.DEFINE_integer("count", 12, "How many classes to outline.", lower_bound=1)
+    flags.DEFINE_string(
+        "mask_classes", "none", "Classes that have masks already, as of maskx train."
+    )
+    flags.DEFINE_enum(
+        "transfer_input", "cls", list(class_weights.KINDS), "What T will see of a class."
+    )
+    flags.DEFINE_string("output", "", "File for the names of all classes that then have masks.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.run(main)

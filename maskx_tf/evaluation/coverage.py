@@ -1,0 +1,85 @@
+"""How far classes with masks cover another class: what T can know of it before any mask exists.
+
+T is a smooth function of the class weights w_det, known at the classes of A. Taken as a Gaussian
+process with an affine kernel, it is known at another class up to a posterior variance that depends
+on the class weights alone: 0 in the affine span of A, and as large as the variance between classes
+where a class has nothing in common with A. Outlining a class lowers the variance of all that
+resemble it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+# Variance of what T sees of a class and cannot carry over, relative to the mean between classes.
+NOISE = 0.1
+_OFFSET = 100.0  # prior variance of what all classes have in common: unknown before the first
+
+
+class Choice(NamedTuple):
+    """A class that is worth outlining next.
+
+    Attributes:
+      index: of its row.
+      covered_before: how far the classes before cover it, 0..1.
+      mean_after: mean cover of all classes that are not in A, counting itself, once it is.
+    """
+
+    index: int
+    covered_before: float
+    mean_after: float
+
+
+class Coverage:
+    """Cover of K classes by those with masks; classes are added one by one.
+
+    Args:
+      weights: float [K, D], w_det of every class.
+      known: rows of the classes that have masks.
+      noise: see `NOISE`.
+    """
+
+    def __init__(self, weights: np.ndarray, known: Iterable[int] = (), noise: float = NOISE):
+        centred = weights - weights.mean(axis=0)
+        covariance = centred @ centred.T
+        scale = covariance.trace() / len(covariance)
+        covariance /= scale or 1.0
+        self._prior = np.maximum(covariance.diagonal(), 1e-9)  # [K], without the offset
+        self._posterior = covariance + _OFFSET  # [K, K]
+        self._noise = noise
+        self.known: list[int] = []
+        for index in known:
+            self.add(index)
+
+    @property
+    def covered(self) -> np.ndarray:
+        """Share of each class's variance that the classes with masks explain, float [K]."""
+        return np.clip(1.0 - self._posterior.diagonal() / self._prior, 0.0, 1.0)
+
+    def add(self, index: int) -> None:
+        """Counts a class among those with masks."""
+        row = self._posterior[index].copy()
+        self._posterior -= np.outer(row, row) / (row[index] + self._noise)
+        self.known.append(index)
+
+    def choose(self, count: int) -> list[Choice]:
+        """The classes that cover the others most, each after those before it (greedy).
+
+        Args:
+          count: how many, at most; there are fewer if no more classes are left.
+        """
+        targets = np.setdiff1d(np.arange(len(self._prior)), self.known)
+        choices = []
+        for _ in range(min(count, len(targets))):
+            left = np.setdiff1d(targets, self.known)
+            gains = (self._posterior[np.ix_(targets, left)] ** 2 / self._prior[targets, None]).sum(
+                axis=0
+            ) / (self._posterior.diagonal()[left] + self._noise)
+            best = int(left[np.argmax(gains)])
+            before = float(self.covered[best])
+            self.add(best)
+            choices.append(Choice(best, before, float(self.covered[targets].mean())))
+        return choices
