@@ -218,6 +218,14 @@ FAULTS = (
         "thorough",
     ),
     Fault(
+        "labelled_records_keep_masks_of_set_b",
+        "maskx_tf/labeling/of_records.py",
+        "return bool(source) and class_name in self.classes and is_chosen and is_weighted",
+        "return bool(source) and is_chosen and is_weighted",
+        "test_tf_records_label.py::"
+        "test_masks_of_set_a_stay_and_others_are_the_models_where_they_agree",
+    ),
+    Fault(
         "rpn_box_loss_over_positives",
         "maskx_tf/losses.py",
         "return total / tf.cast(tf.shape(positive)[0] * anchors_per_image, tf.float32), count",

@@ -29,6 +29,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "records coco": Verb("tf_records.coco", "Of data in COCO's format"),
         "records visual-genome": Verb("tf_records.visual_genome", "Of Visual Genome"),
         "records shapes": Verb("tf_records.shapes", "Of the embedded data set, drawn anew"),
+        "records label": Verb("tf_records.label", "Anew, with a model's masks for bare boxes"),
         "records describe": Verb("tf_records.describe", "Count what is in records, draw samples"),
         "records verify": Verb("tf_records.verify", "Find every damage of records"),
         "records splits": Verb("tf_records.splits", "Draw random sets A of classes with masks"),
