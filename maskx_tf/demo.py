@@ -93,6 +93,12 @@ def table(titles: dict[str, str], evaluations: dict[str, dict]) -> str:
         values = [result[s][c]["AP"] for s in ("mask", "mask_given_boxes") for c in ("A", "B")]
         lines.append(f"{titles[row]:25}" + "".join(f"{100 * value:9.1f}" for value in values))
     lines.append(f"Gain of Mask^X on B, classes without any mask: {100 * gain(evaluations):+.0f} %")
+    given = detector["mask_given_boxes"]["B"]
+    if given["shared"]:
+        lines.append(
+            f"In torn pairs of B, boxes given: mean IoU {percent(given['IoU_shared'])}; without "
+            f"seeing the class at most {percent(given['ceiling_shared'])} can be reached."
+        )
     return "\n".join(lines)
 
 
