@@ -14,7 +14,7 @@ from absl import flags
 
 from maskx_tf.data.coco.values import as_number
 from maskx_tf.errors import UserError
-from maskx_tf.layers.choices import BACKBONES, MASK_BODIES, ROI_OPERATORS
+from maskx_tf.layers.choices import BACKBONES, BOX_HEADS, MASK_BODIES, ROI_OPERATORS
 from maskx_tf.system import flagfiles, options
 from maskx_tf.system.files import write_atomically
 from maskx_tf.system.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, text_of, to_text
@@ -260,8 +260,22 @@ class Config:
         choices=tuple(ROI_OPERATORS),
         is_later=True,
     )
+    box_head: str = _detector(
+        "fc",
+        "Box head: two fully connected layers, or convolutions and a mean, which have class "
+        "activation maps (docs/mask_heads.md).",
+        choices=tuple(BOX_HEADS),
+        is_later=True,
+    )
     box_fc_units: int = _detector(
-        1_024, "Units of the two fully connected layers; length of w_cls.", POSITIVE
+        1_024, "Units of the box head's last layers; length of w_cls.", POSITIVE
+    )
+    box_convs: int = _detector(4, "Convolutions of box_head=conv.", POSITIVE, is_later=True)
+    box_norm: str = _detector(
+        "none",
+        "Normalisation in box_head=conv.",
+        choices=("none", "group_norm"),
+        is_later=True,
     )
 
     # Mask head
@@ -297,6 +311,16 @@ class Config:
         "fcn",
         "Body of the mask head (docs/mask_heads.md).",
         choices=tuple(MASK_BODIES),
+    )
+    mask_branches: tuple[str, ...] = _mask_head(
+        (),
+        "What the mask head is told beside the RoI features: coords, where in the RoI a cell is; "
+        "cam, the class activation map of the RoI's class, which needs box_head=conv.",
+        Check(
+            lambda v: set(v) <= {"coords", "cam"} and len(v) == len(set(v)),
+            "have coords, cam, both or neither",
+        ),
+        is_later=True,
     )
     mask_mlp: bool = _mask_head(True, "Add the class-agnostic fully connected branch.")
     mask_rois: str = _training(
@@ -414,6 +438,12 @@ class Config:
             )
         _ = self.source_weights  # raises if it is none
         self._check_levels()
+        if "cam" in self.mask_branches and self.box_head != "conv":
+            raise UserError(
+                f"mask_branches={text_of(self.mask_branches)} needs box_head=conv, not "
+                f"box_head={self.box_head}, in whose features a class has no place. Train a "
+                "detector with it (mode=stage1_boxes) first."
+            )
         divisor = MASK_BODIES[self.mask_body].divisor
         if self.mask_roi_size % divisor:
             raise UserError(

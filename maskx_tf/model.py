@@ -13,10 +13,16 @@ import tf_keras
 
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
-from maskx_tf.layers import choices, convolution, cost_model, detections, roi_align
+from maskx_tf.layers import (
+    choices,
+    convolution,
+    cost_model,
+    detections,
+    mask_branches,
+    roi_align,
+)
 from maskx_tf.layers.box_head import BoxHead
 from maskx_tf.layers.fpn import FPN
-from maskx_tf.layers.mask_branches import MLP
 from maskx_tf.layers.mask_head import MaskHead
 from maskx_tf.layers.rpn import RPN
 from maskx_tf.layers.weight_transfer import LearnedMaskWeights, WeightTransfer
@@ -155,6 +161,27 @@ class MaskXRCNN(tf_keras.Model):
         )
         return tf.ensure_shape(features, [None, size, size, self.config.fpn_filters])
 
+    def mask_roi_features(
+        self,
+        pyramid: dict[int, tf.Tensor],
+        rois_yxyx: tf.Tensor,
+        image_indices: tf.Tensor,
+        classes: tf.Tensor,
+    ) -> tf.Tensor:
+        """What the mask head sees of RoIs [N, 4], each for its class int32 [N] -> [N, S, S, C].
+
+        With the branch `cam` the class activation prior is part of it, added to all channels.
+        """
+        config, rois = self.config, (rois_yxyx, image_indices)
+        size = config.mask_roi_size
+        features = self.flat_roi_features(pyramid, *rois, size, config.mask_roi_op)
+        if "cam" not in config.mask_branches:
+            return features
+        seen = self.flat_roi_features(pyramid, *rois, config.box_roi_size, config.box_roi_op)
+        activations = self.box_heads[-1].class_activations(seen, classes)
+        prior = mask_branches.class_prior(activations, size)
+        return features + tf.cast(prior, features.dtype)[..., None]
+
     def w_det(self, classes: tf.Tensor) -> tf.Tensor:
         """What T takes of the given classes, int32 [U] -> [U, D] (paper §3.2)."""
         if self.config.transfer_input == "embedding":
@@ -215,8 +242,7 @@ class MaskXRCNN(tf_keras.Model):
             boxes_yxyx += tf.concat([tf.zeros_like(shrink), shrink], axis=-1)
         places, _ = sampling.where_or_first(classes > 0)  # [R, 2]
         rois = boxes.mask_windows(tf.gather_nd(boxes_yxyx, places), self.config.mask_roi_scale)
-        size, operator = self.config.mask_roi_size, self.config.mask_roi_op
-        return self.flat_roi_features(pyramid, rois, places[:, 0], size, operator)
+        return self.mask_roi_features(pyramid, rois, places[:, 0], tf.gather_nd(classes, places))
 
     def masks_of_features(self, features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """Mask probabilities [B, N, m, m] out of what `mask_features` gave for classes [B, N]."""
@@ -391,11 +417,14 @@ def assemble(
             name="rpn",
         ),
         "box_heads": [
-            BoxHead(
-                num_classes,
-                config.box_fc_units,
-                config.class_groups,
-                config.roi_positive_iou,
+            _chosen(
+                choices.BOX_HEADS[config.box_head],
+                config,
+                "box",
+                num_classes=num_classes,
+                units=config.box_fc_units,
+                groups=config.class_groups,
+                positive_iou=config.roi_positive_iou,
                 name="box_head",
             )
         ],
@@ -410,8 +439,8 @@ def assemble(
 def _mask_head(config: Config) -> MaskHead:
     choice = choices.MASK_BODIES[config.mask_body]
     body = _chosen(choice.constructor, config, "mask", name="body")
-    branches = [MLP(name="mlp")] if config.mask_mlp and choice.has_pixels else []
-    return MaskHead(body, branches, name="mask_head")
+    branches = [mask_branches.MLP(name="mlp")] if config.mask_mlp and choice.has_pixels else []
+    return MaskHead(body, branches, "coords" in config.mask_branches, name="mask_head")
 
 
 def _mask_weights(

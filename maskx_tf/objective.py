@@ -268,8 +268,7 @@ def _mask_examples(model, pyramid, sample: RoiSample, labels) -> MaskExamples:
     )
     places = tf.stack([image_indices, object_indices], axis=1)
     classes = tf.gather_nd(labels["classes"], places)
-    side, operator = model.config.mask_roi_size, model.config.mask_roi_op
-    features = model.flat_roi_features(pyramid, rois, image_indices, side, operator)
+    features = model.mask_roi_features(pyramid, rois, image_indices, classes)
     weights = labels.get("mask_weight")
     if weights is not None:
         weights = tf.gather_nd(weights, places)

@@ -75,6 +75,8 @@ def values_of(field: dataclasses.Field) -> st.SearchStrategy:
     if field.name == "mask_source_weights":
         one_each = st.sampled_from(["human:1", "maskx_tf:0.5", "my, own: tool:0"])
         return st.lists(one_each, unique=True).map(tuple)
+    if field.name == "mask_branches":
+        return st.lists(st.sampled_from(["coords", "cam"]), unique=True).map(tuple)
     least = {"pixel_mean": 3, "pixel_std": 3, "anchor_ratios": 1}.get(field.name, 0)
     order = sorted if field.name == "lr_steps" else list
     return st.lists(item, min_size=least, max_size=3).map(order).map(tuple)
@@ -86,6 +88,8 @@ def configs(draw) -> Config:
     if options["transfer_input"] == "embedding":
         options["transfer_embeddings"] = "vectors.npy"
     options["mask_roi_size"] *= MASK_BODIES[options["mask_body"]].divisor
+    if "cam" in options["mask_branches"]:
+        options["box_head"] = "conv"
     low, high = sorted((options["scale_jitter_min"], options["scale_jitter_max"]))
     return Config(**options | {"scale_jitter_min": low, "scale_jitter_max": high})
 
@@ -106,6 +110,7 @@ def test_every_option_reaches_the_file(name):
         "transfer_embeddings": "vectors.npy",
         "scale_jitter_max": 1e9,
         "mask_roi_size": 32,
+        "box_head": "conv",
     }
     companions.pop(name, None)
 

@@ -64,6 +64,8 @@ def key(
     }
     if config.mask_size != 2 * config.mask_roi_size:  # that it is twice as large was never said
         options["mask_size"] = config.mask_size
+    if "cam" in config.mask_branches:  # the prior is part of the features
+        options["cam"] = True
     digest.update(json.dumps([options, list(what)]).encode())
     files = find_records(records)
     shards = files.shards

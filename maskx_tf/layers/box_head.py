@@ -44,15 +44,9 @@ class BoxHead(tf_keras.layers.Layer):
             for start, size in zip(starts, groups or (num_classes,), strict=True)
         )
 
-        def dense(name: str) -> tf_keras.layers.Layer:
-            return tf_keras.layers.Dense(
-                units, activation="relu", kernel_initializer=initializers.xavier_fill(), name=name
-            )
-
-        self.fc1, self.fc2 = dense("fc1"), dense("fc2")
-
     def build(self, input_shape) -> None:
         """Creates the per-class rows: cls_kernel [K + 1, D] and box_kernel [K + 1, 4, D]."""
+        self.add_hidden_layers(input_shape[-1])
         rows = self.num_classes + 1
         self.cls_kernel = self.add_weight(
             "cls_kernel", [rows, self.units], initializer=initializers.gaussian_fill(0.01)
@@ -63,6 +57,20 @@ class BoxHead(tf_keras.layers.Layer):
         )
         self.box_bias = self.add_weight("box_bias", [rows, 4], initializer="zeros")
         super().build(input_shape)
+
+    def add_hidden_layers(self, channels: int) -> None:
+        """Makes the layers between RoI features of C `channels` and box features."""
+        del channels
+
+        def dense(name: str) -> tf_keras.layers.Layer:
+            return tf_keras.layers.Dense(
+                self.units,
+                activation="relu",
+                kernel_initializer=initializers.xavier_fill(),
+                name=name,
+            )
+
+        self.fc1, self.fc2 = dense("fc1"), dense("fc2")
 
     def call(self, roi_features: tf.Tensor) -> tf.Tensor:
         """RoI features [N, S, S, C] -> box features float32 [N, D]."""

@@ -53,6 +53,11 @@ MASK_BODIES = {
     "aspp_v2": MaskBody("maskx_tf.layers.mask_bodies.aspp:ASPPv2"),
     "gcn": MaskBody("maskx_tf.layers.mask_bodies.gcn:GCN"),
 }
+# Layers as `box_head.BoxHead`; one with `class_activations` can tell the mask head of them.
+BOX_HEADS = {
+    "fc": "maskx_tf.layers.box_head:BoxHead",
+    "conv": "maskx_tf.layers.conv_box_head:ConvBoxHead",
+}
 # Functions with the arguments of `roi_align.roi_align`.
 ROI_OPERATORS = {
     "align": "maskx_tf.layers.roi_align:roi_align",

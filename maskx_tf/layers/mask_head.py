@@ -6,6 +6,7 @@ import tensorflow as tf
 import tf_keras
 
 from maskx_tf.layers.mask_bodies.body import Body, in_rows
+from maskx_tf.layers.mask_branches import with_coordinates
 
 
 class MaskHead(tf_keras.layers.Layer):
@@ -17,16 +18,18 @@ class MaskHead(tf_keras.layers.Layer):
     Args:
       body: RoI features [N, S, S, C'] -> pixel features, and with a kernel for each RoI its map.
       branches: each turns pixel features [N, m, m, C] into a map [N, m, m] that is added.
+      coordinates: whether the body is told where in the RoI a cell is.
     """
 
     def __init__(
         self,
         body: Body,
         branches: Sequence[tf_keras.layers.Layer] = (),
+        coordinates: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.body, self.branches = body, list(branches)
+        self.body, self.branches, self.coordinates = body, list(branches), coordinates
 
     def build(self, input_shape) -> None:
         """Creates the weights of the branches, each in a scope of its name, and those of the body.
@@ -37,7 +40,8 @@ class MaskHead(tf_keras.layers.Layer):
         for branch in self.branches:
             with tf.name_scope(branch.name):
                 branch.build([None, side, side, self.body.filters])
-        self.body.build(input_shape)
+        channels = input_shape[-1] + 2 * self.coordinates
+        self.body.build([*input_shape[:-1], channels])
         super().build(input_shape)
 
     def call(
@@ -58,6 +62,8 @@ class MaskHead(tf_keras.layers.Layer):
         Returns:
           float32 [N, m, m]; m = u S with the body's upsampling u.
         """
+        if self.coordinates:
+            roi_features = with_coordinates(roi_features)
         x = self.body(roi_features, training=training)
         logits = self.body.logits(x, kernels)
         if biases is not None:
