@@ -21,6 +21,7 @@ EXPERIMENTS = [path for path in FLAGFILES if not path.name.startswith("base")]
 ROWS = [
     path for path in EXPERIMENTS if path.parts[1] in ("coco", "vg") and path.name != "overfit.flags"
 ]
+HEADS = [path for path in EXPERIMENTS if path.parts[1] == "heads"]
 SHAPES = [path for path in EXPERIMENTS if path.parts[1] == "shapes"]
 # "mask AP on B 20.2", "on non-voc 33.0": set and score
 SCORE = re.compile(r"\b(?:on|and) (A|B|non-voc|voc) (\d+\.\d)")

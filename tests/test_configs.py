@@ -10,6 +10,7 @@ from tests import documentation
 from tests.flagfiles import (
     EXPERIMENTS,
     FLAGFILES,
+    HEADS,
     ROOT,
     ROWS,
     SCORE,
@@ -113,6 +114,19 @@ def test_index_lists_every_flagfile_with_its_scores():
             assert any(re.search(rf"\b{re.escape(score)}\b", line) for line in lines), (name, score)
 
     check_each(check, ROWS + SHAPES)
+
+
+def test_index_lists_the_heads_with_their_scores():
+    def check(path):
+        name = path.relative_to("configs")
+        (line,) = (line for line in INDEX.splitlines() if f"]({name})" in line)
+        published = re.search(r"# Published: +(.*)", head_of(path))[1]
+        scores = re.findall(r"on B (\d+\.\d)", published)
+        assert line.rstrip(" |").split()[-1] == (scores or ["–"])[0]
+        assert parse(path).model_dir == f"runs/heads/{path.stem}"
+
+    assert len(HEADS) >= 10
+    check_each(check, HEADS)
 
 
 def test_index_links_to_files_that_exist():

@@ -19,7 +19,7 @@ from maskx_tf.layers.mask_bodies.mlp import MLP
 from maskx_tf.layers.mask_head import MaskHead
 from maskx_tf.model import build_model
 from maskx_tf.objective import training_losses
-from tests import batches, harness, runs
+from tests import batches, flagfiles, harness, runs
 from tests.harness import thorough
 from tests.layer_check import randomize
 
@@ -392,3 +392,26 @@ def test_every_body_trains_in_half_precision(body, precision):
     gradients = tape.gradient(loss, model.mask_head.trainable_variables)
     assert logits.dtype == tf.float32 and np.isfinite(logits).all()
     assert all(np.isfinite(tf.convert_to_tensor(gradient)).all() for gradient in gradients)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", flagfiles.HEADS, ids=lambda path: path.stem)
+def test_every_head_of_coco_trains_three_steps(path, shapes_data, tmp_path):
+    """At full width, on small images of Shapes: the flagfile is one that can be trained."""
+    of_data = runs.config(shapes_data, tmp_path, mode="end_to_end")
+    config = flagfiles.parse(path).replace(
+        **{name: getattr(of_data, name) for name in ("train_records", "mask_classes")},
+        eval_records=(),
+        model_dir=str(tmp_path / "run"),
+        train_steps=3,
+        lr_steps=(),
+        learning_rate=1e-4,
+        image_min_side=64,
+        image_max_side=64,
+        batch_size=1,
+        roi_batch_size=8,
+        rpn_post_nms_train=20,
+        num_gpus=0,
+    )
+    training.train(config)
+    assert checkpoints.latest_checkpoint(config.model_dir).endswith("ckpt-3")

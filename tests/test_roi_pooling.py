@@ -152,3 +152,15 @@ def test_both_heads_take_the_operator(operator):
     assert seen == 2 * [choices.ROI_OPERATORS[operator]]
     gradients = tape.gradient(total, model.trainable_variables)
     assert all(np.isfinite(tf.convert_to_tensor(gradient)).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("operator", [roi_pool, roi_warp, roi_align])
+def test_no_roi_has_no_gradient(operator):
+    """A level of the pyramid without RoIs; the process ended where max_pool2d was used."""
+    features = tf.random.stateless_uniform([1, 8, 8, 16], [1, 2])
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        pooled = operator(features, tf.zeros([0, 4]), tf.zeros([0], tf.int32), 4, 1)
+        loss = tf.reduce_sum(pooled**2)
+    assert pooled.shape == (0, 4, 4, 16)
+    assert not np.any(tape.gradient(loss, features))

@@ -87,4 +87,6 @@ def roi_warp(
     """
     size = 2 * output_size
     samples = roi_align(features, boxes_yxyx, image_indices, size, stride, 1, half_pixel)
-    return tf.nn.max_pool2d(samples, 2, 2, "VALID")
+    # oneDNN's gradient of max_pool2d ends the process where a level has no RoI.
+    windows = tf.reshape(samples, [-1, output_size, 2, output_size, 2, features.shape[-1]])
+    return tf.reduce_max(windows, axis=[2, 4])
