@@ -156,11 +156,17 @@ def _bilateral(image: np.ndarray, reach: float, color: float) -> np.ndarray:
     height, width = image.shape[:2]
     colors = image.reshape(-1, 3).astype(np.float32)
     squares = 0.5 * (colors**2).sum(1)
-    exponents = colors @ colors.T  # of whole numbers: it is exact
-    exponents -= squares
-    exponents -= squares[:, None]
-    exponents *= np.float32(1 / color**2)
-    places = exponents.reshape(height, width, height, width)
-    places += _squares(height, reach)[:, None, :, None]
-    places += _squares(width, reach)[:, None, :]
-    return np.exp(exponents, out=exponents)
+    near_y, near_x = _squares(height, reach), _squares(width, reach)
+    kernel = np.empty([len(colors)] * 2, np.float32)
+    # Row by row of the image: what one needs stays in the processor's cache.
+    for y, row in enumerate(kernel.reshape(height, width, -1)):
+        pixels = slice(y * width, (y + 1) * width)
+        np.matmul(colors[pixels], colors.T, out=row)  # of whole numbers: it is exact
+        row -= squares
+        row -= squares[pixels, None]
+        row *= np.float32(1 / color**2)
+        places = row.reshape(width, height, width)
+        places += near_y[y][:, None]
+        places += near_x[:, None]
+        np.exp(row, out=row)
+    return kernel
