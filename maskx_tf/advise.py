@@ -8,6 +8,7 @@ Example:
 
 from __future__ import annotations
 
+import json
 import pathlib
 
 import numpy as np
@@ -16,7 +17,7 @@ from absl import flags
 from maskx_tf.checkpoints import VOCABULARY, class_weights, latest_checkpoint
 from maskx_tf.data.classes import Vocabulary, load_mask_classes
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation.coverage import Choice, Coverage
+from maskx_tf.evaluation.coverage import Choice, Coverage, expected_iou
 from maskx_tf.evaluation.report import align, percent
 from maskx_tf.system import cli
 from maskx_tf.system.files import require_writable_file, write_atomically
@@ -41,13 +42,15 @@ def main() -> None:
     names = list(vocabulary.names)
     if options.output:
         require_writable_file(options.output, f"--output={options.output}")
-    known = [i - 1 for i in load_mask_classes(options.mask_classes, vocabulary)]
+    ious = _ious_of_a(options.evaluation, vocabulary) if options.evaluation else {}
+    known = list(ious) or [i - 1 for i in load_mask_classes(options.mask_classes, vocabulary)]
     if len(known) == len(names):
         raise UserError(
             f"--mask_classes={options.mask_classes} are all {len(names)} classes; none is left to "
             "outline."
         )
-    coverage = Coverage(class_weights.read(checkpoint, options.transfer_input), known)
+    weights = class_weights.read(checkpoint, options.transfer_input)
+    coverage = Coverage(weights, known)
     rest = np.setdiff1d(np.arange(len(names)), known)
     before = float(coverage.covered[rest].mean())
     choices = coverage.choose(options.count)
@@ -62,8 +65,38 @@ def main() -> None:
     if left:
         least = (f"{names[i]} {percent(float(coverage.covered[i]))}" for i in left[:_LEAST])
         print(f"Covered least of those left: {', '.join(least)}.")
+    if ious:
+        expected = expected_iou(weights, ious)
+        worst = sorted(rest, key=expected.item)[:_LEAST]
+        lowest = ", ".join(f"{names[i]} {percent(float(expected[i]))}" for i in worst)
+        print(
+            f"Expected mean IoU of the {len(rest)} classes without masks: "
+            f"{percent(float(expected[rest].mean()))}; lowest: {lowest}."
+        )
     if options.output:
         print(f"written: {options.output}, for --mask_classes ({len(coverage.known)} classes)")
+
+
+def _ious_of_a(path: str, vocabulary: Vocabulary) -> dict[int, float]:
+    """Rows of the classes of A in an evaluation, with their mean IoU in given boxes."""
+    try:
+        evaluation = json.loads(pathlib.Path(path).read_bytes())
+        ious = evaluation["mask_given_boxes"]["iou_per_class"]
+        ids = vocabulary.ids_of(evaluation["mask_classes"])
+    except OSError as error:
+        raise UserError(f"--evaluation={path} cannot be read: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"--evaluation={path} has no IoU of single classes; write it with maskx evaluate."
+        ) from None
+    of_a = {i - 1: ious.get(vocabulary.names[i - 1]) for i in ids}
+    scored = {row: iou for row, iou in of_a.items() if iou is not None}
+    if not scored:
+        raise UserError(
+            f"--evaluation={path} has no mask of a class of A to learn from: its validation images "
+            "lack them."
+        )
+    return scored
 
 
 def define_flags() -> None:
@@ -72,6 +105,12 @@ def define_flags() -> None:
     flags.DEFINE_integer("count", 12, "How many classes to outline.", lower_bound=1)
     flags.DEFINE_string(
         "mask_classes", "none", "Classes that have masks already, as of maskx train."
+    )
+    flags.DEFINE_string(
+        "evaluation",
+        "",
+        "evaluation.json of a model with masks, in place of --mask_classes: also say which IoU the "
+        "other classes can be expected to have.",
     )
     flags.DEFINE_enum(
         "transfer_input", "cls", list(class_weights.KINDS), "What T will see of a class."

@@ -1,12 +1,14 @@
 """Cover of classes by those with masks, against the posterior of a Gaussian process."""
 
+import json
+
 import numpy as np
 import pytest
 
 from maskx_tf import checkpoints
 from maskx_tf.checkpoints import class_weights
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.evaluation.coverage import NOISE, Coverage
+from maskx_tf.evaluation.coverage import NOISE, Coverage, expected_iou
 from tests.commands import in_process
 
 
@@ -89,3 +91,27 @@ def test_command_writes_names_for_mask_classes(monkeypatch, tmp_path):
 def test_nothing_left_to_outline_is_refused(monkeypatch, tmp_path):
     _, result = advised(monkeypatch, tmp_path, "--mask_classes=all")
     assert result.returncode == 2 and "--mask_classes=all" in result.stderr
+
+
+def test_expected_iou_follows_what_is_hard_in_a():
+    """One shape is hard in A; it is expected to be hard with other textures too."""
+    weights = factor_weights(shapes=6, textures=4, width=40, noise=0.1)
+    known = [i for i in range(24) if (i // 4 + i % 4) % 2]
+    ious = {i: 0.4 if i // 4 == 2 else 0.8 for i in known}
+    expected = expected_iou(weights, ious)
+    rest = [i for i in range(24) if i not in known]
+    hard = [i for i in rest if i // 4 == 2]
+    assert expected[hard].max() < min(expected[i] for i in rest if i not in hard)
+    assert 0.4 < expected[rest].mean() < 0.8
+
+
+def test_command_says_what_to_expect(monkeypatch, tmp_path):
+    section = {"iou_per_class": {"a disc": 0.8, "b ring": 0.6, "c star": None}}
+    evaluation = {"mask_classes": ["a disc", "b ring", "c star"], "mask_given_boxes": section}
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(evaluation))
+    _, result = advised(monkeypatch, tmp_path, f"--evaluation={path}")
+    assert "Expected mean IoU of the 10 classes" in result.stdout and result.returncode == 0
+    path.write_text("{}")
+    _, result = advised(monkeypatch, tmp_path, f"--evaluation={path}")
+    assert result.returncode == 2 and str(path) in result.stderr
