@@ -610,6 +610,17 @@ def test_a_check_has_an_interval_where_all_runs_have_scores_of_classes(study):
     assert checks.compare(plan, results, better)[0].interval is None
 
 
+def test_given_boxes_have_the_ceiling_beside_them(study):
+    plan, results = Plan(study), results_of(study)
+    put(results, plan, "seed0/a_to_b/transfer", 10)
+    assert "(50.0)" not in report._given(study, results)
+    given = results.runs["seed0/a_to_b/transfer"]["evaluations"]["a_to_b"]["mask_given_boxes"]
+    for subset in ("all", "B"):
+        given[subset] = {"AP": 0.2, "IoU": 0.6, "IoU_shared": 0.7, "ceiling_shared": 0.5}
+    (line,) = (x for x in report._given(study, results).splitlines() if "| 70.0 (50.0) |" in x)
+    assert line.startswith("| transfer | 20.0 | 60.0 |")
+
+
 def test_classes_are_listed_by_their_set():
     scores = {"ant": 0.25, "bee": None, "cat": 1 / 3}
     given = {"A": {"AP": 0.5}, "per_class": scores, "iou_per_class": {**scores, "bee": 0.5}}

@@ -28,7 +28,8 @@ def write(plan: Plan, results: Results, command: str) -> None:
     if figures.over_size(study, results, directory / "sizes.png"):
         parts.append(f"## AP on B by the size of A\n\n{_sizes(study, results)}")
         parts.append("![Mask AP on B over the number of classes in A](sizes.png)")
-    parts.append(f"## The paper's orderings\n\n{_ABOUT_CHECKS}\n\n{checks.table(plan, results)}")
+    title = "The paper's orderings" if is_published(study) else "Claims"
+    parts.append(f"## {title}\n\n{_ABOUT_CHECKS}\n\n{checks.table(plan, results)}")
     notes = directory / NOTES
     if notes.is_file():
         parts.append(f"## Notes\n\n{notes.read_text().strip()}")
@@ -37,6 +38,11 @@ def write(plan: Plan, results: Results, command: str) -> None:
     parts.append("The exact command of every run: [commands.md](commands.md).")
     write_atomically(directory / "README.md", "\n\n".join(parts) + "\n")
     write_atomically(directory / "commands.md", _commands(plan))
+
+
+def is_published(study: Study) -> bool:
+    """Whether there are published scores beside the study's."""
+    return any(table.published for table in study.tables)
 
 
 _ABOUT_CHECKS = (
@@ -50,10 +56,12 @@ def _head(plan: Plan, results: Results, command: str) -> str:
     study = plan.study
     done = sum(results.has(run) for run in plan.runs)
     seeds = ", ".join(map(str, study.seeds))
+    brackets = (
+        " The paper's score of the same row on COCO is in brackets." if is_published(study) else ""
+    )
     text = (
         "Mask AP in percent on A (classes with masks) and on B (classes without): mean ± standard "
-        "deviation over the seeds. The paper's score of the same row on COCO is in brackets. Seeds"
-        f" {seeds}; {done} of {len(plan.runs)} runs are done. "
+        f"deviation over the seeds.{brackets} Seeds {seeds}; {done} of {len(plan.runs)} runs are done. "
         f"Command:\n\n    {command}"
     )
     return text
@@ -74,8 +82,22 @@ def _sizes(study: Study, results: Results) -> str:
 
 def _given(study: Study, results: Results) -> str:
     parts = ["AP of the masks alone: the boxes and classes are given."]
+    has_ious = any(
+        "IoU" in evaluation.get(tables.GIVEN, {}).get("all", {})
+        for run in results.runs.values()
+        for evaluation in run["evaluations"].values()
+    )
+    if has_ious:
+        parts[0] += (
+            " Mean IoU of all objects; and of those whose box an object of another class shares, "
+            "in brackets the most that a model can reach which does not see the class."
+        )
     for table in study.tables:
-        text = tables.table(study, results, table, section="mask_given_boxes")
+        text = (
+            tables.given_table(study, results, table)
+            if has_ious
+            else tables.table(study, results, table, section=tables.GIVEN)
+        )
         parts.append(f"**{table.title}**\n\n{text}")
     return "\n\n".join(parts)
 

@@ -8,6 +8,8 @@ from maskx_tf.evaluation.report import EMPTY
 from maskx_tf.study.declaration import Study, Table
 from maskx_tf.study.store import Results
 
+GIVEN = "mask_given_boxes"
+
 
 def table(study: Study, results: Results, declared: Table, section: str = "mask") -> str:
     """One table, with the published value in brackets after ours."""
@@ -26,6 +28,29 @@ def table(study: Study, results: Results, declared: Table, section: str = "mask"
                 values = results.values(study.seeds, split, name, subset, metric, section)
                 paper = published[index * len(declared.metrics) + place]
                 cells.append(_cell(values, paper if section == "mask" else None))
+        lines.append(_line([study.rows[name].title, *cells]))
+    return "\n".join(lines)
+
+
+def given_table(study: Study, results: Results, declared: Table) -> str:
+    """AP, mean IoU, and that in shared boxes with the class-agnostic ceiling, a line a row."""
+    columns = [column.split("/") for column in declared.columns]
+    heads = [
+        f"{study.splits[split].title}: {metric} on {subset}"
+        for split, subset in columns
+        for metric in ("AP", "IoU", "shared")
+    ]
+    lines = [_line(["", *heads]), "|---" * (len(heads) + 1) + "|"]
+    for name in declared.rows:
+        cells = []
+        for split, subset in columns:
+            of_metric = {
+                metric: results.values(study.seeds, split, name, subset, metric, GIVEN)
+                for metric in ("AP", "IoU", "IoU_shared", "ceiling_shared")
+            }
+            ceiling = of_metric.pop("ceiling_shared")
+            cells += [spread(values) for values in of_metric.values()]
+            cells[-1] += f" ({np.mean(ceiling):.1f})" if ceiling else ""
         lines.append(_line([study.rows[name].title, *cells]))
     return "\n".join(lines)
 
