@@ -61,8 +61,8 @@ def _head(plan: Plan, results: Results, command: str) -> str:
     )
     text = (
         "Mask AP in percent on A (classes with masks) and on B (classes without): mean ± standard "
-        f"deviation over the seeds.{brackets} Seeds {seeds}; {done} of {len(plan.runs)} runs are done. "
-        f"Command:\n\n    {command}"
+        f"deviation over the seeds.{brackets} Seeds {seeds}; {done} of {len(plan.runs)} runs are "
+        f"done. Command:\n\n    {command}"
     )
     return text
 
