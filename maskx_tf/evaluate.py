@@ -22,11 +22,7 @@ from maskx_tf.system import cli
 from maskx_tf.system.files import require_writable_file, write_atomically
 from maskx_tf.training import devices
 
-OUTPUTS = {
-    "model": "evaluation.json",
-    "grabcut": "evaluation_grabcut.json",
-    "crf": "evaluation_crf.json",
-}
+OWN = ("model", "none", controls.OWN)  # masks of the model as it is
 
 
 def define_flags() -> None:
@@ -46,8 +42,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "output",
         "",
-        "Result file; empty: MODEL_DIR/evaluation.json, or evaluation_grabcut.json or "
-        "evaluation_crf.json.",
+        "Result file; empty: MODEL_DIR/evaluation.json, with what is not the model's own in its "
+        "name, as in evaluation_grabcut.json.",
     )
     flags.DEFINE_enum(
         "engine", "faster_coco_eval", list(coco.ENGINES), "Implementation of the COCO metrics."
@@ -83,8 +79,9 @@ def main() -> None:
     if not run:
         raise UserError("--model_dir=DIRECTORY is needed: the run to evaluate.")
     crf = mask_post.from_flags(flags.FLAGS)
-    file_name = OUTPUTS["crf" if crf else flags.FLAGS.masks]
-    default = pathlib.Path(checkpoints.latest_checkpoint(run)).parent / file_name
+    chosen = (flags.FLAGS.masks, flags.FLAGS.mask_post, flags.FLAGS.kernels)
+    name = "_".join(["evaluation", *(word for word in chosen if word not in OWN)])
+    default = pathlib.Path(checkpoints.latest_checkpoint(run)).parent / f"{name}.json"
     output = flags.FLAGS.output or str(default)
     picture = pathlib.Path(output).with_suffix(".png")
     if picture == pathlib.Path(output):
