@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from benchmarks import add_classes, class_count, kill_training, mask_heads, overfit_coco
+from benchmarks import add_classes, class_count, few_masks, kill_training, mask_heads, overfit_coco
 from maskx_tf.errors import UserError
 
 
@@ -22,6 +22,25 @@ def test_masks_of_a_body():
     forward, training = mask_heads.passes(head, features, kernels)
     assert forward().shape == (2, 28, 28)
     assert len(training()) == 1 + len(head.trainable_variables)
+
+
+def test_a_few_masks_of_each_other_class():
+    categories = [{"id": i, "name": name} for i, name in enumerate(["disc", "ring", "star"], 1)]
+    annotations = [
+        {"id": n, "category_id": n % 3 + 1, "bbox": [0, 0, 9, 9], "segmentation": [n]}
+        for n in range(30)
+    ]
+    content = {"categories": categories, "annotations": annotations}
+    masked = {}
+    for count in (0, 3, 99):
+        left = few_masks.few_masks(content, {"disc"}, count)["annotations"]
+        assert [{**a, "segmentation": [a["id"]]} for a in left] == annotations
+        masked[count] = {a["id"] for a in left if "segmentation" in a}
+        of_class = [
+            sum(annotations[i]["category_id"] == c for i in masked[count]) for c in (1, 2, 3)
+        ]
+        assert of_class == [10, min(count, 10), min(count, 10)]
+    assert masked[0] < masked[3] < masked[99]
 
 
 @pytest.fixture
