@@ -255,6 +255,13 @@ FAULTS = (
         "thorough",
     ),
     Fault(
+        "weights_of_sources_at_test_time",
+        "maskx_tf/data/pipeline.py",
+        "if training and config.mask_source_weights:",
+        "if config.mask_source_weights:",
+        "test_pipeline.py::test_weights_of_masks_and_of_their_sources",
+    ),
+    Fault(
         "labelled_records_keep_masks_of_set_b",
         "maskx_tf/labeling/of_records.py",
         "return bool(source) and class_name in self.classes and is_chosen and is_weighted",

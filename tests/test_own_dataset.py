@@ -59,6 +59,17 @@ class TestStructure:
                 batch.check(wrong, 2, with_masks=True)
             assert named in str(error.value) and "maskx_tf.data.batch" in str(error.value)
 
+    def test_masks_may_have_weights(self):
+        def weighted(dtype):
+            weights = {"mask_weight": tf.fill([2, 5], tf.constant(0.5, dtype))}
+            return one_batch().map(lambda features, labels: (features, labels | weights))
+
+        batch.check(weighted(tf.float32), 2, with_masks=True)
+        ((_, labels),) = batch.train_on(weighted(tf.float32), 7, (1, 2), 0).take(1)
+        np.testing.assert_array_equal(labels["mask_weight"], np.full([2, 5], 0.5))
+        with pytest.raises(UserError, match=r"labels\['mask_weight'\] of dataset is float64"):
+            batch.check(weighted(tf.float64), 2, with_masks=True)
+
     def test_masks_beyond_set_a_and_of_crowds_are_withheld(self):
         classes = tf.constant([[1, 2, 3, 99, 0]] * 2)
         crowd = tf.constant([[False, True, False, False, False]] * 2)

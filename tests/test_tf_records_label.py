@@ -36,7 +36,8 @@ class Segmenter:
             mask = np.zeros(image.shape[:2], np.uint8)
             mask[y1 : y1 + round(self.shares[y2 - y1] * (y2 - y1)), x1:x2] = 1
             rle = masks.encode_rle(mask)
-            yield types.SimpleNamespace(rle=lambda rle=rle: rle, score=SCORE)
+            score = SCORE if x1 < 9 else 2 * SCORE - 0.5
+            yield types.SimpleNamespace(rle=lambda rle=rle: rle, score=score)
 
 
 TRIANGLE = [[4, 4, 30, 4, 4, 24]]
@@ -62,10 +63,11 @@ def made(tmp_path, monkeypatch):
     return str(tmp_path / "records"), str(tmp_path / "ckpt-1"), loaded
 
 
-def run(made, directory, usable=CATS, min_agreement=0.8, **options):
+def run(made, directory, usable=CATS, min_agreement=0.8, min_quality=0.0, **options):
     records, checkpoint, loaded = made
     output = Output(str(directory), "labelled", 2, workers=1, **options)
-    manifest = label.label([records], checkpoint, loaded, usable, output, min_agreement)
+    least = (min_agreement, min_quality)
+    manifest = label.label([records], checkpoint, loaded, usable, output, *least)
     return manifest, [o for r in read_records(find_shards([str(directory)])) for o in r.objects]
 
 
@@ -81,7 +83,7 @@ def test_masks_of_set_a_stay_and_others_are_the_models_where_they_agree(made, tm
     found = [None if item.mask is None else item.mask.mean() for item in after[1:6]]
     assert found == [1, pytest.approx(0.9, abs=0.01), None, 1, None]
     assert {item.mask_source for item in after[1:6]} == {"maskx_tf", ""}
-    assert {item.mask_weight for item in after[1:6]} == {SCORE, 1}
+    assert [item.mask_weight for item in after[1:6]] == [SCORE, SCORE, 1, 0.75, 1]
     assert manifest == Manifest.load(tmp_path / "new")
     assert manifest.vocabulary.names == ("cat", "dog", "bird")
     assert manifest.mask_sources == {"human": 1, "maskx_tf": 3}
@@ -90,12 +92,12 @@ def test_masks_of_set_a_stay_and_others_are_the_models_where_they_agree(made, tm
     assert verify.verify([str(tmp_path / "new")], workers=1).faults == []
 
 
-def test_agreement_decides_how_many_are_kept(made, tmp_path):
+def test_agreement_and_score_decide_how_many_are_kept(made, tmp_path):
     kept = []
-    for least in (0.0, 0.5, 0.95):
-        manifest, _ = run(made, tmp_path / str(least), min_agreement=least)
+    for least in ((0.0, 0.0), (0.5, 0.0), (0.95, 0.0), (0.95, 0.7)):
+        manifest, _ = run(made, tmp_path / str(least), CATS, *least)
         kept.append(manifest.mask_sources["maskx_tf"])
-    assert kept == [4, 4, 2], "an empty mask is none"
+    assert kept == [4, 4, 2, 1], "an empty mask is none"
 
 
 def test_masks_of_other_sources_and_of_weight_0_are_replaced(made, tmp_path, monkeypatch):
@@ -107,7 +109,9 @@ def test_masks_of_other_sources_and_of_weight_0_are_replaced(made, tmp_path, mon
 
 def test_where_no_mask_agrees_nothing_is_written(made, tmp_path, monkeypatch):
     monkeypatch.setattr(Segmenter, "shares", dict.fromkeys(Segmenter.shares, 0.5))
-    with pytest.raises(UserError, match="None of the 5 masks agrees .*--min_agreement=0.8"):
+    with pytest.raises(
+        UserError, match="None of the 5 masks is good enough for --min_agreement=0.8"
+    ):
         run(made, tmp_path / "new")
     assert not [path for path in (tmp_path / "new").iterdir() if path.is_file()]
 

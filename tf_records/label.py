@@ -32,8 +32,9 @@ from maskx_tf.data.records.schema import ImageRecord, ObjectRecord
 from maskx_tf.errors import UserError
 from maskx_tf.inference import mask_post
 from maskx_tf.inference.segmenter import Segmenter
+from maskx_tf.labeling import of_records
 from maskx_tf.labeling.objects import OURS
-from maskx_tf.labeling.of_records import TO_LABEL, Usable, labelled_and_kept
+from maskx_tf.labeling.of_records import MIN_AGREEMENT, TO_LABEL, Usable, labelled_and_kept
 from maskx_tf.ops import dense_crf
 from maskx_tf.ops.masks import box_agreement
 from maskx_tf.system import cli
@@ -56,13 +57,14 @@ def label(
     loaded: LoadedModel,
     usable: Usable,
     output: Output,
-    min_agreement: float = 0.8,
+    min_agreement: float = MIN_AGREEMENT,
+    min_quality: float = 0.0,
     crf: dense_crf.Parameters | None = None,
 ) -> Manifest:
     """Writes records with the masks of a model in place of those that may not be trained on.
 
-    A mask is kept if the box around its own pixels agrees with the given one; its weight is the
-    model's own score of it, `segmenter.expected_iou`.
+    A mask is kept if the box around its own pixels agrees with the given one, and the model with
+    itself; its weight is the model's own score of it, `segmenter.expected_iou`.
 
     Args:
       records: directories or patterns.
@@ -71,6 +73,7 @@ def label(
       usable: which masks stay.
       output: where to, of one worker.
       min_agreement: least IoU of the two boxes, `masks.box_agreement`.
+      min_quality: least score.
       crf: refines the masks first.
 
     Raises:
@@ -93,6 +96,7 @@ def label(
         "records_sha256": list(_hashes(files)),
         "checkpoint_sha256": hashlib.sha256(index).hexdigest(),
         "min_agreement": min_agreement,
+        "min_quality": min_quality,
         "mask_classes": sorted(usable.classes),
         "mask_sources": list(usable.sources),
         "mask_source_weights": usable.weights,
@@ -100,7 +104,7 @@ def label(
         "crf": crf and list(crf),
         TO_LABEL: to_label,
     }
-    labeller = _Labeller(loaded, vocabulary, usable, min_agreement, mask_size, crf)
+    labeller = _Labeller(loaded, vocabulary, usable, (min_agreement, min_quality), mask_size, crf)
     attributes: dict[str, Any] = {}
     for manifest in files.manifests.values():
         attributes |= manifest.class_attributes
@@ -110,9 +114,9 @@ def label(
     if not any(kept for _, kept in labelled_and_kept(manifest).values()):
         output.remove_old()
         raise UserError(
-            f"None of the {sum(to_label.values())} masks agrees with its box at "
-            f"--min_agreement={min_agreement}, and nothing is written. Lower it; a model that "
-            "was hardly trained yet has no mask to teach."
+            f"None of the {sum(to_label.values())} masks is good enough for --min_agreement="
+            f"{min_agreement} and --min_quality={min_quality}, and nothing is written. Lower them; "
+            "a model that was hardly trained yet has no mask to teach."
         )
     return manifest
 
@@ -172,13 +176,13 @@ class _Labeller:
         loaded: LoadedModel,
         vocabulary: Vocabulary,
         usable: Usable,
-        min_agreement: float,
+        least: tuple[float, float],  # agreement and score
         mask_size: int,
         crf: dense_crf.Parameters | None,
     ):
         self._loaded, self._usable = loaded, usable
         self._class_ids = {name: number for number, name in enumerate(vocabulary.names, start=1)}
-        self._min_agreement, self._mask_size, self._crf = min_agreement, mask_size, crf
+        self._least, self._mask_size, self._crf = least, mask_size, crf
 
     @functools.cached_property
     def _segmenter(self) -> Segmenter:
@@ -215,7 +219,8 @@ class _Labeller:
         for one, detection in zip(objects, detections, strict=True):
             rle = detection.rle()
             mask = None
-            if box_agreement(rle, one.box_yxyx.tolist()) >= self._min_agreement:
+            agreement = box_agreement(rle, one.box_yxyx.tolist())
+            if agreement >= self._least[0] and detection.score >= self._least[1]:
                 segmentation = read_segmentation(rle, (size, size))
                 assert segmentation is not None
                 mask, _ = segmentation.crop(one.box_yxyx, self._mask_size)
@@ -237,18 +242,11 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("model_dir", None, "Run, or checkpoint of a run.", required=True)
     flags.DEFINE_string("output_dir", None, "Directory to write records to.", required=True)
-    flags.DEFINE_float(
-        "min_agreement",
-        0.8,
-        "Masks are kept whose own box has at least this IoU with the given one.",
-        lower_bound=0.0,
-        upper_bound=1.0,
-    )
+    of_records.define_flags()
     flags.DEFINE_string(
         "mask_classes", "", "Set A, whose masks stay, as of maskx train; empty: that of the run."
     )
     flags.DEFINE_list("mask_sources", [], "Sources of masks that stay; empty: those of the run.")
-    mask_post.define_flags()
     flags.DEFINE_integer("num_shards", 0, "Number of files; 0: one per 1000 images.")
     flags.DEFINE_bool("reuse", False, "Keep finished records of the same source and settings.")
     flags.DEFINE_bool(
@@ -277,8 +275,16 @@ def main() -> None:
         tuple(values.mask_sources) or loaded.config.mask_sources,
         loaded.config.source_weights,
     )
-    crf = mask_post.from_flags(values)
-    manifest = label(values.records, checkpoint, loaded, usable, output, values.min_agreement, crf)
+    manifest = label(
+        values.records,
+        checkpoint,
+        loaded,
+        usable,
+        output,
+        values.min_agreement,
+        values.min_quality,
+        mask_post.from_flags(values),
+    )
     counts = labelled_and_kept(manifest).values()
     labelled, kept = (sum(column) for column in zip(*counts, strict=True))
     print(writer.describe(manifest, values.output_dir))

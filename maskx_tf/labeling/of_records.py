@@ -1,12 +1,17 @@
-"""Records that a model labels: which of their masks stay, and how many of the new ones did."""
+"""Records that a model labels: which of their masks stay, and which of the new ones."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from maskx_tf.data.records.manifest import Manifest
+from absl import flags
 
+from maskx_tf.data.records.manifest import Manifest
+from maskx_tf.inference import mask_post
+
+MIN_AGREEMENT = 0.8  # of a mask's own box with the given one, unless told otherwise
+OPTIONS = ("min_agreement", "min_quality", "mask_post", "crf_weight", "crf_color")
 TO_LABEL = "boxes_to_label"  # in the manifest's source: class name -> boxes without a usable mask
 
 
@@ -28,6 +33,21 @@ class Usable(NamedTuple):
         is_chosen = not self.sources or source in self.sources
         is_weighted = weight * self.weights.get(source, 1.0) > 0
         return bool(source) and class_name in self.classes and is_chosen and is_weighted
+
+
+def define_flags() -> None:
+    """Defines `OPTIONS`, what is done to a model's masks and which are kept."""
+    between = {"lower_bound": 0.0, "upper_bound": 1.0}
+    flags.DEFINE_float(
+        "min_agreement",
+        MIN_AGREEMENT,
+        "Masks are kept whose own box has at least this IoU with the given one.",
+        **between,
+    )
+    flags.DEFINE_float(
+        "min_quality", 0.0, "Masks are kept that score at least this, as mask_score.", **between
+    )
+    mask_post.define_flags()
 
 
 def labelled_and_kept(manifest: Manifest) -> dict[str, tuple[int, int]]:

@@ -36,6 +36,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     },
     "Train and compare": {
         "train": Verb("maskx_tf.train", "Train a model, or go on with a run"),
+        "selftrain": Verb("maskx_tf.selftrain", "Rounds of labelling and training again"),
         "evaluate": Verb("maskx_tf.evaluate", "Box and mask AP of a trained model"),
         "study": Verb("maskx_tf.study", "Many runs, their tables and figures"),
     },
