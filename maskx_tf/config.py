@@ -361,6 +361,32 @@ class Config:
         "Normalisation in the mask body.",
         choices=("none", "group_norm", "batch_norm", "sync_batch_norm"),
     )
+    loss_projection: float = _mask_head(
+        0.0,
+        "Weight of BoxInst's projection loss, which learns from boxes alone (docs/mask_heads.md).",
+        NOT_NEGATIVE,
+    )
+    loss_pairwise: float = _mask_head(
+        0.0, "Weight of BoxInst's loss of neighbours of one colour, likewise.", NOT_NEGATIVE
+    )
+    weak_on: str = _mask_head(
+        "b",
+        "Objects that losses from boxes learn from: those without a mask to train on, or all.",
+        choices=("b", "all"),
+    )
+    weak_warmup_steps: int = _optimizer(
+        10_000,
+        "Steps over which loss_pairwise grows to its full weight.",
+        NOT_NEGATIVE,
+        on_resume="may_change",
+        scales="steps",
+    )
+    pairwise_threshold: float = _mask_head(
+        0.3, "Least similarity of neighbours of one colour, exp(-distance in LAB / 2).", FRACTION
+    )
+    pairwise_dilation: int = _mask_head(
+        1, "Cells of the mask between neighbours: 1 for masks of 28 x 28, 2 of 56 x 56.", POSITIVE
+    )
 
     # Detections
     score_threshold: float = _detections(0.05, "Detections below this score are dropped.", FRACTION)
@@ -449,6 +475,11 @@ class Config:
             raise UserError(
                 f"mask_roi_size={self.mask_roi_size} must be a multiple of {divisor} with "
                 f"mask_body={self.mask_body}."
+            )
+        if self.loss_pairwise and self.pairwise_dilation >= self.mask_size:
+            raise UserError(
+                f"pairwise_dilation={self.pairwise_dilation} must be less than the side of a mask, "
+                f"{self.mask_size} cells."
             )
 
     def _check_levels(self) -> None:

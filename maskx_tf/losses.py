@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from maskx_tf.ops import boxes
+
 # Where the smooth L1 loss turns from quadratic to linear, as published.
 RPN_BETA = 1.0 / 9.0
 BOX_BETA = 1.0
@@ -77,6 +79,88 @@ def mask_loss(
     return total / tf.maximum(count, 1.0), count
 
 
+def projection_loss(logits: tf.Tensor, boxes_yxyx: tf.Tensor, valid: tf.Tensor) -> Loss:
+    """How far masks are from filling the rows and columns of their boxes, and no others.
+
+    BoxInst's (Tian et al., CVPR 2021): the largest probability of each row, and of each column,
+    against 1 in the box and 0 beyond, by Dice. A window no wider than its box teaches nothing.
+
+    Args:
+      logits: [R, m, m].
+      boxes_yxyx: float32 [R, 4], in cells of the masks.
+      valid: bool [R], the masks that it is the mean over.
+    """
+    probabilities = tf.sigmoid(logits)
+    inside = tf.cast(boxes.cells_in(boxes_yxyx, logits.shape[1]), tf.float32)
+    distances = [
+        _dice(tf.reduce_max(probabilities, axis=axis), tf.reduce_max(inside, axis=axis))
+        for axis in (1, 2)
+    ]
+    total, count = _masked_sum(tf.add_n(distances), valid)
+    return total / tf.maximum(count, 1.0), count
+
+
+def _dice(values: tf.Tensor, wanted: tf.Tensor) -> tf.Tensor:
+    """1 - 2 Σvw / (Σv² + Σw²) of the rows of two [R, n]."""
+    common = tf.reduce_sum(values * wanted, axis=1)
+    squares = tf.reduce_sum(values * values, axis=1) + tf.reduce_sum(wanted * wanted, axis=1)
+    return 1.0 - 2.0 * common / (squares + 1e-5)
+
+
+def pairwise_loss(
+    logits: tf.Tensor,
+    colors: tf.Tensor,
+    boxes_yxyx: tf.Tensor,
+    images_yxyx: tf.Tensor,
+    valid: tf.Tensor,
+    threshold: float,
+    dilation: int,
+) -> Loss:
+    """Neighbours of one colour belong together: mean of -log P(both or none), over such pairs.
+
+    BoxInst's. A pair is a cell of the box and one of its 8 neighbours inside the image; of one
+    colour it is from a similarity exp(-|LAB - LAB'| / 2) of `threshold` on.
+
+    Args:
+      logits: [R, m, m].
+      colors: float32 [R, m, m, 3], LAB.
+      boxes_yxyx: float32 [R, 4], in cells of the masks.
+      images_yxyx: float32 [R, 4], the image, likewise.
+      valid: bool [R], the masks that count.
+      threshold: in [0, 1].
+      dilation: cells between neighbours.
+    """
+    size = logits.shape[1]
+    in_box = boxes.cells_in(boxes_yxyx, size) & valid[:, None, None]
+    in_image = boxes.cells_in(images_yxyx, size)
+    total, count = tf.zeros([]), tf.zeros([])
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):  # each pair once, counted as two
+        first, second = _neighbours(size, down * dilation, right * dilation)
+        a, b = logits[first], logits[second]
+        distance = tf.norm(colors[first] - colors[second], axis=-1)
+        weight = tf.cast(in_box[first] & in_image[second], tf.float32)
+        weight += tf.cast(in_box[second] & in_image[first], tf.float32)
+        weight = tf.where(tf.exp(-0.5 * distance) >= threshold, weight, 0.0)
+        # P = (1 + exp(a + b)) / ((1 + exp(a)) (1 + exp(b)))
+        surprise = tf.nn.softplus(a) + tf.nn.softplus(b) - tf.nn.softplus(a + b)
+        total, count = total + tf.reduce_sum(weight * surprise), count + tf.reduce_sum(weight)
+    return total / tf.maximum(count, 1.0), count
+
+
+def _neighbours(size: int, down: int, right: int) -> tuple[tuple, tuple]:
+    """Slices of [R, m, m, …]: all cells with a neighbour that far away, and these neighbours."""
+    rows, left = slice(0, size - down), slice(max(-right, 0), size - max(right, 0))
+    there = slice(left.start + right, left.stop + right)
+    every = slice(None)
+    return (every, rows, left), (every, slice(down, size), there)
+
+
+def _learned_from_boxes(examples: Any, config: Any) -> tf.Tensor:
+    """Of `objective.MaskExamples`, bool [R], those that the losses from boxes see (--weak_on)."""
+    objects = boxes.area(examples.boxes_yxyx) > 0
+    return objects if config.weak_on == "all" else objects & ~examples.valid
+
+
 IMAGES = "images"
 
 
@@ -90,18 +174,22 @@ class Term(NamedTuple):
       mean_over: what its value is a mean over: `IMAGES`, of which all replicas have as many; or
         RoIs, by the name of the loss that counts them.
       weight: its factor, or the name of the option that is it; at 0 it is left out.
-      of_masks: of the mask head's losses the function itself, of mask logits [R, m, m] and
-        `objective.MaskExamples`; those of the box detector are computed in `objective`.
+      of_masks: of the mask head's losses the function itself, of mask logits [R, m, m],
+        `objective.MaskExamples` and the options; those of the box detector are computed in
+        `objective`.
       needs_masks: False of a loss that learns from boxes alone: RoIs of objects without a mask then
-        reach the mask head too, and `MaskExamples.boxes_yxyx` is there.
+        reach the mask head too, and `MaskExamples` has boxes and colours.
+      warmup_steps: over how many steps the weight grows to its full size, or the name of the option
+        that says it; 0: it is there from the first step.
     """
 
     name: str
     part: str
     mean_over: str
     weight: float | str = 1.0
-    of_masks: Callable[[tf.Tensor, Any], Loss] | None = None
+    of_masks: Callable[[tf.Tensor, Any, Any], Loss] | None = None
     needs_masks: bool = True
+    warmup_steps: float | str = 0
 
 
 TERMS = (
@@ -113,8 +201,35 @@ TERMS = (
         "mask",
         "mask_head",
         mean_over="mask",
-        of_masks=lambda logits, examples: mask_loss(
+        of_masks=lambda logits, examples, _: mask_loss(
             logits, examples.targets, examples.valid, examples.weights
         ),
+    ),
+    Term(
+        "projection",
+        "mask_head",
+        mean_over="projection",
+        weight="loss_projection",
+        of_masks=lambda logits, examples, config: projection_loss(
+            logits, examples.boxes_yxyx, _learned_from_boxes(examples, config)
+        ),
+        needs_masks=False,
+    ),
+    Term(
+        "pairwise",
+        "mask_head",
+        mean_over="pairwise",
+        weight="loss_pairwise",
+        of_masks=lambda logits, examples, config: pairwise_loss(
+            logits,
+            examples.colors,
+            examples.boxes_yxyx,
+            examples.images_yxyx,
+            _learned_from_boxes(examples, config),
+            config.pairwise_threshold,
+            config.pairwise_dilation,
+        ),
+        needs_masks=False,
+        warmup_steps="weak_warmup_steps",
     ),
 )

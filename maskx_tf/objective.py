@@ -7,9 +7,10 @@ import tensorflow as tf
 
 from maskx_tf import losses
 from maskx_tf.config import Config
-from maskx_tf.layers import rpn
+from maskx_tf.layers import roi_align, rpn
 from maskx_tf.model import MaskXRCNN
 from maskx_tf.ops import boxes, replicas, sampling
+from maskx_tf.ops.colors import rgb_to_lab
 from maskx_tf.ops.mask_targets import mask_targets
 
 Losses = dict[str, losses.Loss]
@@ -25,16 +26,19 @@ class RoiSample(NamedTuple):
 
 
 class MaskExamples(NamedTuple):
-    """What the mask head sees of a batch: R RoIs with masks, R >= 1."""
+    """What the mask head and its losses see of a batch: R RoIs, R >= 1."""
 
     features: tf.Tensor  # [R, S, S, C], RoIAlign at the size of the mask head
     classes: tf.Tensor  # int32 [R]
     targets: tf.Tensor  # float32 {0, 1} [R, m, m]
     valid: tf.Tensor  # bool [R], False without a mask, as of the RoI that stands in for none
-    # float32 [R, 4], the object's box in cells of the mask, within 0 and m; empty of the RoI that
-    # stands in for none. Only where a loss learns from boxes alone, see `losses.Term`.
-    boxes_yxyx: tf.Tensor | None = None
     weights: tf.Tensor | None = None  # float32 [R] of the masks, above 0 where valid; None: all 1
+    # Where a loss learns from boxes alone, see `losses.Term`:
+    # float32 [R, 4], the object's box in cells of the mask, within 0 and m; empty of the RoI that
+    # stands in for none.
+    boxes_yxyx: tf.Tensor | None = None
+    images_yxyx: tf.Tensor | None = None  # float32 [R, 4], the whole image in the same cells
+    colors: tf.Tensor | None = None  # float32 [R, m, m, 3], LAB of the image
 
 
 def loss_terms(config: Config, stages: int = 1) -> tuple[losses.Term, ...]:
@@ -42,9 +46,12 @@ def loss_terms(config: Config, stages: int = 1) -> tuple[losses.Term, ...]:
     trains_boxes, trains_masks = config.mode != "stage2_masks", config.has_masks
     found = []
     for term in losses.TERMS:
-        weight = getattr(config, term.weight) if isinstance(term.weight, str) else term.weight
+        weight, steps = (
+            getattr(config, value) if isinstance(value, str) else value
+            for value in (term.weight, term.warmup_steps)
+        )
         if weight and (trains_masks if term.part == "mask_head" else trains_boxes):
-            found.append(term._replace(weight=weight))
+            found.append(term._replace(weight=weight, warmup_steps=steps))
     further = [
         term._replace(name=_of_stage(term.name, stage), mean_over=_of_stage(term.mean_over, stage))
         for stage in range(2, stages + 1)
@@ -115,7 +122,7 @@ def training_losses(
     result = _rpn_losses(model, outputs, labels, image_sizes, rpn_seed)
     result |= _box_losses(model, pyramid, sample, labels, image_sizes)
     if config.mode == "end_to_end":
-        result |= _mask_losses(model, _mask_examples(model, pyramid, sample, labels))
+        result |= _mask_losses(model, _mask_examples(model, pyramid, sample, features, labels))
     return result
 
 
@@ -133,13 +140,13 @@ def frozen_mask_examples(
     _, roi_seed = tf.unstack(tf.random.split(seed, 2))
     proposals = _proposals(model, model.rpn(pyramid), image_sizes)
     sample = _sample_rois(model, proposals, labels, roi_seed)
-    return _mask_examples(model, pyramid, sample, labels)
+    return _mask_examples(model, pyramid, sample, features, labels)
 
 
 def _mask_losses(model, examples: MaskExamples) -> Losses:
     logits = model.mask_logits(examples.features, examples.classes, training=True)
     of_masks = {term.name: term.of_masks for term in loss_terms(model.config) if term.of_masks}
-    return {name: compute(logits, examples) for name, compute in of_masks.items()}
+    return {name: compute(logits, examples, model.config) for name, compute in of_masks.items()}
 
 
 def _proposals(model, outputs, image_sizes) -> tf.Tensor:
@@ -242,7 +249,7 @@ def _losses_of_box_head(head, features, logits, sample: RoiSample, labels) -> Lo
     return {"class": class_loss, "box": losses.box_loss(deltas, targets, class_loss[1])}
 
 
-def _mask_examples(model, pyramid, sample: RoiSample, labels) -> MaskExamples:
+def _mask_examples(model, pyramid, sample: RoiSample, images, labels) -> MaskExamples:
     from_boxes = learns_from_boxes(model.config)
     has_mask = _has_mask(labels)
     usable = labels["classes"] > 0 if from_boxes else has_mask
@@ -275,13 +282,24 @@ def _mask_examples(model, pyramid, sample: RoiSample, labels) -> MaskExamples:
     if not from_boxes:
         return MaskExamples(features, classes, targets, valid, weights=weights)
     cells = boxes.in_cells(tf.gather_nd(labels["boxes_yxyx"], places), regions, size)
+    sizes = tf.gather(images["image_size"], image_indices)
+    colors = roi_align.roi_align(
+        tf.cast(images["image"], tf.float32),
+        rois,
+        image_indices,
+        size,
+        stride=1,
+        half_pixel=model.conventions.half_pixel,
+    )
     return MaskExamples(
         features,
         classes,
         targets,
         valid & tf.gather_nd(has_mask, places),
-        tf.where(valid[:, None], cells, 0.0),
-        weights,
+        boxes_yxyx=tf.where(valid[:, None], cells, 0.0),
+        images_yxyx=boxes.in_cells(tf.concat([0.0 * sizes, sizes], axis=1), regions, size),
+        colors=rgb_to_lab(colors),
+        weights=weights,
     )
 
 
@@ -292,7 +310,9 @@ def _has_mask(labels) -> tf.Tensor:
     return labels["has_mask"] & (labels["mask_weight"] > 0)
 
 
-def shares(values: Losses, terms: Sequence[losses.Term]) -> dict[str, tf.Tensor]:
+def shares(
+    values: Losses, terms: Sequence[losses.Term], step: tf.Tensor | None = None
+) -> dict[str, tf.Tensor]:
     """This replica's part of each loss of the whole batch: its sum over replicas is that loss.
 
     A mean over RoIs is one over the RoIs of all replicas: it weighs a replica by its count.
@@ -300,6 +320,7 @@ def shares(values: Losses, terms: Sequence[losses.Term]) -> dict[str, tf.Tensor]
     Args:
       values: {name: (value, count)} of this replica's images.
       terms: over what each is a mean, and its weight.
+      step: int32 [], steps taken before this one; None: all warm-ups are over.
 
     Returns:
       {name: float []} in the order of `terms`.
@@ -322,6 +343,8 @@ def shares(values: Losses, terms: Sequence[losses.Term]) -> dict[str, tf.Tensor]
             value = value / count
         else:
             value = value * of_replica[term.mean_over]
+        if step is not None and term.warmup_steps:
+            value *= tf.minimum(tf.cast(step + 1, tf.float32) / term.warmup_steps, 1.0)
         return value if term.weight == 1.0 else value * term.weight
 
     return {term.name: share(term) for term in terms}

@@ -110,6 +110,28 @@ FAULTS = (
         "slow",
     ),
     Fault(
+        "neighbours_beyond_the_image_count",
+        "maskx_tf/losses.py",
+        "weight = tf.cast(in_box[first] & in_image[second], tf.float32)",
+        "weight = tf.cast(in_box[first], tf.float32)",
+        "test_box_losses.py::TestPairwise::test_equals_numpy",
+    ),
+    Fault(
+        "losses_from_boxes_on_set_a_too",
+        "maskx_tf/losses.py",
+        'return objects if config.weak_on == "all" else objects & ~examples.valid',
+        "return objects",
+        "test_box_losses.py::test_which_objects_learn_from_their_boxes",
+    ),
+    Fault(
+        "warm_up_never_ends",
+        "maskx_tf/training/steps.py",
+        "objective.shares(losses, self._terms, step)",
+        "objective.shares(losses, self._terms, tf.zeros([], tf.int32))",
+        "test_box_losses.py::TestRuns::test_the_warm_up_ends_with_its_steps",
+        "slow",
+    ),
+    Fault(
         "paste_at_the_corners_of_pixels",
         "maskx_tf/ops/masks.py",
         "position = (np.arange(first, last) + 0.5 - low)",

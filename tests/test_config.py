@@ -90,6 +90,8 @@ def configs(draw) -> Config:
     options["mask_roi_size"] *= MASK_BODIES[options["mask_body"]].divisor
     if "cam" in options["mask_branches"]:
         options["box_head"] = "conv"
+    if options["pairwise_dilation"] >= options["mask_upsampling"] * options["mask_roi_size"]:
+        options["loss_pairwise"] = 0.0
     low, high = sorted((options["scale_jitter_min"], options["scale_jitter_max"]))
     return Config(**options | {"scale_jitter_min": low, "scale_jitter_max": high})
 

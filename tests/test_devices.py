@@ -79,8 +79,10 @@ def test_gpus_are_left_alone_where_they_are_not_asked_for(monkeypatch):
 def test_a_mean_over_rois_weighs_a_replica_by_its_rois(monkeypatch):
     """Of a replica with a quarter of all RoIs; of images each replica has as many."""
     monkeypatch.setattr(replicas, "total", lambda counts: 4.0 * counts)
-    losses = {term.name: (tf.constant(3.0), tf.constant(2.0)) for term in TERMS}
-    for term, share in zip(TERMS, objective.shares(losses, TERMS).values(), strict=True):
+    terms = objective.loss_terms(config_lib.Config(loss_projection=1.0, loss_pairwise=1.0))
+    assert len(terms) == len(TERMS)
+    losses = {term.name: (tf.constant(3.0), tf.constant(2.0)) for term in terms}
+    for term, share in zip(terms, objective.shares(losses, terms).values(), strict=True):
         assert float(share) == (3.0 if term.mean_over == IMAGES else 0.75)
 
 

@@ -18,7 +18,7 @@ def require_set_a(mask_class_ids: Sequence[int]) -> None:
     if not mask_class_ids:
         raise UserError(
             "--mask_classes=none leaves the mask head untrained; train boxes alone with "
-            "--mode=stage1_boxes."
+            "--mode=stage1_boxes, or masks from boxes with --loss_projection and --loss_pairwise."
         )
 
 
@@ -53,7 +53,12 @@ def _has_weights(path: pathlib.Path) -> bool:
         return content.find(WEIGHT_KEY.encode()) >= 0
 
 
-def check(files: Found, vocabulary: Vocabulary, mask_class_ids: Sequence[int]) -> str:
+def check(
+    files: Found,
+    vocabulary: Vocabulary,
+    mask_class_ids: Sequence[int],
+    from_boxes: bool = False,
+) -> str:
     """A warning of the classes of set A that have boxes but no mask; empty if there are none.
 
     What files without a manifest hold is not known.
@@ -62,11 +67,13 @@ def check(files: Found, vocabulary: Vocabulary, mask_class_ids: Sequence[int]) -
       files: the training records.
       vocabulary: classes of the model.
       mask_class_ids: set A.
+      from_boxes: whether masks are learned from boxes too: then none is needed.
 
     Raises:
       UserError: no class of set A has a mask, so that the mask head would stay as it was drawn.
     """
-    require_set_a(mask_class_ids)
+    if not from_boxes:
+        require_set_a(mask_class_ids)
     shards = files.shards
     if any(path not in shards for path in files.paths):
         return ""
@@ -76,7 +83,7 @@ def check(files: Found, vocabulary: Vocabulary, mask_class_ids: Sequence[int]) -
             boxes[name] += objects
             masks[name] += with_mask
     set_a = [vocabulary.names[class_id - 1] for class_id in mask_class_ids]
-    if not any(masks[name] for name in set_a):
+    if not from_boxes and not any(masks[name] for name in set_a):
         raise UserError(
             f"No object of the {len(set_a)} classes of --mask_classes has a mask in "
             "--train_records, so that the mask head would stay untrained; train boxes alone with "

@@ -126,9 +126,13 @@ def training_dataset(
 def _arrays(config: Config) -> tuple[Array, ...]:
     """Those of `objective.MaskExamples`, by name."""
     side, mask = config.mask_roi_size, config.mask_size
-    others = []
+    others: list[Array] = []
     if objective.learns_from_boxes(config):
-        others.append(Array("boxes_yxyx", "float32", (4,)))
+        others += (
+            Array("boxes_yxyx", "float32", (4,)),
+            Array("images_yxyx", "float32", (4,)),
+            Array("colors", "float32", (mask, mask, 3)),
+        )
     # Caches of before there were weights have none, and are of runs where each is 1.
     if config.mask_source_weights or supervision.has_weights(find_records(config.train_records)):
         others.append(Array("weights", "float32"))

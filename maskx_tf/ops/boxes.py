@@ -110,6 +110,13 @@ def in_cells(boxes_yxyx: tf.Tensor, regions_yxyx: tf.Tensor, size: int) -> tf.Te
     return tf.clip_by_value(tf.math.divide_no_nan(cells, sides), 0.0, float(size))
 
 
+def cells_in(boxes_yxyx: tf.Tensor, size: int) -> tf.Tensor:
+    """Which cells of a grid have their centre in boxes [R, 4] as of `in_cells`: bool [R, m, m]."""
+    centres = tf.range(size, dtype=tf.float32) + 0.5
+    inside = (boxes_yxyx[:, :2, None] <= centres) & (centres < boxes_yxyx[:, 2:, None])  # [R, 2, m]
+    return inside[:, 0, :, None] & inside[:, 1, None, :]
+
+
 def to_original(boxes_yxyx: tf.Tensor, image_scales: tf.Tensor) -> tf.Tensor:
     """Boxes of network-input pixels as boxes of original pixels, as Detectron rescales them.
 

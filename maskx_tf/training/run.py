@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from maskx_tf import checkpoints
+from maskx_tf import checkpoints, objective
 from maskx_tf import config as config_lib
 from maskx_tf.checkpoints import LoadedModel, class_weights, resuming
 from maskx_tf.checkpoints.listing import latest
@@ -244,13 +244,16 @@ def _loop(
 def _check_masks(run: Run, dataset: tf.data.Dataset | None) -> str:
     """A warning of classes of set A without masks; UserError if the mask head would learn none."""
     _, config, vocabulary, mask_class_ids = run.loaded
-    if config.has_masks:
+    from_boxes = objective.learns_from_boxes(config)
+    if config.has_masks and not from_boxes:
         supervision.require_set_a(mask_class_ids)
     if dataset is not None:  # what it holds is not known
         return ""
     records = find_records(config.train_records, check_sizes=not config.skip_corrupt_records)
     supervision.require_objects(records)
-    return supervision.check(records, vocabulary, mask_class_ids) if config.has_masks else ""
+    if not config.has_masks:
+        return ""
+    return supervision.check(records, vocabulary, mask_class_ids, from_boxes)
 
 
 def _batches(run: Run, start: int, dataset: tf.data.Dataset | None):

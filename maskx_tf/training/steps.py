@@ -102,7 +102,7 @@ class Trainer(orbit.StandardTrainer):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(self.trained)
             losses = objective.training_losses(self.model, features, labels, seed)
-            shares = objective.shares(losses, self._terms)
+            shares = objective.shares(losses, self._terms, step)
             total = tf.add_n(list(shares.values()))
             scaled = self.optimizer.get_scaled_loss(total) if self._scales_loss else total
         gradients = [self._added_up(value) for value in tape.gradient(scaled, self.trained)]
