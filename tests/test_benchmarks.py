@@ -1,6 +1,5 @@
 """What benchmarks compare runs, and has the shapes that make the comparison fair."""
 
-import collections
 import json
 import types
 
