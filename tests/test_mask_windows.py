@@ -12,7 +12,7 @@ from maskx_tf.inference.module import DetectionModule
 from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.ops import boxes, masks
 from maskx_tf.ops.mask_targets import mask_targets
-from tests import tiny
+from tests import stub_server, tiny
 
 SCALE = 1.25
 
@@ -53,6 +53,20 @@ def test_a_target_of_a_window_pastes_to_the_objects_mask():
         iou = (pasted & truth).sum() / (pasted | truth).sum()
         assert iou > least
     assert iou < 0.95  # without a window the rest is cut off
+
+
+def test_outputs_of_an_export_are_pasted_into_their_windows():
+    """As the client reads them; chosen detections keep their own."""
+    outputs = {key: value[0] for key, value in stub_server.outputs(count=3).items()}
+    windows = boxes.mask_windows(outputs["detection_boxes"], 1.5).numpy()
+    found = Detections.from_outputs(outputs | {"detection_mask_windows": windows})
+    height, width = outputs["image_size"]
+    for one, place in ((found[0], 0), (found[2], 2), (found[np.array([False, True, True])][0], 1)):
+        mask = outputs["detection_masks"][place] / 255
+        wanted = masks.paste_mask(mask, windows[place], height, width)
+        np.testing.assert_array_equal(one.mask(), wanted)
+        assert one.box_yxyx == tuple(outputs["detection_boxes"][place].tolist())
+        assert (wanted != Detections.from_outputs(outputs)[place].mask()).any()
 
 
 class Recorder:
