@@ -117,6 +117,7 @@ def evaluate(
     mask_post: str = "none",
     crf_weight: float = dense_crf.Parameters().weight,
     crf_color: float = dense_crf.Parameters().color,
+    crf_reach: float = dense_crf.Parameters().reach,
     per_class: bool = False,
     engine: str = "faster_coco_eval",
     progress: bool = True,
@@ -132,6 +133,7 @@ def evaluate(
       mask_post: "crf": a dense CRF draws the model's masks to the image's edges.
       crf_weight: weight of colours in the CRF.
       crf_color: grey levels of 255 that alike pixels differ by in the CRF.
+      crf_reach: how far colours count in it, over the side of the box.
       per_class: also list the AP of every class.
       engine: "faster_coco_eval" or "pycocotools"; the results are the same.
       progress: show a progress bar.
@@ -162,7 +164,7 @@ def evaluate(
         lambda trained: trained.replace(**options),
         annotations=os.fspath(annotations),
         masks=masks,
-        crf=post.crf_of(mask_post, crf_weight, crf_color),
+        crf=post.crf_of(mask_post, crf_weight, crf_color, crf_reach),
         engine=engine,
         per_class=per_class,
         progress=progress,

@@ -18,6 +18,8 @@ from tests.test_grabcut import BOX, converted, data, disc, iou, picture  # noqa:
 
 DEEPLAB = Parameters(weight=4, color=3, reach=67, smoothness=3, smoothness_reach=3)
 
+FAR = Parameters(weight=4, reach=0.5)  # for even colours
+
 
 def sigmoid(z):
     return 1 / (1 + np.exp(-np.asarray(z, np.float64)))
@@ -96,7 +98,7 @@ class TestRefine:
         image = picture(inside)
         off = np.roll(inside, 3, axis=1)
         p = np.where(off, 0.8, 0.2)
-        z = dense_crf.mean_field(np.log(p / (1 - p)), image, Parameters(reach=12))
+        z = dense_crf.mean_field(np.log(p / (1 - p)), image, Parameters(weight=4, reach=12))
         assert iou(off, inside) < 0.75
         assert iou(z > 0, inside) > 0.98
 
@@ -106,7 +108,7 @@ class TestRefine:
         height, width, box = 60 * factor, 80 * factor, np.multiply(BOX, factor)
         inside = disc(height, width, box)
         mask = np.full([7, 7], 0.6)
-        refined = dense_crf.refine(picture(inside), box, mask)
+        refined = dense_crf.refine(picture(inside), box, mask, FAR)
         assert refined.shape == (dense_crf.SIDE,) * 2 and refined.dtype == np.float32
         pasted = masks.paste_mask(refined, box, height, width)
         assert iou(masks.paste_mask(mask, box, height, width) > 0, inside) < 0.85
@@ -164,7 +166,7 @@ class TestMasksOfDetections:
 class TestEvaluation:
     def test_masks_of_the_records_images(self, data, tmp_path):  # noqa: F811
         converted(data, tmp_path / "records")
-        segment_box = by_crf(Parameters(), whole_pixels=False)
+        segment_box = by_crf(FAR, whole_pixels=False)
         with Segment((str(tmp_path / "records"),), segment_box, refines=True) as segment:
             (rle,) = segment(2, np.array([BOX]), np.full([1, 28, 28], 0.6, np.float32))
         assert iou(masks.decode_rle(rle) > 0, disc()) > 0.95
@@ -172,9 +174,10 @@ class TestEvaluation:
     @pytest.mark.parametrize(
         ("arguments", "named"),
         [
-            (("crf", -1.0, 13.0), "--crf_weight=-1"),
-            (("crf", 4.0, 0.0), "--crf_color=0"),
-            (("blur", 4.0, 13.0), "--mask_post=blur"),
+            (("crf", -1.0, 13.0, 0.1), "--crf_weight=-1"),
+            (("crf", 4.0, 0.0, 0.1), "--crf_color=0"),
+            (("crf", 4.0, 13.0, 0.0), "--crf_reach=0"),
+            (("blur", 4.0, 13.0, 0.1), "--mask_post=blur"),
         ],
     )
     def test_parameters_that_are_none(self, arguments, named):

@@ -26,7 +26,7 @@ from tests import harness, tiny
 
 evaluate = importlib.import_module("maskx_tf.evaluate")  # the command
 
-NO_MASK_POST = {"mask_post": "none", "crf_weight": 4.0, "crf_color": 13.0}
+NO_MASK_POST = {"mask_post": "none", "crf_weight": 2.0, "crf_color": 13.0, "crf_reach": 0.15}
 
 
 def fake_detector():

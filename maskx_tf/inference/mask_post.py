@@ -24,21 +24,27 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "crf_color", _DEFAULT.color, "Grey levels of 255 that alike pixels differ by in the CRF."
     )
+    flags.DEFINE_float(
+        "crf_reach", _DEFAULT.reach, "How far colours count in the CRF, over the side of the box."
+    )
 
 
-def crf_of(mask_post: str, crf_weight: float, crf_color: float) -> dense_crf.Parameters | None:
+def crf_of(
+    mask_post: str, crf_weight: float, crf_color: float, crf_reach: float
+) -> dense_crf.Parameters | None:
     """The CRF's parameters, None without it; UserError where a value is out of range."""
     if mask_post not in CHOICES:
         raise UserError(f"--mask_post={mask_post} is not one of: {', '.join(CHOICES)}.")
     if mask_post == "none":
         return None
-    if crf_weight < 0:
+    if not crf_weight >= 0:
         raise UserError(f"--crf_weight={crf_weight} must not be negative.")
-    if crf_color <= 0:
-        raise UserError(f"--crf_color={crf_color} must be positive.")
-    return _DEFAULT._replace(weight=crf_weight, color=crf_color)
+    for name, value in (("crf_color", crf_color), ("crf_reach", crf_reach)):
+        if not value > 0:
+            raise UserError(f"--{name}={value} must be positive.")
+    return _DEFAULT._replace(weight=crf_weight, color=crf_color, reach=crf_reach)
 
 
 def from_flags(values: flags.FlagValues) -> dense_crf.Parameters | None:
     """`crf_of` the parsed flags."""
-    return crf_of(values.mask_post, values.crf_weight, values.crf_color)
+    return crf_of(values.mask_post, values.crf_weight, values.crf_color, values.crf_reach)

@@ -11,7 +11,7 @@ from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.inference import mask_post
 
 MIN_AGREEMENT = 0.8  # of a mask's own box with the given one, unless told otherwise
-OPTIONS = ("min_agreement", "min_quality", "mask_post", "crf_weight", "crf_color")
+OPTIONS = ("min_agreement", "min_quality", "mask_post", "crf_weight", "crf_color", "crf_reach")
 TO_LABEL = "boxes_to_label"  # in the manifest's source: class name -> boxes without a usable mask
 
 

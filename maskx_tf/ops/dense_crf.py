@@ -37,9 +37,9 @@ class Parameters(NamedTuple):
         itself.
     """
 
-    weight: float = 4.0
+    weight: float = 2.0
     color: float = 13.0
-    reach: float = 0.5
+    reach: float = 0.15
     smoothness: float = 1.0
     smoothness_reach: float = 1.0
     steps: int = 10
