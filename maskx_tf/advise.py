@@ -30,7 +30,7 @@ def table(names: list[str], choices: list[Choice]) -> str:
     rows = [["", "outline", "covered so far", "mean cover after"]]
     for place, choice in enumerate(choices, start=1):
         shares = percent(choice.covered_before), percent(choice.mean_after)
-        rows.append([str(place), names[choice.index], *shares])
+        rows.append([str(place), names[choice.row], *shares])
     return align(rows, left_columns=2)
 
 
@@ -61,7 +61,7 @@ def main() -> None:
         f"{checkpoint}: {len(names)} classes, {len(known)} with masks; these cover the others to "
         f"{percent(before)} %.\n{table(names, choices)}"
     )
-    left = sorted(set(rest) - {choice.index for choice in choices}, key=coverage.covered.item)
+    left = sorted(set(rest) - {choice.row for choice in choices}, key=coverage.covered.item)
     if left:
         least = (f"{names[i]} {percent(float(coverage.covered[i]))}" for i in left[:_LEAST])
         print(f"Covered least of those left: {', '.join(least)}.")

@@ -54,15 +54,15 @@ def test_the_first_choice_is_the_best_of_all():
     rest = [i for i in range(len(weights)) if i != 4]
     left = [remaining(weights, [4, i])[rest].mean() for i in rest]
     (choice,) = Coverage(weights, [4]).choose(1)
-    assert choice.index == rest[int(np.argmin(left))]
-    covered = Coverage(weights, [4, choice.index]).covered
+    assert choice.row == rest[int(np.argmin(left))]
+    covered = Coverage(weights, [4, choice.row]).covered
     assert choice.mean_after == pytest.approx(covered[rest].mean())
 
 
 def test_choices_are_new_and_cover_more_and_more():
     coverage = Coverage(factor_weights(noise=0.3), [1, 2])
     choices = coverage.choose(100)
-    assert sorted([1, 2, *(c.index for c in choices)]) == list(range(12))
+    assert sorted([1, 2, *(c.row for c in choices)]) == list(range(12))
     means = [choice.mean_after for choice in choices]
     assert means == sorted(means) and coverage.choose(1) == []
 

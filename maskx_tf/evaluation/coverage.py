@@ -25,12 +25,12 @@ class Choice(NamedTuple):
     """A class that is worth outlining next.
 
     Attributes:
-      index: of its row.
+      row: of the class in the weights.
       covered_before: how far the classes before cover it, 0..1.
       mean_after: mean cover of all classes that are not in A, counting itself, once it is.
     """
 
-    index: int
+    row: int
     covered_before: float
     mean_after: float
 
