@@ -430,7 +430,12 @@ def test_evaluation_config_takes_data_and_test_options_only(caplog):
 def test_evaluate_checks_its_output_first(run_dir, tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.touch()
-    values = {"checkpoint": "", "model_dir": str(run_dir), "masks": "model", **NO_MASK_POST}
+    values = {
+        "checkpoint": "",
+        "model_dir": str(run_dir),
+        "masks": "model",
+        "kernels": "own",
+    } | NO_MASK_POST
     monkeypatch.setattr(checkpoints, "load_model", None)
     for output, message in (
         (f"{file}/x", "file/x cannot be written: "),
