@@ -606,9 +606,9 @@ FAULTS = (
     ),
     Fault(
         "brackets_in_a_path_are_a_pattern",
-        "maskx_tf/inference/image_files.py",
-        "        elif path.is_file():",
-        "        elif False:",
+        "maskx_tf/system/literal_paths.py",
+        "escaped = glob.escape(existing)",
+        "escaped = existing",
         "test_predict.py::test_a_name_with_brackets_is_a_file",
     ),
     # Evaluation

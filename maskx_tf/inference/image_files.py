@@ -37,8 +37,6 @@ def find_images(patterns: Sequence[str]) -> list[pathlib.Path]:
         path = pathlib.Path(pattern)
         if path.is_dir():
             images = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        elif path.is_file():
-            images = [path]
         else:
             images = [match for match in matches(pattern) if match.is_file()]
         if not images:
