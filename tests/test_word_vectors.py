@@ -146,4 +146,4 @@ def test_training_says_what_t_takes(glove, capsys):
     rows = run._class_vectors(config, Vocabulary.from_names(["teddy bear", "dog"]), ())
     np.testing.assert_allclose(rows, [[2, 0, 2], [0, 0, 0]])
     assert "WARNING: classes without any known word" in capsys.readouterr().err
-    assert run._class_vectors(batches.tiny_config(), Vocabulary.from_names(["dog"])) is None
+    assert run._class_vectors(batches.tiny_config(), Vocabulary.from_names(["dog"]), ()) is None
