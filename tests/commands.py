@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-from absl import flags
+from absl import app, flags  # noqa: F401 (app defines flags of its own, which stay)
 
 from tests.harness import REPOSITORY
 

@@ -89,7 +89,7 @@ def test_evaluation_during_training_uses_it(trained, monkeypatch):
         def __init__(self, model, *rest):
             self.model = model
 
-        def evaluate(self):
+        def evaluate(self, per_class):
             seen.update(by_name(self.model))
             return {}
 
