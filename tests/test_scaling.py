@@ -37,6 +37,7 @@ def test_two_images_a_step_in_place_of_sixteen():
         train_steps=720_000,
         lr_steps=(480_000, 640_000),
         warmup_steps=4_000,
+        weak_warmup_steps=80_000,
         checkpoint_interval=20_000,
         ema_decay=0.999 ** (1 / 8),
     )
@@ -63,6 +64,7 @@ def test_the_flag_scales_what_the_flagfile_says(tmp_path, capsys):
         "Scaled from 16 to 2 images per step:\n"
         "  train_steps 1000 -> 8000\n"
         "  checkpoint_interval 2500 -> 20000\n"
+        "  weak_warmup_steps 10000 -> 80000\n"
         "  learning_rate 0.02 -> 0.0025\n"
         "  lr_steps 600,800 -> 4800,6400\n"
     )
