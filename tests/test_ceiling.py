@@ -83,5 +83,6 @@ def test_ious_of_a_torn_pair_and_a_lone_object():
     assert summary["B"] == {
         "IoU": 0.75, "shared": 0.5, "IoU_shared": 0.5, "ceiling": 0.75, "ceiling_shared": 0.5,
     }  # fmt: skip
+    assert ceiling.mean_ious(objects, 3) == [summary["A"]["IoU"], summary["B"]["IoU"], None]
     assert summary["A"]["IoU"] == 0.5 and summary["A"]["ceiling"] == 0.75
     assert set(summary["none"].values()) == {None}

@@ -109,6 +109,15 @@ def _ious(annotations: list[dict], boxes: np.ndarray, given: Sequence[dict]) -> 
     return ious
 
 
+def mean_ious(objects: Sequence[tuple[int, float, float]], num_classes: int) -> list[float | None]:
+    """Mean IoU of `given_box_ious` over the objects of each class 1..K; None without any."""
+    table = np.array(objects, np.float64).reshape(-1, 3)
+    ids = table[:, 0].astype(int)
+    sums = np.bincount(ids, table[:, 1], num_classes + 1)[1:]
+    counts = np.bincount(ids, minlength=num_classes + 1)[1:]
+    return [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
+
+
 def summarize(
     objects: Sequence[tuple[int, float, float]], subsets: Mapping[str, Sequence[int]]
 ) -> dict[str, dict[str, float | None]]:

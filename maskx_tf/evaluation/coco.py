@@ -229,9 +229,8 @@ class CocoEvaluator:
         for subset, values in ceiling.summarize(objects, self._subsets).items():
             section[subset] |= values
         if per_class:
-            of_class = {name: [i + 1] for i, name in enumerate(self._names)}
-            summary = ceiling.summarize(objects, of_class)
-            section["iou_per_class"] = {name: summary[name]["IoU"] for name in self._names}
+            ious = ceiling.mean_ious(objects, len(self._names))
+            section["iou_per_class"] = dict(zip(self._names, ious, strict=True))
 
     def _precision(
         self, iou_type: str, predictions: dict[int, list[dict]]
