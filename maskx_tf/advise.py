@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
@@ -42,12 +43,17 @@ def main() -> None:
     names = list(vocabulary.names)
     if options.output:
         require_writable_file(options.output, f"--output={options.output}")
-    ious = _ious_of_a(options.evaluation, vocabulary) if options.evaluation else {}
-    known = list(ious) or [i - 1 for i in load_mask_classes(options.mask_classes, vocabulary)]
+    ious: dict[int, float] = {}
+    if options.evaluation:
+        said = f"those of --evaluation={options.evaluation}"
+        class_ids, ious = _set_a_of(options.evaluation, vocabulary)
+    else:
+        said = f"--mask_classes={options.mask_classes}"
+        class_ids = load_mask_classes(options.mask_classes, vocabulary)
+    known = [class_id - 1 for class_id in class_ids]
     if len(known) == len(names):
         raise UserError(
-            f"--mask_classes={options.mask_classes} are all {len(names)} classes; none is left to "
-            "outline."
+            f"The classes with masks, {said}, are all {len(names)}; none is left to outline."
         )
     weights = class_weights.read(checkpoint, options.transfer_input)
     coverage = Coverage(weights, known)
@@ -77,8 +83,12 @@ def main() -> None:
         print(f"written: {options.output}, for --mask_classes ({len(coverage.known)} classes)")
 
 
-def _ious_of_a(path: str, vocabulary: Vocabulary) -> dict[int, float]:
-    """Rows of the classes of A in an evaluation, with their mean IoU in given boxes."""
+def _set_a_of(path: str, vocabulary: Vocabulary) -> tuple[Sequence[int], dict[int, float]]:
+    """Set A of an evaluation; by their rows, the mean IoU of those that it has masks to score of.
+
+    Raises:
+      UserError: the file cannot be read, is of other classes, or has no such IoU.
+    """
     try:
         evaluation = json.loads(pathlib.Path(path).read_bytes())
         ious = evaluation["mask_given_boxes"]["iou_per_class"]
@@ -96,7 +106,7 @@ def _ious_of_a(path: str, vocabulary: Vocabulary) -> dict[int, float]:
             f"--evaluation={path} has no mask of a class of A to learn from: its validation images "
             "lack them."
         )
-    return scored
+    return ids, scored
 
 
 def define_flags() -> None:

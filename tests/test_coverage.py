@@ -110,8 +110,14 @@ def test_command_says_what_to_expect(monkeypatch, tmp_path):
     evaluation = {"mask_classes": ["a disc", "b ring", "c star"], "mask_given_boxes": section}
     path = tmp_path / "evaluation.json"
     path.write_text(json.dumps(evaluation))
+    names, result = advised(monkeypatch, tmp_path, f"--evaluation={path}")
+    # "c star" has masks too, if none to score: it is not to be outlined.
+    assert "12 classes, 3 with masks" in result.stdout
+    assert "Expected mean IoU of the 9 classes" in result.stdout and result.returncode == 0
+    evaluation["mask_classes"] = names
+    path.write_text(json.dumps(evaluation))
     _, result = advised(monkeypatch, tmp_path, f"--evaluation={path}")
-    assert "Expected mean IoU of the 10 classes" in result.stdout and result.returncode == 0
+    assert result.returncode == 2 and f"--evaluation={path}" in result.stderr
     path.write_text("{}")
     _, result = advised(monkeypatch, tmp_path, f"--evaluation={path}")
     assert result.returncode == 2 and str(path) in result.stderr
