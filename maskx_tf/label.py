@@ -117,7 +117,7 @@ def _write(values, source, labels, loaded, output: pathlib.Path, listed: pathlib
     """Writes all files, the labels last; returns the summary."""
     polygon_iou = values.polygon_iou if values.segmentation == "polygon" else None
     if values.format == "coco":
-        seen = {loaded.vocabulary.names[class_id - 1] for class_id in loaded.mask_class_ids}
+        seen = set(loaded.vocabulary.names_of(loaded.mask_class_ids))
         text = coco.to_text(source, labels, seen, polygon_iou)
     else:
         made, problems = objects.labelled_images(source, labels)

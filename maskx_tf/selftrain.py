@@ -58,7 +58,7 @@ class Rounds:
         self._output = pathlib.Path(output_dir)
         vocabulary = Vocabulary.load(str(pathlib.Path(model_dir) / checkpoints.VOCABULARY))
         ids = checkpoints.load_set_a(pathlib.Path(model_dir), vocabulary)
-        self._names, self._set_a = vocabulary.names, [vocabulary.names[i - 1] for i in ids]
+        self._names, self._set_a = vocabulary.names, vocabulary.names_of(ids)
         if not self._config.has_masks:
             raise UserError(f"{model_dir} detects boxes only (--mode=stage1_boxes).")
         if not self._config.train_records:

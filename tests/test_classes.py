@@ -15,6 +15,7 @@ def test_ids_count_from_one_in_the_order_of_the_file():
     assert PETS.num_classes == 3
     assert [PETS.id_of(name) for name in PETS.names] == [1, 2, 3]
     assert PETS.ids_of(["goldfish", "cat"]) == (3, 1)
+    assert PETS.names_of([3, 1]) == ["goldfish", "cat"]
 
 
 def test_save_and_load_give_the_same_vocabulary(tmp_path):

@@ -271,7 +271,7 @@ def main() -> None:
     if values.mask_classes:
         class_ids = load_mask_classes(values.mask_classes, vocabulary)
     usable = Usable(
-        {vocabulary.names[class_id - 1] for class_id in class_ids},
+        set(vocabulary.names_of(class_ids)),
         tuple(values.mask_sources) or loaded.config.mask_sources,
         loaded.config.source_weights,
     )

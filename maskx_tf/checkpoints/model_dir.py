@@ -75,7 +75,7 @@ def save_run(config: Config, vocabulary: Vocabulary, mask_class_ids: tuple[int, 
     directory = pathlib.Path(config.model_dir)
     config_lib.save(config, config.model_dir)
     vocabulary.save(str(directory / VOCABULARY))
-    names = [vocabulary.names[c - 1] for c in mask_class_ids]
+    names = vocabulary.names_of(mask_class_ids)
     write_atomically(directory / MASK_CLASSES, json.dumps(names, indent=1) + "\n")
     (directory / _OLD_MASK_CLASSES).unlink(missing_ok=True)
 

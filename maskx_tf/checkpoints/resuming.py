@@ -59,5 +59,5 @@ def _set_a(directory: pathlib.Path, vocabulary: Vocabulary, mask_class_ids: Sequ
 def _only(where: str, class_ids: set[int], vocabulary: Vocabulary, most: int = 3) -> str:
     if not class_ids:
         return ""
-    names = [vocabulary.names[class_id - 1] for class_id in sorted(class_ids)]
+    names = vocabulary.names_of(sorted(class_ids))
     return f", only {where}: {', '.join(names[:most])}{', …' if len(names) > most else ''}"

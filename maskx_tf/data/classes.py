@@ -115,6 +115,10 @@ class Vocabulary:
         ids = {name: index for index, name in enumerate(self.names, start=1)}
         return tuple(ids[name] if name in ids else self.id_of(name) for name in names)
 
+    def names_of(self, class_ids: Iterable[int]) -> list[str]:
+        """The names of several ids, in their order."""
+        return [self.names[class_id - 1] for class_id in class_ids]
+
     def _hint(self, name: str) -> str:
         close = difflib.get_close_matches(name, self.names, n=3, cutoff=0.6)
         if close:

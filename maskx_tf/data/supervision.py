@@ -82,7 +82,7 @@ def check(
         for name, (objects, with_mask) in manifest.class_counts.items():
             boxes[name] += objects
             masks[name] += with_mask
-    set_a = [vocabulary.names[class_id - 1] for class_id in mask_class_ids]
+    set_a = vocabulary.names_of(mask_class_ids)
     if not from_boxes and not any(masks[name] for name in set_a):
         raise UserError(
             f"No object of the {len(set_a)} classes of --mask_classes has a mask in "

@@ -121,7 +121,7 @@ def evaluate(
         checkpoint,
         results,
         evaluator.curves,
-        [vocabulary.names[class_id - 1] for class_id in mask_class_ids],
+        vocabulary.names_of(mask_class_ids),
         vocabulary.num_classes,
         annotations or list(config.eval_records),
     )

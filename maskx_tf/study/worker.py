@@ -75,16 +75,15 @@ def _train(entry: dict) -> dict[str, dict]:
         class_ids = load_mask_classes(mask_classes, vocabulary)
         with reading_errors(options.eval_records):
             evaluator = runner.ModelEvaluator(model, options, vocabulary, class_ids)
-            set_a = [vocabulary.names[class_id - 1] for class_id in class_ids]
-            evaluations[name] = compact(evaluator.evaluate(per_class=True), set_a)
+            evaluation = evaluator.evaluate(per_class=True)
+            evaluations[name] = compact(evaluation, vocabulary.names_of(class_ids))
     return evaluations
 
 
 def set_a_of(model_dir: str) -> list[str]:
     """Names of the classes whose masks a run has used."""
     vocabulary = Vocabulary.load(f"{model_dir}/{checkpoints.VOCABULARY}")
-    class_ids = checkpoints.load_set_a(pathlib.Path(model_dir), vocabulary)
-    return [vocabulary.names[class_id - 1] for class_id in class_ids]
+    return vocabulary.names_of(checkpoints.load_set_a(pathlib.Path(model_dir), vocabulary))
 
 
 def compact(evaluation: dict, mask_classes: Collection[str]) -> dict:
