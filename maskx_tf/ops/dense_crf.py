@@ -73,11 +73,7 @@ def refine(
         return cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
     rows, _ = windows.widened(top, bottom, image.shape[0])
     columns, _ = windows.widened(left, right, image.shape[1])
-    window = image[rows, columns]
-    scale = min(1.0, SIDE / max(window.shape[:2]))
-    if scale < 1:
-        sides = [max(round(side * scale), 1) for side in window.shape[1::-1]]
-        window = cv2.resize(window, sides, interpolation=cv2.INTER_AREA)
+    window, scale = windows.shrunk(image[rows, columns], SIDE)
     to_rows, from_rows = _resampling(y1, y2, rows, window.shape[0], mask.shape[0])
     to_columns, from_columns = _resampling(x1, x2, columns, window.shape[1], mask.shape[1])
     probabilities = np.clip(to_rows @ mask @ to_columns.T, _EPSILON, 1 - _EPSILON)

@@ -38,23 +38,15 @@ def segment(image: np.ndarray, box_yxyx: Sequence[float]) -> tuple[np.ndarray, i
     # The margin is known to be background.
     rows, inner_y = windows.widened(top, bottom, image.shape[0])
     columns, inner_x = windows.widened(left, right, image.shape[1])
-    window = image[rows, columns]
-    scale = min(1.0, _MAX_SIDE_PX / max(window.shape[:2]))
-    if scale < 1:
-        size = (_scaled(window.shape[1], scale), _scaled(window.shape[0], scale))
-        window = cv2.resize(window, size, interpolation=cv2.INTER_AREA)
+    window, scale = windows.shrunk(image[rows, columns], _MAX_SIDE_PX)
     y = min(round(inner_y * scale), window.shape[0] - 1)
     x = min(round(inner_x * scale), window.shape[1] - 1)
-    rect = (x, y, _scaled(width, scale), _scaled(height, scale))
+    rect = (x, y, windows.scaled(width, scale), windows.scaled(height, scale))
     found = _grabcut(np.ascontiguousarray(window), rect)
     if found is not None:
         values = cv2.resize(found, (width, height), interpolation=cv2.INTER_LINEAR)
         region = (values >= 0.5).astype(np.uint8)
     return (region if region.any() else np.ones_like(region)), top, left
-
-
-def _scaled(side: int, scale: float) -> int:
-    return max(round(side * scale), 1)
 
 
 def _grabcut(window: np.ndarray, rect: tuple[int, int, int, int]) -> np.ndarray | None:
