@@ -18,11 +18,11 @@ import tensorflow as tf
 from maskx_tf import checkpoints, visualize
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data.pipeline import make_dataset
+from maskx_tf.evaluation.ceiling import SAME_BOX_IOU
 from maskx_tf.evaluation.operating_point import MIN_IOU, MIN_SCORE
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.ops.boxes import mask_windows
 
-PAIR_IOU = 0.7  # of the two boxes
 TILE_PX = 200
 _MARGIN = 0.1  # around the pair, in its longer sides
 _FADING = 0.6  # towards white, of what a mask leaves out
@@ -115,7 +115,7 @@ def _pairs(models: list[LoadedModel]) -> Iterator[tuple[np.ndarray, list[Detecte
 
 def is_pair(first: DetectedObject, second: DetectedObject) -> bool:
     """Whether two objects are in nearly the same box."""
-    return _iou(first.box, second.box) >= PAIR_IOU
+    return _iou(first.box, second.box) >= SAME_BOX_IOU
 
 
 def detected(

@@ -177,11 +177,8 @@ def box_agreement(rle: Rle, box_yxyx: Sequence[float]) -> float:
       rle: of the mask.
       box_yxyx: 4 numbers, pixels of the image, exclusive corners.
     """
-    left, top, width, height = mask_api.toBbox(rle).tolist()
-    y1, x1, y2, x2 = box_yxyx
-    inner_height = min(y2, top + height) - max(y1, top)
-    inner_width = min(x2, left + width) - max(x1, left)
-    if not width * height or inner_height <= 0 or inner_width <= 0:
+    if not rle_area(rle):
         return 0.0
-    inner = inner_height * inner_width
-    return float(inner / (width * height + (y2 - y1) * (x2 - x1) - inner))
+    y1, x1, y2, x2 = box_yxyx
+    given = np.array([[x1, y1, x2 - x1, y2 - y1]], np.float64)
+    return float(mask_api.iou(mask_api.toBbox(rle)[None], given, [0])[0, 0])
