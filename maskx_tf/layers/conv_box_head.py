@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from maskx_tf.layers.box_head import DELTA_WEIGHTS, BoxHead
+from maskx_tf.layers.box_head import BoxHead
 from maskx_tf.layers.mask_bodies.body import convolution
 
 
@@ -16,25 +16,20 @@ class ConvBoxHead(BoxHead):
       num_classes: K.
       units: D, channels of the last convolution. The first has twice those of the RoI features, the
         next twice as many, up to D.
-      groups: as of `BoxHead`.
-      positive_iou: as of `BoxHead`.
-      delta_weights: as of `BoxHead`.
       convs: number of convolutions.
       norm: `none` or `group_norm`.
+      **options: of `BoxHead`.
     """
 
     def __init__(
         self,
         num_classes: int,
         units: int = 1024,
-        groups: tuple[int, ...] = (),
-        positive_iou: float = 0.5,
-        delta_weights: tuple[float, ...] = DELTA_WEIGHTS,
         convs: int = 4,
         norm: str = "none",
-        **kwargs,
+        **options,
     ):
-        super().__init__(num_classes, units, groups, positive_iou, delta_weights, **kwargs)
+        super().__init__(num_classes, units, **options)
         self.num_convs, self.norm = convs, norm
 
     def add_hidden_layers(self, channels: int) -> None:

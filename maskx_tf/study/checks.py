@@ -87,7 +87,8 @@ def _of_classes(results: Results, seed, split, higher, lower, subset) -> list[np
     pair = [results.class_scores(seed, split, row, subset) for row in (higher, lower)]
     if pair[0] is None or pair[1] is None or len(pair[0]) != len(pair[1]):
         return []
-    return [difference[~np.isnan(difference)] for difference in [pair[0] - pair[1]]]
+    difference = pair[0] - pair[1]
+    return [difference[~np.isnan(difference)]]
 
 
 def bootstrap(groups: list[np.ndarray], draws: int = 2000) -> tuple[float, float]:
