@@ -6,8 +6,7 @@ import tensorflow as tf
 from official.projects.deepmac_maskrcnn.modeling.heads import hourglass_network as official
 
 import maskx_tf as mx
-from export import saved_model
-from maskx_tf import add_classes, checkpoints, training
+from maskx_tf import checkpoints, training
 from maskx_tf.errors import UserError
 from maskx_tf.layers import choices
 from maskx_tf.layers.backbone import ConvNorm, ResidualBlock
@@ -19,7 +18,7 @@ from maskx_tf.layers.mask_bodies.mlp import MLP
 from maskx_tf.layers.mask_head import MaskHead
 from maskx_tf.model import build_model
 from maskx_tf.objective import training_losses
-from tests import batches, flagfiles, harness, runs
+from tests import batches, flagfiles, runs, whole_way
 from tests.harness import thorough
 from tests.layer_check import randomize
 
@@ -350,24 +349,7 @@ def test_every_body_trains_resumes_evaluates_grows_and_is_exported(
         checkpoint_interval=1,
         score_threshold=0.0,
     )
-    training.train(config)
-    cached = config.replace(
-        model_dir=str(tmp_path / "run"),
-        feature_cache=str(tmp_path / "cache"),
-        eval_records=(str(shapes_data / "records" / "val"),),
-    )
-    training.train(cached.replace(train_steps=1, eval_records=()))
-    results = training.train(cached)  # resumes
-    assert np.isfinite(results["mask_given_boxes"]["all"]["AP"])
-    loaded, plain = (checkpoints.load_model(str(tmp_path / name)) for name in ("run", "plain"))
-    for a, b in zip(loaded.model.get_weights(), plain.model.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
-    annotations = [harness.annotation(1, [5, 8, 25, 20], category_id=1, segmentation=[])]
-    boxes, images = harness.write_coco(tmp_path, annotations, sizes=[(40, 60)], names=("emu",))
-    add_classes.add_classes(str(tmp_path / "run"), boxes, images, str(tmp_path / "grown"))
-    grown = checkpoints.load_model(str(tmp_path / "grown"))
-    assert grown.vocabulary.names[-1] == "emu"
-    saved_model.export(*grown, str(tmp_path / "export"))
+    whole_way.check(config, shapes_data, tmp_path, str(tmp_path / "cache"), atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -5,8 +5,7 @@ import pytest
 import tensorflow as tf
 
 import maskx_tf as mx
-from export import saved_model
-from maskx_tf import add_classes, checkpoints, training
+from maskx_tf import training
 from maskx_tf.errors import UserError
 from maskx_tf.frozen import training as feature_cache
 from maskx_tf.layers.conv_box_head import ConvBoxHead
@@ -14,7 +13,7 @@ from maskx_tf.layers.mask_bodies.fcn import FCN
 from maskx_tf.layers.mask_branches import class_prior, with_coordinates
 from maskx_tf.layers.mask_head import MaskHead
 from maskx_tf.model import build_model
-from tests import batches, harness, runs
+from tests import batches, runs, whole_way
 from tests.layer_check import randomize
 
 CAM = {"box_head": "conv", "box_convs": 2, "mask_branches": ("cam",)}
@@ -173,21 +172,5 @@ def test_branches_train_resume_evaluate_grow_and_are_exported(mode, shapes_data,
         checkpoint_interval=1,
         **common,
     )
-    training.train(config)
-    cached = config.replace(
-        model_dir=str(tmp_path / "run"),
-        feature_cache=str(tmp_path / "cache") if start else "",
-        eval_records=(str(shapes_data / "records" / "val"),),
-    )
-    training.train(cached.replace(train_steps=1, eval_records=()))
-    results = training.train(cached)  # resumes
-    assert np.isfinite(results["mask_given_boxes"]["all"]["AP"])
-    loaded, plain = (checkpoints.load_model(str(tmp_path / name)) for name in ("run", "plain"))
-    for a, b in zip(loaded.model.get_weights(), plain.model.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
-    annotations = [harness.annotation(1, [5, 8, 25, 20], category_id=1, segmentation=[])]
-    boxes, images = harness.write_coco(tmp_path, annotations, sizes=[(40, 60)], names=("emu",))
-    add_classes.add_classes(str(tmp_path / "run"), boxes, images, str(tmp_path / "grown"))
-    grown = checkpoints.load_model(str(tmp_path / "grown"))
-    assert grown.vocabulary.names[-1] == "emu"
-    saved_model.export(*grown, str(tmp_path / "export"))
+    cache = str(tmp_path / "cache") if start else ""
+    whole_way.check(config, shapes_data, tmp_path, cache, atol=1e-5)
