@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from absl import flags
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maskx_tf import config as config_lib
@@ -98,6 +98,7 @@ def configs(draw) -> Config:
 
 @settings(max_examples=25, deadline=None)
 @given(configs())
+@example(Config(mask_classes="''"))
 def test_saved_options_are_read_back_equal(tmp_path_factory, config):
     model_dir = tmp_path_factory.mktemp("run")
     config_lib.save(config, str(model_dir))

@@ -91,10 +91,10 @@ def _of_this_run(flag: str, directory: str, note: Callable[[str], None]) -> str:
 
 def _expanded(line: str, file: str) -> str:
     """A line of a file with its variables, and without the quotes around its value."""
-    if quoted := re.fullmatch(r"""(--?\w+=)(["'])([^"',]*)\2""", line):
-        line = quoted[1] + quoted[3]
     if not line.startswith("-") or os.path.basename(file) == OF_A_RUN:  # written by the program
         return line
+    if quoted := re.fullmatch(r"""(--?\w+=)(["'])([^"',]*)\2""", line):
+        line = quoted[1] + quoted[3]
     line = os.path.expandvars(line)
     if unset := re.search(r"\$(\w+|\{\w+\})", line):
         raise UserError(f"flagfile {file}: {unset[0]} in {line} has no value; set it or write it.")
