@@ -141,6 +141,13 @@ class Config:
     scale_jitter_max: float = _training(
         1.0, "Largest random factor on the training image scale.", POSITIVE
     )
+    repeat_threshold: float = _training(
+        0.0,
+        "Images with a class that less than this share of the images has come more often, "
+        "sqrt(threshold / share) times an epoch, as for LVIS (0.001); 0: all once.",
+        FRACTION,
+        is_later=True,
+    )
     max_objects: int = _training(
         100, "Ground-truth objects kept per image, the largest first.", POSITIVE, at_test="data"
     )

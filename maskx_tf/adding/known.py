@@ -49,6 +49,7 @@ def class_means(
         batch_size=1,
         mask_sources=(),
         mask_source_weights=(),
+        repeat_threshold=0.0,
         horizontal_flip=False,
         scale_jitter_min=1.0,
         scale_jitter_max=1.0,

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from maskx_tf.config import Config
-from maskx_tf.data import augmentation, decoding, preprocessing
+from maskx_tf.data import augmentation, decoding, preprocessing, repeats
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.order import TrainingOrder
 from maskx_tf.data.records import index, reader
@@ -109,7 +109,9 @@ def _examples(
     if not training:
         records = np.arange(len(found))
         return tf.data.Dataset.from_tensor_slices(np.stack([records] * 2, axis=-1))
-    order = TrainingOrder(found.portrait & _is_bucketed(config), config.batch_size, seed)
+    threshold = config.repeat_threshold
+    factors = repeats.repeat_factors(found, threshold) if threshold else None
+    order = TrainingOrder(found.portrait & _is_bucketed(config), config.batch_size, seed, factors)
     worker = context.input_pipeline_id if context else 0
     # Examples of a batch that this worker reads.
     count = config.batch_size // (context.num_input_pipelines if context else 1)

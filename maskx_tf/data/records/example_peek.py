@@ -1,8 +1,8 @@
-"""Single small features of a serialised tf.Example, found without reading the rest of it."""
+"""Small features of a serialised tf.Example, found without reading the rest of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 _HEAD_BYTES = 96  # of a map entry: its key, and all of a small value
@@ -22,22 +22,54 @@ def peek(
     Returns:
       What was found; damaged messages give less, or wrong values, but no error.
     """
-    wanted = {key.encode(): key for key in keys}
     found: dict[str, Any] = {}
     try:
-        _, start, size = _field(read(0, 16), 0)  # Example.features
-        offset, end = start, min(start + size, length)
-        while offset < end and len(found) < len(wanted):
-            head = read(offset, _HEAD_BYTES)
-            _, start, size = _field(head, 0)  # one entry of the map
-            _, key_start, key_size = _field(head, start)
-            key = head[key_start : key_start + key_size]
-            if key in wanted:
-                found[wanted[key]] = _first_value(head, key_start + key_size)
-            offset += start + size
+        for key, head, value, _ in _entries(read, length):
+            if key in keys:
+                found[key] = _first_value(head, value)
+                if len(found) == len(keys):
+                    break
     except (IndexError, ValueError):
         pass
     return found
+
+
+def peek_features(
+    read: Callable[[int, int], bytes], length: int, keys: Collection[str]
+) -> dict[str, bytes]:
+    """Some features of whatever length, each as the bytes of a tf.train.Feature.
+
+    Args:
+      read: as in `peek`.
+      length: of the message in bytes.
+      keys: features wanted.
+    """
+    found: dict[str, bytes] = {}
+    try:
+        for key, head, value, offset in _entries(read, length):
+            if key in keys:
+                _, start, size = _field(head, value)
+                found[key] = read(offset + start, size)
+                if len(found) == len(keys):
+                    break
+    except (IndexError, ValueError):
+        pass
+    return found
+
+
+def _entries(
+    read: Callable[[int, int], bytes], length: int
+) -> Iterator[tuple[str, bytes, int, int]]:
+    """(key, first bytes of the map's entry, where its value is in them, where it is) of each."""
+    _, start, size = _field(read(0, 16), 0)  # Example.features
+    offset, end = start, min(start + size, length)
+    while offset < end:
+        head = read(offset, _HEAD_BYTES)
+        _, start, size = _field(head, 0)  # one entry of the map
+        _, key_start, key_size = _field(head, start)
+        value = key_start + key_size
+        yield head[key_start:value].decode(errors="replace"), head, value, offset
+        offset += start + size
 
 
 def _first_value(data: bytes, offset: int) -> int | bytes:

@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from maskx_tf.data.records import framing, schema
-from maskx_tf.data.records.example_peek import peek
+from maskx_tf.data.records.example_peek import peek, peek_features
 from maskx_tf.data.records.framing import Fault, Frame
 from maskx_tf.errors import UserError
 
@@ -94,6 +94,31 @@ def build(
         length=rows[:, 2],
         portrait=rows[:, 3] > 0,
     )
+
+
+def features_of(found: Index, keys: Sequence[str]) -> list[list[bytes]]:
+    """Some features of every record, as bytes of a tf.train.Feature; b"" where there is none.
+
+    Raises:
+      UserError: a file cannot be read.
+    """
+
+    def read_file(shard: int) -> list[list[bytes]]:
+        rows = []
+        path = found.paths[shard]
+        try:
+            with open(path, "rb", buffering=0) as file:
+                for place in np.flatnonzero(found.shard == shard):
+                    frame = Frame(int(found.offset[place]), int(found.length[place]))
+                    read = functools.partial(_read_inside, file, frame)
+                    features = peek_features(read, frame.length, keys)
+                    rows.append([features.get(key, b"") for key in keys])
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        return rows
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        return [row for rows in pool.map(read_file, range(len(found.paths))) for row in rows]
 
 
 def damaged_files(paths: Sequence[pathlib.Path]) -> list[str]:
