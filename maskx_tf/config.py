@@ -185,7 +185,10 @@ class Config:
     # Backbone and FPN
     backbone: str = _detector("resnet50", "Backbone.", choices=tuple(BACKBONES))
     backbone_width: int = _detector(
-        64, "Filters of the stem; later stages are multiples of it.", POSITIVE
+        64, "Filters of stage 2; those of later stages are multiples of it.", POSITIVE
+    )
+    backbone_stem_width: int = _detector(
+        0, "Filters of the stem; 0: backbone_width.", NOT_NEGATIVE, is_later=True
     )
     stride_on: str = _detector(
         "1x1",
@@ -194,15 +197,17 @@ class Config:
     )
     backbone_padding: str = _detector(
         "symmetric",
-        "Padding where the backbone has a stride: the same on all sides (Detectron, Keras), or "
-        "TensorFlow's own, more at the bottom and right of even sides (Model Garden).",
-        choices=("symmetric", "same"),
+        "Padding where the backbone has a stride: the same on all sides (Detectron, Keras, "
+        "torchvision); TensorFlow's own, more at the bottom and right of even sides (Model "
+        "Garden); or caffe: the same, but max-pooling pads at the bottom and right.",
+        choices=("symmetric", "same", "caffe"),
     )
     backbone_weights: str = _source(
         "",
         "ImageNet weights a new run starts from: `keras` (downloads), a .h5 of "
-        "tf_keras.applications, a Model Garden checkpoint or a Detectron .pkl; each needs its "
-        "flagfile in configs/backbones. Empty: random.",
+        "tf_keras.applications, a .pth or .safetensors of torchvision or timm, a Detectron .pkl, "
+        "an .onnx, or a Model Garden checkpoint; most need their flagfile in configs/backbones. "
+        "Empty: random.",
     )
     normalization: str = _detector(
         "frozen_batch_norm",

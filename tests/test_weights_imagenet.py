@@ -27,7 +27,7 @@ from tests.harness import thorough
 IMAGE = harness.random_image(96, 160) // 2 + np.random.default_rng(0).integers(
     0, 128, (96, 160, 3), dtype=np.uint8
 )
-SOURCES = ("keras", "model_garden", "detectron")
+SOURCES = ("keras", "model_garden", "torchvision", "detectron")
 FIRST = "res3_0_branch2a_w"  # the first blob that is looked at
 
 

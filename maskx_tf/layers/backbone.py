@@ -169,11 +169,13 @@ class ResNet(tf_keras.layers.Layer):
     Args:
       variant: a key of `STAGES`. `small` has basic blocks, and two 3x3 convolutions of stride 2 as
         its stem; the others have bottlenecks, and a 7x7 convolution with max-pooling.
-      width: filters of the stem. Stage i has width * 2**(i - 2) filters, times 4 in bottlenecks.
+      width: stage i has width * 2**(i - 2) filters, times 4 in bottlenecks.
+      stem_width: filters of the stem; 0: width.
       normalization: see `normalization_layer`.
       stride_on: `1x1` or `3x3`, the convolution of a bottleneck that has the stride.
       frozen_stages: 0: none, 1: the stem, 2: stem and stage 2, …; no gradient enters these.
-      padding: `symmetric` or `same`, how convolutions and pooling with stride 2 pad.
+      padding: how convolutions and pooling with stride 2 pad: `symmetric`, `same`, or `caffe`:
+        convolutions symmetric, pooling at the bottom and the right.
     """
 
     def __init__(
@@ -184,18 +186,21 @@ class ResNet(tf_keras.layers.Layer):
         stride_on: str = "1x1",
         frozen_stages: int = 2,
         padding: str = "symmetric",
+        stem_width: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.frozen_stages = frozen_stages
-        self.padding = padding
+        self.pool_padding = padding
+        padding = "symmetric" if padding == "caffe" else padding  # of the convolutions
+        stem_width = stem_width or width
         bottleneck = variant != "small"
         if bottleneck:
-            self.stem = [ConvNorm(width, 7, 2, normalization, padding=padding, name="stem")]
+            self.stem = [ConvNorm(stem_width, 7, 2, normalization, padding=padding, name="stem")]
         else:
             self.stem = [
-                ConvNorm(width // 2, 3, 2, normalization, padding=padding, name="stem1"),
-                ConvNorm(width, 3, 2, normalization, padding=padding, name="stem2"),
+                ConvNorm(stem_width // 2, 3, 2, normalization, padding=padding, name="stem1"),
+                ConvNorm(stem_width, 3, 2, normalization, padding=padding, name="stem2"),
             ]
         self.pool = bottleneck
         self.stages: dict[str, list[ResidualBlock]] = {}
@@ -228,7 +233,7 @@ class ResNet(tf_keras.layers.Layer):
         x = images
         for conv in self.stem:
             x = conv(x, training=training)
-        if self.pool and self.padding == "symmetric":
+        if self.pool and self.pool_padding == "symmetric":
             # 0 stands in for -inf because the input has passed a ReLU.
             x = tf.nn.max_pool2d(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), 3, 2, "VALID")
         elif self.pool:

@@ -49,7 +49,7 @@ def detector_rules(config: Config) -> Rules:
     }
 
 
-def _conv(kernel: np.ndarray) -> np.ndarray:
+def hwio(kernel: np.ndarray) -> np.ndarray:
     """(out, in, h, w) to (h, w, in, out), and (in, out, h, w) to (h, w, out, in)."""
     return np.transpose(kernel, (2, 3, 1, 0))
 
@@ -58,7 +58,7 @@ def _same(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _layer(ours: str, theirs: str, kernel: Callable = _conv, bias: Callable = _same) -> Rules:
+def _layer(ours: str, theirs: str, kernel: Callable = hwio, bias: Callable = _same) -> Rules:
     return {
         f"{ours}/kernel": Rule((f"{theirs}_w",), kernel),
         f"{ours}/bias": Rule((f"{theirs}_b",), bias),
@@ -83,17 +83,20 @@ def places(variant: str) -> Iterator[tuple[int, int, str]]:
                     yield stage, block, part
 
 
-def count_blocks(names: Iterable[str], pattern: str) -> tuple[int, ...]:
-    """Blocks in each of the stages 2 to 5; `pattern` has stage and block as its groups."""
+def count_blocks(names: Iterable[str], pattern: str, stages: str = "2345") -> tuple[int, ...]:
+    """Blocks in each of the stages 2 to 5; `pattern` has stage and block as its groups.
+
+    `stages` is what the names call these stages.
+    """
     found = (re.fullmatch(pattern, name) for name in names)
     blocks = {match.groups() for match in found if match}
-    return tuple(sum(stage == wanted for stage, _ in blocks) for wanted in "2345")
+    return tuple(sum(stage == wanted for stage, _ in blocks) for wanted in stages)
 
 
 def _conv_norm(ours: str, conv: str, norm: str) -> Rules:
     scale, shift = f"{norm}_s", f"{norm}_b"
     return {
-        f"{ours}/conv/kernel": Rule((f"{conv}_w",), _conv),
+        f"{ours}/conv/kernel": Rule((f"{conv}_w",), hwio),
         f"{ours}/norm/gamma": Rule((scale,), _same),
         f"{ours}/norm/beta": Rule((shift,), _same),
         f"{ours}/norm/moving_mean": Rule((scale,), np.zeros_like),
@@ -124,7 +127,7 @@ def _rpn_rules() -> Rules:
     return (
         _layer("rpn/conv", "conv_rpn_fpn2")
         | _layer("rpn/objectness", "rpn_cls_logits_fpn2")
-        | _layer("rpn/deltas", "rpn_bbox_pred_fpn2", lambda w: _conv(reorder(w)), reorder)
+        | _layer("rpn/deltas", "rpn_bbox_pred_fpn2", lambda w: hwio(reorder(w)), reorder)
     )
 
 
@@ -133,7 +136,7 @@ def _from_chw(channels: int, side: int) -> Callable[[np.ndarray], np.ndarray]:
 
     def convert(kernel: np.ndarray) -> np.ndarray:
         kernel = kernel.reshape(-1, channels, side, side)
-        return _conv(kernel).reshape(side * side * channels, -1)
+        return hwio(kernel).reshape(side * side * channels, -1)
 
     return convert
 

@@ -1,6 +1,7 @@
 """ImageNet initialisation of the backbone: what --backbone_weights names, checked and set."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,23 +17,39 @@ from maskx_tf.weights.imagenet_files import (
     download_keras,
     read_detectron,
     read_keras,
+    read_torchvision,
 )
 from maskx_tf.weights.model_garden import read_model_garden
+from maskx_tf.weights.onnx_resnet import read_onnx
 
 DOWNLOAD = "keras"  # the value of --backbone_weights that is not a path
 TITLES = {
     "keras": "tf_keras.applications",
     "model_garden": "Model Garden",
+    "torchvision": "torchvision",
     "detectron": "Detectron",
+    "onnx": "an ONNX file",
 }
 _READERS = {
     "download": download_keras,
     "keras": read_keras,
     "model_garden": read_model_garden,
+    "torchvision": read_torchvision,
     "detectron": read_detectron,
+    "onnx": read_onnx,
 }
-WIDTH = 64  # filters of the stem, the same in all of them
+_SOURCES = {
+    ".h5": "keras",
+    ".hdf5": "keras",
+    ".pkl": "detectron",
+    ".pth": "torchvision",
+    ".pt": "torchvision",
+    ".safetensors": "torchvision",
+    ".onnx": "onnx",
+}
+WIDTH = 64  # filters of stage 2 and of the stem, where the file does not tell
 # What the weights of each source were trained with. Features are theirs only with these options.
+# (A file of ONNX tells its strides, padding and widths, but not the network's input.)
 OPTIONS: dict[str, dict[str, Any]] = {
     "keras": {
         "channel_order": "bgr",
@@ -47,6 +64,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "pixel_std": (58.395, 57.12, 57.375),
         "stride_on": "3x3",
         "backbone_padding": "same",
+    },
+    "torchvision": {
+        "channel_order": "rgb",
+        "pixel_mean": (123.675, 116.28, 103.53),
+        "pixel_std": (58.395, 57.12, 57.375),
+        "stride_on": "3x3",
+        "backbone_padding": "symmetric",
     },
     "detectron": {
         "channel_order": "bgr",
@@ -85,30 +109,34 @@ def load_backbone(model: MaskXRCNN, config: Config) -> str:
     _check_options(config, source)
     content = _READERS["download" if path == DOWNLOAD else source](path, config.backbone)
     _check_depth(config, content)
+    _check_same(config, source, content.options)
     variables = {variable_key(variable): variable for variable in model.backbone.weights}
     blobs.assign(variables, content.rules, content.blobs)
     return _report(config, source, content, len(variables))
 
 
 def source_of(path: str) -> str:
-    """`keras`, `model_garden` or `detectron`, by the name; UserError if there is no such file."""
+    """A key of `OPTIONS`, or `onnx`, by the name; UserError if there is no such file."""
     if path == DOWNLOAD:
         return "keras"
-    source = {".h5": "keras", ".hdf5": "keras", ".pkl": "detectron"}.get(pathlib.Path(path).suffix)
+    source = _SOURCES.get(pathlib.Path(path).suffix)
     if source and pathlib.Path(path).is_file():
         return source
     if not source and (tf.io.gfile.exists(f"{path}.index") or tf.io.gfile.isdir(path)):
         return "model_garden"
     raise UserError(
         f"--backbone_weights={path}: there is no such file; give `keras`, a .h5 file of "
-        "tf_keras.applications, a Model Garden checkpoint (a directory, or its path without "
-        ".index) or a Detectron .pkl file."
+        "tf_keras.applications, a .pth or .safetensors file of torchvision or timm, a Detectron "
+        ".pkl file, an .onnx file, or a Model Garden checkpoint (a directory, or its path without "
+        ".index)."
     )
 
 
 def _check_options(config: Config, source: str) -> None:
     path = config.backbone_weights
-    if config.backbone == "small" or config.backbone_width != WIDTH:
+    widths = {config.backbone_width, config.backbone_stem_width or WIDTH}
+    tells = source in ("onnx", "torchvision")
+    if config.backbone == "small" or (widths != {WIDTH} and not tells):
         raise UserError(
             f"--backbone_weights={path} needs --backbone=resnet50 or resnet101 with "
             f"--backbone_width={WIDTH}, not {config.backbone} with {config.backbone_width}."
@@ -118,15 +146,26 @@ def _check_options(config: Config, source: str) -> None:
             f"--backbone_weights={path} has batch normalisation; --normalization=group_norm "
             "cannot take it over: use frozen_batch_norm, batch_norm or sync_batch_norm."
         )
+    _check_same(config, source, OPTIONS.get(source, {}))
+
+
+def _check_same(config: Config, source: str, wanted: Mapping[str, Any]) -> None:
+    """UserError that names the options of `wanted` that are others in `config`."""
+    actual = {name: getattr(config, name) for name in wanted}
+    if "backbone_stem_width" in actual:
+        actual["backbone_stem_width"] = config.backbone_stem_width or config.backbone_width
     wrong = [
-        f"--{name}={_text(wanted)} (not {_text(getattr(config, name))})"
-        for name, wanted in OPTIONS[source].items()
-        if not _same(getattr(config, name), wanted)
+        f"--{name}={_text(value)} (not {_text(actual[name])})"
+        for name, value in wanted.items()
+        if not _same(actual[name], value)
     ]
     if wrong:
+        remedy = "add them"
+        if source in OPTIONS and wanted.keys() <= OPTIONS[source].keys():
+            remedy = f"add --flagfile=configs/backbones/{source}.flags after the other flagfiles"
         raise UserError(
-            f"--backbone_weights={path}, from {TITLES[source]}, needs {', '.join(wrong)}; add "
-            f"--flagfile=configs/backbones/{source}.flags after the other flagfiles."
+            f"--backbone_weights={config.backbone_weights}, from {TITLES[source]}, needs "
+            f"{', '.join(wrong)}; {remedy}."
         )
 
 
@@ -149,7 +188,13 @@ def _report(config: Config, source: str, content: ImageNetResNet, count: int) ->
         f"Backbone from {config.backbone_weights} ({TITLES[source]}): {count} variables set; "
         f"not used: {', '.join(unused[:4]) or 'none'}{more}."
     )
-    if source == "detectron" and config.normalization != "frozen_batch_norm":
+    if source == "onnx":
+        line += (
+            f" The file does not tell its input; it is taken for --channel_order="
+            f"{config.channel_order} --pixel_mean={_text(config.pixel_mean)} "
+            f"--pixel_std={_text(config.pixel_std)}."
+        )
+    if content.is_folded and config.normalization != "frozen_batch_norm":
         line += (
             f" Its batch statistics are folded into scale and offset: in training, "
             f"--normalization={config.normalization} starts from other features."
@@ -158,10 +203,10 @@ def _report(config: Config, source: str, content: ImageNetResNet, count: int) ->
 
 
 def _same(value: Any, wanted: Any) -> bool:
-    if isinstance(wanted, str):
+    if isinstance(wanted, str | int):
         return value == wanted
     return len(value) == len(wanted) and np.allclose(value, wanted, rtol=0, atol=1e-3)
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ",".join(f"{item:g}" for item in value)
+    return str(value) if isinstance(value, str | int) else ",".join(f"{item:g}" for item in value)

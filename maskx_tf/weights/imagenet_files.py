@@ -1,6 +1,8 @@
-"""Reads the ImageNet ResNets of tf_keras.applications and of Detectron."""
+"""Reads the ImageNet ResNets of tf_keras.applications, torchvision, timm and Detectron."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -8,7 +10,7 @@ import tf_keras
 
 from maskx_tf.errors import UserError
 from maskx_tf.layers.backbone import EPSILON
-from maskx_tf.weights import caffe2, pickles
+from maskx_tf.weights import caffe2, pickles, torch_files
 from maskx_tf.weights.blobs import Blobs, Rule
 
 KERAS_EPSILON = 1.001e-5
@@ -22,11 +24,15 @@ class ImageNetResNet(NamedTuple):
       blobs: its arrays.
       blocks: how many blocks it has in each of the stages 2 to 5.
       rules: for all variables of our backbone; where the depths differ they name absent blobs.
+      options: of `Config` that it needs, as far as the file itself tells.
+      is_folded: whether batch statistics are part of scale and offset.
     """
 
     blobs: Blobs
     blocks: tuple[int, ...]
     rules: caffe2.Rules
+    options: Mapping[str, Any] = MappingProxyType({})
+    is_folded: bool = False
 
 
 def read_keras(path: str, backbone: str) -> ImageNetResNet:
@@ -85,7 +91,52 @@ def read_detectron(path: str, backbone: str) -> ImageNetResNet:
     content = content.get("model", content)
     blobs = Blobs(content if isinstance(content, dict) else {}, f"--backbone_weights={path}")
     blocks = _blocks(blobs, caffe2.BLOCK, "conv1_w")
-    return ImageNetResNet(blobs, blocks, caffe2.backbone_rules(backbone))
+    return ImageNetResNet(blobs, blocks, caffe2.backbone_rules(backbone), is_folded=True)
+
+
+def read_torchvision(path: str, backbone: str) -> ImageNetResNet:
+    """Reads the state_dict of a ResNet of torchvision or timm, see `torch_files.read`.
+
+    Args:
+      path: the file.
+      backbone: `resnet50` or `resnet101`, ours.
+
+    Raises:
+      UserError: the file is damaged or holds something else.
+    """
+    blobs = Blobs(torch_files.read(path), f"--backbone_weights={path}")
+    blocks = _blocks(blobs, r"layer([1-4])\.(\d+)\.conv3\.weight", "conv1.weight", "1234")
+    rules = torch_rules("", backbone)
+    widths = {
+        "backbone_width": blobs.shape("layer1.0.conv1.weight")[0],
+        "backbone_stem_width": blobs.shape("conv1.weight")[0],
+    }
+    return ImageNetResNet(blobs, blocks, rules, options=widths)
+
+
+def torch_rules(prefix: str, backbone: str) -> caffe2.Rules:
+    """Rules for torchvision's ResNet, whose names begin with `prefix`; its epsilon is ours."""
+    rules: caffe2.Rules = {}
+    names = {"stem": ("conv1", "bn1")}
+    for stage, block, part in caffe2.places(backbone):
+        layer = f"layer{stage - 1}.{block}"
+        names[f"res{stage}_{block}/{part}"] = (
+            (f"{layer}.downsample.0", f"{layer}.downsample.1")
+            if part == "shortcut"
+            else (f"{layer}.{part}", f"{layer}.bn{part[-1]}")
+        )
+    for ours, (conv, norm) in names.items():
+        rules |= {f"backbone/{ours}/conv/kernel": Rule((f"{prefix}{conv}.weight",), caffe2.hwio)}
+        rules |= {
+            f"backbone/{ours}/norm/{name}": Rule((f"{prefix}{norm}.{theirs}",), np.asarray)
+            for name, theirs in {
+                "gamma": "weight",
+                "beta": "bias",
+                "moving_mean": "running_mean",
+                "moving_variance": "running_var",
+            }.items()
+        }
+    return rules
 
 
 def keras_rules(ours: str, conv: str, norm: str, blobs: Blobs, epsilon: float) -> caffe2.Rules:
@@ -143,9 +194,9 @@ def _last(name: str) -> str:
     return name.split("/")[-1].split(":")[0]
 
 
-def _blocks(blobs: Blobs, pattern: str, stem: str) -> tuple[int, ...]:
+def _blocks(blobs: Blobs, pattern: str, stem: str, stages: str = "2345") -> tuple[int, ...]:
     """Blocks of each stage, see `caffe2.count_blocks`; UserError that names `stem` without any."""
-    counts = caffe2.count_blocks(blobs.arrays, pattern)
+    counts = caffe2.count_blocks(blobs.arrays, pattern, stages)
     if not any(counts):
         raise UserError(
             f"{blobs.source} has no resnet50 or resnet101 under the expected names ({stem}, …); it "

@@ -18,21 +18,21 @@ from maskx_tf.errors import UserError
 
 _REMEDY = "give a .pkl of Detectron or detectron2"
 _SIGNATURES = {
-    b"PK\x03\x04": "is a PyTorch or another zip file, which is not supported",
+    b"PK\x03\x04": "is a PyTorch or another zip file",
     b"\x1f\x8b": "is compressed; unpack it with gunzip first",
     b"<": "is a web page or XML, not weights; download the file itself",
     b"\x89HDF": "is an HDF5 file, not a pickle",
 }
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """What is wrong with the pickle, without the file's name."""
 
 
 def _dtype(code: Any, *_: Any) -> np.dtype:
     """A numeric dtype of its own, whose byte order comes with its state."""
     if not isinstance(code, str) or np.dtype(code).kind not in "biuf":
-        raise _RefusedError(
+        raise RefusedError(
             f"holds an array of dtype {_short(code)}; only bool, integer and floating point arrays "
             "are read"
         )
@@ -55,45 +55,51 @@ for _builtins in ("builtins", "__builtin__"):
         _ALLOWED[f"{_builtins}.{_type.__name__}"] = _type
 
 
-class _WholeReads:
+class WholeReads:
     """A file of which less than was asked for is an error, not the beginning of a name."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
 
     def read(self, count: int) -> bytes:
+        """As of a file; EOFError if there is less."""
         data = self._file.read(count)
         if len(data) < count:
             raise EOFError
         return data
 
     def readline(self) -> bytes:
+        """As of a file; EOFError without the line's end."""
         line = self._file.readline()
         if not line.endswith(b"\n"):
             raise EOFError
         return line
 
 
-class _Unpickler(pickle._Unpickler):
+class Unpickler(pickle._Unpickler):
+    """Runs nothing but what `allowed` has: name -> what takes its place."""
+
+    allowed: ClassVar[dict[str, Any]] = _ALLOWED
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
 
     def find_class(self, module: Any, name: Any) -> Callable[..., Any]:
+        """What a name of the file stands for; RefusedError if it is not in `allowed`."""
         full_name = f"{module}.{name}"
-        if full_name not in _ALLOWED:
-            raise _RefusedError(
+        if full_name not in self.allowed:
+            raise RefusedError(
                 f"calls for `{_short(full_name)}`: loading it would run code, and weights are only "
                 "NumPy arrays in plain containers. Do not load it elsewhere"
             )
-        return _ALLOWED[full_name]
+        return self.allowed[full_name]
 
     def load_build(self) -> None:
         """Sets a state, which may be any object's, of arrays and of their byte order only."""
         target, state = self.stack[-2:]
         if isinstance(target, np.dtype) and state[2:] != (None, None, None, -1, -1, 0):
-            raise _RefusedError("holds an array of a structured or unknown dtype")
+            raise RefusedError("holds an array of a structured or unknown dtype")
         if not isinstance(target, np.dtype | np.ndarray):
-            raise _RefusedError(f"sets the state of a {type(target).__name__}")
+            raise RefusedError(f"sets the state of a {type(target).__name__}")
         super().load_build()  # type: ignore[misc]
 
     dispatch[pickle.BUILD[0]] = load_build
@@ -122,7 +128,7 @@ def load(path: str) -> dict[Any, Any]:
             return _load(file)
     except UserError:
         raise
-    except _RefusedError as error:
+    except RefusedError as error:
         raise UserError(f"{path} {error}; {_REMEDY}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; {_REMEDY}") from error
@@ -135,14 +141,14 @@ def load(path: str) -> dict[Any, Any]:
 def _load(file: BinaryIO) -> dict[Any, Any]:
     start = file.read(8)
     if not start:
-        raise _RefusedError("is empty")
+        raise RefusedError("is empty")
     for signature, problem in _SIGNATURES.items():
         if start.startswith(signature):
-            raise _RefusedError(problem)
+            raise RefusedError(problem)
     file.seek(0)
-    content = _Unpickler(_WholeReads(file), encoding="latin1").load()
+    content = Unpickler(WholeReads(file), encoding="latin1").load()
     if not isinstance(content, dict):
-        raise _RefusedError(
+        raise RefusedError(
             f"holds a {type(content).__name__}, not a dict of arrays; PyTorch files are not "
             "supported"
         )
