@@ -30,6 +30,12 @@ def define_flags() -> None:
     config_lib.define_flags(shown=scoring.changeable())
     flags.DEFINE_string("checkpoint", "", "Checkpoint to evaluate; empty: the latest of model_dir.")
     flags.DEFINE_bool("per_class", False, "Also print the AP of every class.")
+    flags.DEFINE_bool(
+        "errors",
+        False,
+        "Also sort the errors by kind (TIDE), and write a page that shows what they cost and the "
+        "images with the worst: MODEL_DIR/evaluation.html.",
+    )
     flags.DEFINE_enum("masks", "model", scoring.MASKS, "What segments the detected boxes.")
     mask_post.define_flags()
     flags.DEFINE_enum(
@@ -98,6 +104,7 @@ def main() -> None:
         crf=crf,
         engine=flags.FLAGS.engine,
         per_class=True,
+        error_page=flags.FLAGS.errors,
     )
     names = evaluation.mask_classes
     rest = evaluation.num_classes - len(names)
@@ -111,7 +118,12 @@ def main() -> None:
     print(f"{evaluation.checkpoint}; A: {len(names)} classes with masks, B: {rest} without")
     listed = set(names) if flags.FLAGS.per_class else None
     print(report.format_table(evaluation.results, listed))
-    print(f"written: {output}, {picture}")
+    written = [output, str(picture)]
+    if evaluation.error_page:
+        written.append(str(pathlib.Path(output).with_suffix(".html")))
+        write_atomically(written[-1], evaluation.error_page)
+        print(f"\n{report.format_errors(evaluation.results['errors'])}")
+    print(f"written: {', '.join(written)}")
 
 
 if __name__ == "__main__":

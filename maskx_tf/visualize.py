@@ -241,10 +241,10 @@ def write_picture(picture: np.ndarray, path: pathlib.Path) -> None:
     write_atomically(path, encode_picture(picture, PICTURES[path.suffix.lower()]))
 
 
-def encode_picture(picture: np.ndarray, kind: str) -> bytes:
+def encode_picture(picture: np.ndarray, kind: str, quality: int = 92) -> bytes:
     """A picture, uint8 [H, W, 3] RGB, as the bytes of a file; `kind` is one of `PICTURES`."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, kind, quality=92)
+    Image.fromarray(picture).save(buffer, kind, quality=quality)
     return buffer.getvalue()
 
 

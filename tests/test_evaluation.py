@@ -129,7 +129,7 @@ def test_subset_ap_equals_rerunning_cocoeval_on_the_subset(iou_type, name, subse
     class_ids = {"A": [1, 3, 6], "B": [2, 4, 5], "all": [1, 2, 3, 4, 5, 6]}[subset]
     rows = [
         {k: v for k, v in row.items() if iou_type == "segm" or k != "segmentation"}
-        for image_rows in evaluator._detections.values()
+        for image_rows in evaluator.detections.values()
         for row in image_rows
     ]
     if iou_type == "segm":

@@ -251,15 +251,19 @@ class TestEvaluation:
         tiny.tf.train.Checkpoint(model=model).save(str(run / "ckpt"))
         given, printed = {}, ""
         for who in ("model", "grabcut"):
-            options = f"--model_dir={run}", f"--masks={who}"
+            options = f"--model_dir={run}", f"--masks={who}", "--errors"
             done = commands.in_process("maskx_tf.evaluate", *options)
             assert done.returncode == 0, done.stderr
             printed += done.stdout
             given[who] = json.loads((run / FILES[who]).read_text())
         assert given["model"]["box"] == given["grabcut"]["box"]
         assert given["model"].keys() == {
-            *("checkpoint", "mask_classes", "ground_truth", "box", "operating_point")
+            *("checkpoint", "mask_classes", "ground_truth", "box", "operating_point", "errors")
         }
+        for who, name in FILES.items():
+            page = (run / name).with_suffix(".html").read_text()
+            assert "missed" in page and page.count("<img ") == 2
+            assert set(given[who]["errors"]) == {"A", "B", "all"}
         assert given["model"]["mask_classes"] == []
         assert given["model"]["ground_truth"] == [str(tmp_path / "full")]
         assert given["grabcut"]["mask_given_boxes"]["all"]["AP"] == pytest.approx(1)

@@ -17,7 +17,9 @@ from maskx_tf.data.records import index, manifest
 from maskx_tf.data.records.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import controls, runner
+from maskx_tf.evaluation import error_page as error_pages
 from maskx_tf.evaluation.ground_truth import ground_truth_from_json
+from maskx_tf.evaluation.record_images import RecordImages
 from maskx_tf.evaluation.segmentation import Segment, by_crf, by_grabcut
 from maskx_tf.model import MaskXRCNN, rebuilt
 from maskx_tf.ops import dense_crf
@@ -40,6 +42,7 @@ class Evaluation(NamedTuple):
       mask_classes: names of set A.
       num_classes: K.
       ground_truth: the json or the records that the model was compared with.
+      error_page: HTML that shows the errors; empty unless asked for.
     """
 
     checkpoint: str
@@ -48,6 +51,7 @@ class Evaluation(NamedTuple):
     mask_classes: list[str]
     num_classes: int
     ground_truth: str | list[str]
+    error_page: str = ""
 
 
 def evaluate(
@@ -60,6 +64,7 @@ def evaluate(
     crf: dense_crf.Parameters | None = None,
     engine: str = "faster_coco_eval",
     per_class: bool = False,
+    error_page: bool = False,
     progress: bool = True,
 ) -> Evaluation:
     """Scores a run's latest checkpoint, or one that is named, on `eval_records`.
@@ -74,6 +79,7 @@ def evaluate(
       crf: refines the model's masks.
       engine: one of `coco.ENGINES`.
       per_class: also list the AP of every class.
+      error_page: also sort the errors by kind, as "errors" of the results, and show them.
       progress: show a progress bar.
 
     Raises:
@@ -117,13 +123,25 @@ def evaluate(
             segment=segment,
         )
         results = evaluator.evaluate(per_class, progress)
+    names_of_a, page = vocabulary.names_of(mask_class_ids), ""
+    if error_page:
+        assert evaluator.evaluator
+        results["errors"], page = error_pages.page(
+            evaluator.evaluator,
+            vocabulary.names,
+            RecordImages(config.eval_records),
+            title=checkpoint,
+            about=f"{len(names_of_a)} classes have masks in training (A), "
+            f"{vocabulary.num_classes - len(names_of_a)} have boxes alone (B).",
+        )
     return Evaluation(
         checkpoint,
         results,
         evaluator.curves,
-        vocabulary.names_of(mask_class_ids),
+        names_of_a,
         vocabulary.num_classes,
         annotations or list(config.eval_records),
+        page,
     )
 
 

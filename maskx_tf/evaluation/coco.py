@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import ceiling, federated
+from maskx_tf.evaluation import ceiling, errors, federated
 from maskx_tf.evaluation.operating_point import operating_point
 from maskx_tf.ops import masks as mask_ops
 
@@ -61,6 +61,9 @@ class CocoEvaluator:
     Ground truth whose images have `neg_category_ids`, as LVIS's, is scored by LVIS's protocol.
 
     Attributes:
+      ground_truth: COCO layout.
+      subsets: class ids of "A", "B" and "all".
+      detections: COCO results of what was added, by image id.
       curves: after `evaluate`, {section: {subset: precision [101] at `RECALLS`}} at IoU 0.5, the
         mean over the classes of the subset; only those with ground truth are there.
     """
@@ -83,7 +86,7 @@ class CocoEvaluator:
         if engine not in ENGINES:
             raise UserError(f"--engine={engine} is not one of: {', '.join(ENGINES)}.")
         every = range(1, vocabulary.num_classes + 1)
-        self._subsets = {
+        self.subsets = {
             "A": sorted(mask_class_ids),
             "B": sorted(set(every) - set(mask_class_ids)),
             "all": list(every),
@@ -92,9 +95,9 @@ class CocoEvaluator:
         self._frequencies = federated.classes_by_frequency(ground_truth) if self._federated else {}
         if self._federated:
             ground_truth = federated.with_ignored_regions(ground_truth)
-        self._ground_truth, self._names, self._engine = ground_truth, vocabulary.names, engine
+        self.ground_truth, self._names, self._engine = ground_truth, vocabulary.names, engine
         self._image_ids = {image["id"] for image in ground_truth["images"]}
-        self._detections: dict[int, list[dict]] = {}
+        self.detections: dict[int, list[dict]] = {}
         self._given: dict[int, list[dict]] = {}
         self._boxes_only = False
         self.curves: dict[str, dict[str, np.ndarray]] = {}
@@ -120,7 +123,7 @@ class CocoEvaluator:
         if rles is None:
             self._boxes_only = True
             rles = [{}] * len(np.asarray(classes))
-        self._add(self._detections, image_id, boxes_yxyx, scores, classes, rles)
+        self._add(self.detections, image_id, boxes_yxyx, scores, classes, rles)
 
     def add_given_boxes(
         self, image_id: int, boxes_yxyx: npt.ArrayLike, classes: npt.ArrayLike, rles: Sequence[dict]
@@ -157,6 +160,14 @@ class CocoEvaluator:
             )
         ]
 
+    def errors(self) -> errors.Analysis:
+        """The errors of the detections that were added: of masks, or of boxes without masks."""
+        iou_type = "bbox" if self._boxes_only else "segm"
+        detections = self.detections
+        if self._federated:
+            detections = federated.that_count(detections, self.ground_truth)
+        return errors.analyse(ground_truth_for(iou_type, self.ground_truth), detections, iou_type)
+
     def evaluate(self, per_class: bool = False) -> dict:
         """Scores what was added.
 
@@ -171,12 +182,12 @@ class CocoEvaluator:
           "iou_per_class" of given boxes. Values in [0, 1]; None where the ground
           truth has no object of the kind. "operating_point": see `operating_point`.
         """
-        detections, given = self._detections, self._given
+        detections, given = self.detections, self._given
         results: dict = {}
         if self._federated:
             results["protocol"] = federated.NAME
             detections, given = (
-                federated.that_count(of, self._ground_truth) for of in (detections, given)
+                federated.that_count(of, self.ground_truth) for of in (detections, given)
             )
         parts = {"box": ("bbox", detections)}
         if not self._boxes_only:
@@ -186,7 +197,7 @@ class CocoEvaluator:
         results |= {section: self._score(section, *of, per_class) for section, of in parts.items()}
         if self._given:
             self._add_ious(results["mask_given_boxes"], given, per_class)
-        point = operating_point(self._ground_truth, detections, self._subsets)
+        point = operating_point(self.ground_truth, detections, self.subsets)
         return {**results, "operating_point": point}
 
     def _score(
@@ -205,15 +216,15 @@ class CocoEvaluator:
         at_iou = precision[np.isclose(thresholds, CURVE_IOU), :, :, 0][0]  # [recalls, classes]
         self.curves[section] = {
             subset: at_iou[:, [column[c] for c in ids if c in column]].mean(axis=1)
-            for subset, ids in self._subsets.items()
+            for subset, ids in self.subsets.items()
             if not column.keys().isdisjoint(ids)
         }
         results = {
             subset: {metric: average(ids, *what) for metric, what in METRICS.items()}
-            for subset, ids in self._subsets.items()
+            for subset, ids in self.subsets.items()
         }
         for metric, of_frequency in self._frequencies.items():
-            for subset, ids in self._subsets.items():
+            for subset, ids in self.subsets.items():
                 results[subset][metric] = average(
                     sorted(set(ids).intersection(of_frequency)), None, 0
                 )
@@ -225,8 +236,8 @@ class CocoEvaluator:
 
     def _add_ious(self, section: dict, given: dict[int, list[dict]], per_class: bool) -> None:
         """Adds mean IoU and the class-agnostic ceiling to a section, see `ceiling.summarize`."""
-        objects = ceiling.given_box_ious(self._ground_truth, given)
-        for subset, values in ceiling.summarize(objects, self._subsets).items():
+        objects = ceiling.given_box_ious(self.ground_truth, given)
+        for subset, values in ceiling.summarize(objects, self.subsets).items():
             section[subset] |= values
         if per_class:
             ious = ceiling.mean_ious(objects, len(self._names))
@@ -236,7 +247,7 @@ class CocoEvaluator:
         self, iou_type: str, predictions: dict[int, list[dict]]
     ) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """Precision [IoU thresholds, recalls, classes, areas], thresholds, and the class ids."""
-        truth = _ground_truth_for(iou_type, self._ground_truth)
+        truth = ground_truth_for(iou_type, self.ground_truth)
         results = _predictions_for(iou_type, predictions)
         if self._federated:  # as lvis-api, which counts nothing without an area
             results = [row for row in results if row["area"] > 0]
@@ -274,8 +285,8 @@ class CocoEvaluator:
         index = coco()
         index.dataset = {
             "info": {},
-            "images": self._ground_truth["images"],
-            "categories": self._ground_truth["categories"],
+            "images": self.ground_truth["images"],
+            "categories": self.ground_truth["categories"],
             "annotations": annotations,
         }
         index.createIndex()
@@ -289,7 +300,7 @@ def _by_class(rows: list[dict]) -> dict[int, list[dict]]:
     return of_class
 
 
-def _ground_truth_for(iou_type: str, ground_truth: dict) -> list[dict]:
+def ground_truth_for(iou_type: str, ground_truth: dict) -> list[dict]:
     """Copies, because the engines write into annotations; an unmasked object as a crowd region."""
     annotations = [dict(annotation) for annotation in ground_truth["annotations"]]
     if iou_type == "bbox":

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection
 
 from maskx_tf.evaluation import federated
+from maskx_tf.evaluation.errors import KINDS
 from maskx_tf.system.files import write_atomically
 
 SECTIONS = {"box": "box", "mask": "mask", "mask_given_boxes": "mask, boxes given"}
@@ -70,6 +71,15 @@ def format_operating_point(point: dict) -> str:
         f"and {percent(point['all']['precision'])} % of what is shown is right (class, and box "
         f"IoU from {point['box_iou']} on)."
     )
+
+
+def format_errors(summary: dict) -> str:
+    """A table of what `errors.summarize` returns: what each kind of error takes from AP."""
+    rows = [["AP lost to", *SUBSETS]]
+    for kind in KINDS:
+        values = [percent(summary[subset][kind]) for subset in SUBSETS]
+        rows.append([f"{kind}: {KINDS[kind]}", *values])
+    return align(rows, left_columns=1)
 
 
 def _class_table(results: dict, sections: list[str], mask_classes: Collection[str]) -> str:

@@ -38,6 +38,7 @@ class ModelEvaluator:
 
     Attributes:
       results, curves: of the last evaluation, as of `CocoEvaluator`; empty before.
+      evaluator: that of the last evaluation.
 
     Raises:
       UserError: there are no evaluation records, or they cannot be read.
@@ -76,6 +77,7 @@ class ModelEvaluator:
             return {**model.detect(pyramid, sizes, scales), "given_masks": given}
 
         self._model, self._predict = model, predict
+        self.evaluator: coco.CocoEvaluator | None = None
         self.results: dict = {}
         self.curves: dict[str, dict[str, np.ndarray]] = {}
 
@@ -124,6 +126,7 @@ class ModelEvaluator:
                 total,
             )
         self.results, self.curves = evaluator.evaluate(per_class), evaluator.curves
+        self.evaluator = evaluator
         return self.results
 
     def _predictions(self, dataset: tf.data.Dataset, total: int) -> Iterator[dict[str, np.ndarray]]:

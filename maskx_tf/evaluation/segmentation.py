@@ -9,8 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from maskx_tf.data import decoding
-from maskx_tf.data.records import index, manifest, schema
+from maskx_tf.evaluation.record_images import RecordImages
 from maskx_tf.ops import dense_crf, grabcut
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.ops.masks import Rle
@@ -36,7 +35,7 @@ class Segment:
 
     def __init__(self, eval_records: Sequence[str], segment_box: SegmentBox, refines: bool = False):
         self._segment_box, self.refines = segment_box, refines
-        self._places = index.places_by_image_id(manifest.find_shards(eval_records))
+        self._read_image = RecordImages(eval_records)
         self._threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def __enter__(self) -> Self:
@@ -55,8 +54,7 @@ class Segment:
           boxes_yxyx: float [N, 4].
           masks: the model's, float [N, m, m], where they are refined.
         """
-        columns, _ = schema.columns_of(self._places[image_id].read())
-        image = decoding.to_array(columns["image/encoded"])
+        image = self._read_image(image_id)
         boxes = np.asarray(boxes_yxyx, np.float64).tolist()
         given = [None] * len(boxes) if masks is None else list(masks)
         return list(
