@@ -11,11 +11,13 @@ import math
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from maskx_tf.data.coco import images as images_lib
 from maskx_tf.data.coco import instances
+from maskx_tf.data.coco.issues import Issue
 from maskx_tf.data.coco.objects import CROWDS, IGNORED
 from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.errors import UserError
@@ -39,6 +41,7 @@ def convert(
     set_a: Sequence[str] | None = None,
     pixel_range: tuple[float, float] | None = None,
     crowds: str = IGNORED,
+    issues: Sequence[Issue] = (),
 ) -> Manifest:
     """Writes the records of a COCO json.
 
@@ -52,6 +55,7 @@ def convert(
       set_a: class names kept in the manifest.
       pixel_range: of images with more than 8 bits a channel, see `image_formats.to_picture`.
       crowds: what iscrowd means, one of `objects.CROWDS`.
+      issues: what was wrong with the labels that the json was made of.
 
     Raises:
       UserError: the json or an image is unusable, or the output exists.
@@ -79,7 +83,7 @@ def convert(
         external_id: (class_id, vocabulary.names[class_id - 1])
         for class_id, external_id in enumerate(vocabulary.external_ids, start=1)
     }
-    items, issues = images_lib.locate(content.items, images)
+    items, renamed = images_lib.locate(content.items, images)
     kept = output.reusable(source, len(items))
     if kept is None and not skip_bad_images:
         _check_files(items, images)
@@ -90,7 +94,7 @@ def convert(
         output,
         vocabulary=vocabulary,
         source=source,
-        issues=[*content.issues, *issues],
+        issues=[*issues, *content.issues, *renamed],
         set_a=set_a,
         class_attributes=content.class_attributes,
     )
@@ -126,6 +130,12 @@ def define_flags() -> None:
     flags.DEFINE_string("images", None, "Directory of the image files.", required=True)
     flags.DEFINE_string("output_dir", None, "Directory to write records to.", required=True)
     flags.DEFINE_string("name", None, "Prefix of the shards' names; default: the json's name.")
+    define_settings()
+    output_lib.define_flags()
+
+
+def define_settings() -> None:
+    """The flags of how annotations and images become records."""
     flags.DEFINE_integer(
         "mask_size", DEFAULT_MASK_SIZE, "Largest side of a stored mask, pixels; 0: full resolution."
     )
@@ -148,7 +158,18 @@ def define_flags() -> None:
         "or floats. Default: each image's own smallest and largest, without outliers.",
     )
     flags.DEFINE_bool("skip_bad_images", False, "Drop and list missing or corrupt images.")
-    output_lib.define_flags()
+
+
+def settings_from_flags() -> dict[str, Any]:
+    """The arguments of `convert` that the flags of `define_settings` give."""
+    options = flags.FLAGS
+    return {
+        "mask_size": options.mask_size,
+        "skip_bad_images": options.skip_bad_images,
+        "masks": options.masks,
+        "pixel_range": _pixel_range(options.pixel_range),
+        "crowds": options.crowds,
+    }
 
 
 def _pixel_range(values: Sequence[str]) -> tuple[float, float] | None:
@@ -170,11 +191,7 @@ def main() -> None:
         options.annotations,
         options.images,
         output,
-        mask_size=options.mask_size,
-        skip_bad_images=options.skip_bad_images,
-        masks=options.masks,
-        pixel_range=_pixel_range(options.pixel_range),
-        crowds=options.crowds,
+        **settings_from_flags(),
     )
     print(writer.describe(manifest, options.output_dir))
 

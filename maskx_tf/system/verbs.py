@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "weights detectron2": Verb("maskx_tf.weights.detectron2", "Import detectron2's models"),
     },
     "Make records of a data set": {
+        "records folder": Verb("tf_records.folder", "Of a folder of YOLO, VOC, CVAT, …"),
         "records coco": Verb("tf_records.coco", "Of data in COCO's format"),
         "records visual-genome": Verb("tf_records.visual_genome", "Of Visual Genome"),
         "records shapes": Verb("tf_records.shapes", "Of the embedded data set, drawn anew"),
@@ -51,7 +53,13 @@ NAMES = {verb.module: name for name, verb in VERBS.items()}
 
 
 def split(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The verb that a command line begins with, "" if none, and the words after it."""
+    """The verb that a command line begins with, "" if none, and the words after it.
+
+    `records FOLDER` means `records folder FOLDER`, if there is such a directory or / is in it.
+    """
+    if words[:1] == ["records"] and len(words) > 1 and not words[1].startswith("-"):
+        if "/" in words[1] or os.path.isdir(words[1]):
+            return "records folder", list(words[1:])
     for length in (2, 1):
         name = " ".join(words[:length]).replace("_", "-")
         if len(words) >= length and name in VERBS:

@@ -134,7 +134,7 @@ def locate(
     root = pathlib.Path(directory)
     paths = [root / item.file_name for item in items]
     missing = [index for index, path in enumerate(paths) if not os.path.isfile(path)]
-    others = {index: _other_spelling(root, items[index].file_name) for index in missing}
+    others = {index: other_spelling(root, items[index].file_name) for index in missing}
     uses = collections.Counter(path for path in others.values())
     uses.update(set(paths) & uses.keys())
     issues = []
@@ -146,7 +146,8 @@ def locate(
     return [item._replace(path=str(path)) for item, path in located], issues
 
 
-def _other_spelling(root: pathlib.Path, file_name: str) -> pathlib.Path | None:
+def other_spelling(root: pathlib.Path, file_name: str) -> pathlib.Path | None:
+    """The file that an image of this name likely is, though none is called so; None if none is."""
     name = urllib.parse.unquote(file_name.replace("\\", "/"))
     name = name.rpartition(_LOCAL_FILES)[2]
     if "://" in name:

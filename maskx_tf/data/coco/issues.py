@@ -115,6 +115,39 @@ REASONS = {
     ),
     "image_too_large": Reason(DROPPED, "the image has more than 179 million pixels", _PHOTOS),
     "iscrowd_invalid": Reason(REPAIRED, "iscrowd is neither 0 nor 1: taken for 0"),
+    "label_class_unknown": Reason(
+        DROPPED,
+        "its class number is none of the names",
+        "name every class in data.yaml; numbers start at 0",
+    ),
+    "label_file_unreadable": Reason(
+        DROPPED,
+        "the label file cannot be read: its image is left out with it",
+        "write the file again; the list in annotations.json says what is wrong with it",
+    ),
+    "label_in_rotated_view": Reason(
+        DROPPED, "it was drawn while the tool showed the photo rotated", _TURNED
+    ),
+    "label_malformed": Reason(
+        DROPPED,
+        "the line or shape is neither a box nor a polygon",
+        "a line is a class number and 4 numbers, or 3 points or more",
+    ),
+    "label_not_normalised": Reason(
+        DROPPED,
+        "its numbers are in pixels, and not shares of the photo's sides",
+        "divide x and width by the photo's width, y and height by its height",
+    ),
+    "label_of_other_annotator": Reason(
+        DROPPED, "someone else's annotation of the same photo counts"
+    ),
+    "label_shape_unsupported": Reason(
+        DROPPED, "its shape is no box, polygon, ellipse or mask, or of a photo of unknown size"
+    ),
+    "label_without_class": Reason(DROPPED, "it has no class, or several"),
+    "label_without_image": Reason(
+        DROPPED, "there is no image for it", "are the images in the directory of their split?"
+    ),
     "mask_blank": Reason(KEPT, "its segmentation holds nothing but null or empty text: no mask"),
     "mask_counts_invalid": Reason(
         MASK_DROPPED, "the counts of the RLE are damaged, or do not fill its size", _RLE
@@ -124,6 +157,9 @@ REASONS = {
         MASK_DROPPED,
         "the mask has no pixel in its box",
         "masks are in pixels of the file, and cover more than a line",
+    ),
+    "mask_file_unreadable": Reason(
+        MASK_DROPPED, "the picture of masks cannot be read, or its colours are not VOC's"
     ),
     "mask_invalid": Reason(MASK_DROPPED, "the segmentation is neither polygons nor an RLE", _RLE),
     "mask_is_box": Reason(KEPT, "GrabCut could not segment it: the mask is the whole box"),
@@ -142,6 +178,7 @@ REASONS = {
         MASK_DROPPED, "the size of the RLE is [width, height] of the image", _RLE
     ),
     "mask_too_large": Reason(MASK_DROPPED, "the polygons are too large for their box"),
+    "mask_without_box": Reason(MASK_DROPPED, "it fits the box of no object of its photo"),
     "mask_weight_invalid": Reason(REPAIRED, "mask_weight is no number from 0 to 1: taken for 1"),
     "objects_entry_malformed": Reason(
         DROPPED, "an entry of objects.json has no image id or no objects"
