@@ -104,6 +104,7 @@ def test_serving_md(tmp_path):
         '--model_base_path="$PWD/OUTPUT_DIR"',
         "maskx serve --model_base_path=OUTPUT_DIR --model_name=fish",
         "curl http://localhost:8501/v1/models/fish ",
+        "`grpc.max_receive_message_length` = -1",
     ):
         assert command in text
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):

@@ -1,5 +1,6 @@
 """The command itself: what it prints, how it fails, how it stops."""
 
+import base64
 import contextlib
 import http.client
 import signal
@@ -82,6 +83,16 @@ def test_requests_beyond_the_grace_are_cut_off(tmp_path):
             with pytest.raises((OSError, http.client.HTTPException)):
                 call.result()
         assert "cut off" in process.stdout.read()
+
+
+def test_the_log_has_no_lines_of_the_cost_model(exported):
+    """Which TensorFlow writes for each crop of a detector, a thousand characters long."""
+    encoded = base64.b64encode((exported / "image.png").read_bytes()).decode()
+    with command(exported / "export") as (process, client):
+        status, _ = client.predict({"instances": [{"image_bytes": {"b64": encoded}}]})
+        process.send_signal(signal.SIGTERM)
+        assert (status, process.wait(30)) == (200, 0)
+        assert max(map(len, process.stderr.read().splitlines())) < 300
 
 
 @pytest.mark.parametrize(
