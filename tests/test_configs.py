@@ -32,7 +32,7 @@ def test_there_are_flagfiles():
     assert len(ROWS) > 90 and len(SHAPES) > 15
     files = [path for path in (ROOT / "configs").rglob("*") if path.is_file()]
     others = {path.name for path in files if path.suffix != ".flags"}
-    assert others == {"README.md", "study.toml", "demo.toml", "ladder.toml"}
+    assert others == {"README.md", "study.toml", "demo.toml", "ladder.toml", "carparts.toml"}
 
 
 def test_flagfiles_parse_and_have_a_schedule():
