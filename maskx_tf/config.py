@@ -373,6 +373,20 @@ class Config:
         "Normalisation in the mask body.",
         choices=("none", "group_norm", "batch_norm", "sync_batch_norm"),
     )
+    point_head: str = _mask_head(
+        "none",
+        "Predicts masks anew at points where they are uncertain, out of the finest features: its "
+        "last layer is class-agnostic or, by another T, of the class (docs/mask_heads.md).",
+        choices=("none", "agnostic", "transfer"),
+        is_later=True,
+    )
+    point_units: int = _mask_head(256, "Units of the point head's layers.", POSITIVE, is_later=True)
+    point_steps: int = _detections(
+        2,
+        "How often a mask doubles its side at test time with a point head.",
+        Check(lambda v: 1 <= v <= 4, "be 1, 2, 3 or 4"),
+        is_later=True,
+    )
     loss_projection: float = _mask_head(
         0.0,
         "Weight of BoxInst's projection loss, which learns from boxes alone (docs/mask_heads.md).",
@@ -531,8 +545,23 @@ class Config:
 
     @property
     def mask_size(self) -> int:
-        """Side of a predicted mask."""
+        """Side of what the mask head predicts."""
         return self.mask_upsampling * self.mask_roi_size
+
+    @property
+    def has_point_head(self) -> bool:
+        """Whether masks are predicted anew at points."""
+        return self.point_head != "none"
+
+    @property
+    def refined_mask_size(self) -> int:
+        """Side of the masks in the results."""
+        return self.mask_size * 2**self.point_steps if self.has_point_head else self.mask_size
+
+    @property
+    def has_transfer(self) -> bool:
+        """Whether weights of a class are predicted from its box weights, by T."""
+        return "transfer" in (self.mask_output, self.point_head)
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some options changed."""

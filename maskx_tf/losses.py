@@ -68,8 +68,8 @@ def mask_loss(
     weights of some masks leave the others' share of the gradient as it is.
 
     Args:
-      logits: float32 [R, m, m].
-      targets: {0, 1} [R, m, m].
+      logits: float32 [R, m, m], or of points [R, P, 1].
+      targets: in [0, 1], likewise.
       valid: bool [R].
       weights: float32 [R], above 0 where valid; None: all 1.
     """
@@ -173,7 +173,8 @@ class Term(NamedTuple):
         has its own, from the second on with its number after the name, as in `class_2`.
       mean_over: what its value is a mean over: `IMAGES`, of which all replicas have as many; or
         RoIs, by the name of the loss that counts them.
-      weight: its factor, or the name of the option that is it; at 0 it is left out.
+      weight: its factor, or the name of the option or property of `Config` that is it; at 0 it is
+        left out.
       of_masks: of the mask head's losses the function itself, of mask logits [R, m, m],
         `objective.MaskExamples` and the options; those of the box detector are computed in
         `objective`.
@@ -203,6 +204,18 @@ TERMS = (
         mean_over="mask",
         of_masks=lambda logits, examples, _: mask_loss(
             logits, examples.targets, examples.valid, examples.weights
+        ),
+    ),
+    Term(
+        "points",
+        "mask_head",
+        mean_over="points",
+        weight="has_point_head",
+        of_masks=lambda _, examples, __: mask_loss(
+            examples.point_logits[..., None],
+            examples.point_targets[..., None],
+            examples.valid,
+            examples.weights,
         ),
     ),
     Term(

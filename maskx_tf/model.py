@@ -24,9 +24,10 @@ from maskx_tf.layers import (
 from maskx_tf.layers.box_head import BoxHead
 from maskx_tf.layers.fpn import FPN
 from maskx_tf.layers.mask_head import MaskHead
+from maskx_tf.layers.point_head import FineFeatures, PointHead
 from maskx_tf.layers.rpn import RPN
 from maskx_tf.layers.weight_transfer import LearnedMaskWeights, WeightTransfer
-from maskx_tf.ops import boxes, sampling
+from maskx_tf.ops import boxes, points, sampling
 from maskx_tf.ops.conventions import CONVENTIONS
 
 cost_model.silence()
@@ -34,7 +35,10 @@ cost_model.silence()
 # What Keras calls each `config.precision`.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 # The parts of the model that masks alone need, by the first part of a variable's name.
-MASK_PARTS = ("mask_head", "weight_transfer", "mask_weights")
+MASK_PARTS = (
+    *("mask_head", "weight_transfer", "mask_weights"),
+    *("point_head", "point_transfer", "point_weights"),
+)
 
 
 class MaskXRCNN(tf_keras.Model):
@@ -60,6 +64,9 @@ class MaskXRCNN(tf_keras.Model):
         objects, scores are averaged, the last gives the boxes and w_det.
       mask_head: RoI features and kernels -> mask logits.
       mask_weights: the kernel of a class: T, or rows that are learned.
+      point_head: features and coarse logits of points, and kernels -> their logits; None: masks
+        stay as the mask head has them.
+      point_weights: the kernel of a class in the point head, likewise.
       embeddings: fixed [K + 1, D], background first: what T takes in place of w_det.
     """
 
@@ -74,6 +81,8 @@ class MaskXRCNN(tf_keras.Model):
         box_heads: Sequence[BoxHead],
         mask_head: MaskHead,
         mask_weights: WeightTransfer | LearnedMaskWeights,
+        point_head: PointHead | None = None,
+        point_weights: WeightTransfer | LearnedMaskWeights | None = None,
         embeddings: tf.Variable | None = None,
     ):
         # Its own work is float32; the layers follow `config.precision`, see `build_model`.
@@ -82,12 +91,20 @@ class MaskXRCNN(tf_keras.Model):
         self.conventions = CONVENTIONS[config.conventions]
         self.backbone, self.fpn, self.rpn = backbone, fpn, rpn
         # Checkpoints know these by the names of the layers: box_head, box_head_2, weight_transfer.
-        for layer in (*box_heads, mask_head, mask_weights):
-            setattr(self, layer.name, layer)
+        for layer in (*box_heads, mask_head, mask_weights, point_head, point_weights):
+            if layer is not None:
+                setattr(self, layer.name, layer)
         self.box_heads = list(box_heads)
         self.mask_head, self.mask_weights = mask_head, mask_weights
+        self.point_head, self.point_weights = point_head, point_weights
         if embeddings is not None:
             self.embeddings = embeddings
+
+    @property
+    def transfers(self) -> list[WeightTransfer]:
+        """Each T: that of the mask head, that of the point head, or none."""
+        every = (self.mask_weights, self.point_weights)
+        return [weights for weights in every if isinstance(weights, WeightTransfer)]
 
     @property
     def class_embeddings(self) -> np.ndarray | None:
@@ -202,6 +219,37 @@ class MaskXRCNN(tf_keras.Model):
         """Mask logits [N, m, m] of RoI features [N, S, S, C], for classes int32 [N]."""
         return self.mask_head(roi_features, *self.mask_kernels(classes), training=training)
 
+    def fine_features(
+        self, pyramid: dict[int, tf.Tensor], windows_yxyx: tf.Tensor, image_indices: tf.Tensor
+    ) -> FineFeatures | None:
+        """What the point head sees of masks over windows [R, 4]; None without a point head."""
+        if self.point_head is None:
+            return None
+        level = min(self.fpn.backbone_levels)
+        regions = self.conventions.mask_regions(windows_yxyx) / 2**level
+        if not self.conventions.half_pixel:  # the centre of the first cell is at 0
+            regions += 0.5
+        return FineFeatures(pyramid[level], regions, image_indices)
+
+    def point_logits(
+        self, fine: FineFeatures, logits: tf.Tensor, shares_yx: tf.Tensor, classes: tf.Tensor
+    ) -> tf.Tensor:
+        """The point head's logits.
+
+        Args:
+          fine: of R masks.
+          logits: float32 [R, m, m], the mask head's.
+          shares_yx: points float32 [R, P, 2], shares of the masks' sides.
+          classes: int32 [R].
+
+        Returns:
+          float32 [R, P].
+        """
+        assert self.point_head is not None and self.point_weights is not None
+        coarse = points.sample_masks(logits, shares_yx)
+        kernels = self.point_weights.kernels(classes, self.w_det)
+        return self.point_head(fine.sample(shares_yx), coarse, *kernels)
+
     def masks(
         self,
         pyramid: dict[int, tf.Tensor],
@@ -219,10 +267,12 @@ class MaskXRCNN(tf_keras.Model):
 
         Returns:
           float32 [B, N, m, m], probabilities over each box's window (`boxes.mask_windows`); zeros
-          where the class is 0.
+          where the class is 0. m is `config.refined_mask_size`.
         """
-        features = self.mask_features(pyramid, boxes_yxyx, classes, image_scales)
-        return self.masks_of_features(features, classes)
+        windows, image_indices, of_windows = self._mask_windows(boxes_yxyx, classes, image_scales)
+        features = self.mask_roi_features(pyramid, windows, image_indices, of_windows)
+        fine = self.fine_features(pyramid, windows, image_indices)
+        return self.masks_of_features(features, classes, fine)
 
     def mask_features(
         self,
@@ -236,19 +286,38 @@ class MaskXRCNN(tf_keras.Model):
         Returns:
           [R, S, S, C] in the order of the boxes; R >= 1, see `sampling.where_or_first`.
         """
+        return self.mask_roi_features(
+            pyramid, *self._mask_windows(boxes_yxyx, classes, image_scales)
+        )
+
+    def _mask_windows(self, boxes_yxyx, classes, image_scales):
+        """Windows [R, 4] of the boxes whose class is not 0, their images [R], their classes [R]."""
         if self.conventions.decode_in_original and image_scales is not None:
             # The last pixel of the original image is scaled; RoIAlign takes one of its input.
             shrink = 1.0 - image_scales[:, None]  # [B, 1, 2]
             boxes_yxyx += tf.concat([tf.zeros_like(shrink), shrink], axis=-1)
         places, _ = sampling.where_or_first(classes > 0)  # [R, 2]
-        rois = boxes.mask_windows(tf.gather_nd(boxes_yxyx, places), self.config.mask_roi_scale)
-        return self.mask_roi_features(pyramid, rois, places[:, 0], tf.gather_nd(classes, places))
+        windows = boxes.mask_windows(tf.gather_nd(boxes_yxyx, places), self.config.mask_roi_scale)
+        return windows, places[:, 0], tf.gather_nd(classes, places)
 
-    def masks_of_features(self, features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
-        """Mask probabilities [B, N, m, m] out of what `mask_features` gave for classes [B, N]."""
+    def masks_of_features(
+        self, features: tf.Tensor, classes: tf.Tensor, fine: FineFeatures | None = None
+    ) -> tf.Tensor:
+        """Mask probabilities [B, N, m, m] out of what `mask_features` gave for classes [B, N].
+
+        With a point head, `fine` says what it sees.
+        """
         places, real = sampling.where_or_first(classes > 0)  # [R, 2], [R]
-        logits = self.mask_logits(features, tf.gather_nd(classes, places))
-        size = self.config.mask_size
+        of_masks = tf.gather_nd(classes, places)
+        logits = coarse = self.mask_logits(features, of_masks)
+        if fine is not None:
+            logits = points.subdivide(
+                coarse,
+                lambda at: self.point_logits(fine, coarse, at, of_masks),
+                self.config.point_steps,
+                self.config.mask_size**2,
+            )
+        size = logits.shape[1]
         shape = tf.concat([tf.shape(classes), [size, size]], axis=0)
         masks = tf.where(real[:, None, None], tf.sigmoid(logits), 0.0)
         masks = tf.scatter_nd(places, masks, shape)
@@ -431,6 +500,14 @@ def assemble(
         "mask_head": parts.get("mask_head") or _mask_head(config),
     }
     chosen["mask_weights"] = _mask_weights(config, num_classes, chosen["mask_head"].body.filters)
+    if config.has_point_head:
+        chosen["point_head"] = PointHead(config.point_units, name="point_head")
+        length = chosen["point_head"].filters
+        chosen["point_weights"] = (
+            _transfer(config, length, "point_transfer")
+            if config.point_head == "transfer"
+            else LearnedMaskWeights(1, length, name="point_weights")
+        )
     if config.transfer_input == "embedding":
         chosen["embeddings"] = _embedding_rows(embeddings, num_classes)
     return MaskXRCNN(config, num_classes, **(chosen | parts))
@@ -447,16 +524,20 @@ def _mask_weights(
     config: Config, num_classes: int, filters: int
 ) -> WeightTransfer | LearnedMaskWeights:
     if config.mask_output == "transfer":
-        return WeightTransfer(
-            filters,
-            config.transfer_layers,
-            config.transfer_units,
-            config.transfer_activation,
-            config.transfer_stop_gradient,
-            name="weight_transfer",
-        )
+        return _transfer(config, filters, "weight_transfer")
     rows = 1 if config.mask_output == "class_agnostic" else num_classes + 1
     return LearnedMaskWeights(rows, filters, name="mask_weights")
+
+
+def _transfer(config: Config, length: int, name: str) -> WeightTransfer:
+    return WeightTransfer(
+        length,
+        config.transfer_layers,
+        config.transfer_units,
+        config.transfer_activation,
+        config.transfer_stop_gradient,
+        name=name,
+    )
 
 
 def build_model(
@@ -511,5 +592,6 @@ def trained_variables(model: MaskXRCNN) -> list[tf.Variable]:
     parts = trained[model.config.mode]
     variables = [v for v in model.trainable_variables if is_of_masks(v) in parts]
     if not model.config.transfer_trained:
-        variables = [v for v in variables if not variable_key(v).startswith("weight_transfer/")]
+        fixed = {v.ref() for transfer in model.transfers for v in transfer.variables}
+        variables = [v for v in variables if v.ref() not in fixed]
     return variables

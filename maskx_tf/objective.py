@@ -8,10 +8,11 @@ import tensorflow as tf
 from maskx_tf import losses
 from maskx_tf.config import Config
 from maskx_tf.layers import roi_align, rpn
+from maskx_tf.layers.point_head import FineFeatures
 from maskx_tf.model import MaskXRCNN
-from maskx_tf.ops import boxes, replicas, sampling
+from maskx_tf.ops import boxes, points, replicas, sampling
 from maskx_tf.ops.colors import rgb_to_lab
-from maskx_tf.ops.mask_targets import mask_targets
+from maskx_tf.ops.mask_targets import mask_targets, point_targets
 
 Losses = dict[str, losses.Loss]
 
@@ -23,6 +24,18 @@ class RoiSample(NamedTuple):
     object_indices: tf.Tensor  # int32 [B, S] into the objects of the image
     positive: tf.Tensor  # bool [B, S]
     valid: tf.Tensor  # bool [B, S]
+
+
+class PointExamples(NamedTuple):
+    """Where the point head's examples come from: they depend on what the mask head predicts."""
+
+    fine: FineFeatures
+    random: tf.Tensor  # float32 [R, points.draws(P), 2], of which points the P are chosen
+    # Arguments of `ops.mask_targets.point_targets`:
+    masks: tf.Tensor
+    mask_boxes_yxyx: tf.Tensor
+    rois_yxyx: tf.Tensor
+    mask_indices: tf.Tensor
 
 
 class MaskExamples(NamedTuple):
@@ -39,6 +52,10 @@ class MaskExamples(NamedTuple):
     boxes_yxyx: tf.Tensor | None = None
     images_yxyx: tf.Tensor | None = None  # float32 [R, 4], the whole image in the same cells
     colors: tf.Tensor | None = None  # float32 [R, m, m, 3], LAB of the image
+    # With a point head:
+    points: PointExamples | None = None
+    point_logits: tf.Tensor | None = None  # float32 [R, P], once the mask head has predicted
+    point_targets: tf.Tensor | None = None  # float32 [R, P] in [0, 1], likewise
 
 
 def loss_terms(config: Config, stages: int = 1) -> tuple[losses.Term, ...]:
@@ -122,7 +139,8 @@ def training_losses(
     result = _rpn_losses(model, outputs, labels, image_sizes, rpn_seed)
     result |= _box_losses(model, pyramid, sample, labels, image_sizes)
     if config.mode == "end_to_end":
-        result |= _mask_losses(model, _mask_examples(model, pyramid, sample, features, labels))
+        examples = _mask_examples(model, pyramid, sample, features, labels, seed)
+        result |= _mask_losses(model, examples)
     return result
 
 
@@ -140,13 +158,32 @@ def frozen_mask_examples(
     _, roi_seed = tf.unstack(tf.random.split(seed, 2))
     proposals = _proposals(model, model.rpn(pyramid), image_sizes)
     sample = _sample_rois(model, proposals, labels, roi_seed)
-    return _mask_examples(model, pyramid, sample, features, labels)
+    return _mask_examples(model, pyramid, sample, features, labels, seed)
 
 
 def _mask_losses(model, examples: MaskExamples) -> Losses:
     logits = model.mask_logits(examples.features, examples.classes, training=True)
+    if examples.points is not None:
+        examples = _at_points(model, examples, logits)
     of_masks = {term.name: term.of_masks for term in loss_terms(model.config) if term.of_masks}
     return {name: compute(logits, examples, model.config) for name, compute in of_masks.items()}
+
+
+def _at_points(model, examples: MaskExamples, logits: tf.Tensor) -> MaskExamples:
+    """The examples with points where the mask head's logits [R, m, m] are uncertain."""
+    seen = examples.points
+    assert seen is not None
+    at = points.for_training(logits, seen.random, point_count(model.config))
+    of_masks = (seen.masks, seen.mask_boxes_yxyx, seen.rois_yxyx, seen.mask_indices)
+    return examples._replace(
+        point_logits=model.point_logits(seen.fine, logits, at, examples.classes),
+        point_targets=point_targets(*of_masks, at),
+    )
+
+
+def point_count(config: Config) -> int:
+    """P, the points of a RoI in training: published 14 x 14, with a mask of 28 x 28."""
+    return config.mask_size**2 // 4
 
 
 def _proposals(model, outputs, image_sizes) -> tf.Tensor:
@@ -249,38 +286,45 @@ def _losses_of_box_head(head, features, logits, sample: RoiSample, labels) -> Lo
     return {"class": class_loss, "box": losses.box_loss(deltas, targets, class_loss[1])}
 
 
-def _mask_examples(model, pyramid, sample: RoiSample, images, labels) -> MaskExamples:
+def _mask_examples(model, pyramid, sample: RoiSample, images, labels, seed) -> MaskExamples:
     from_boxes = learns_from_boxes(model.config)
     has_mask = _has_mask(labels)
     usable = labels["classes"] > 0 if from_boxes else has_mask
     if model.config.mask_rois == "ground_truth":
         chosen, valid = sampling.where_or_first(usable & ~labels["is_crowd"])  # [R, 2]
         rois, object_indices = tf.gather_nd(labels["boxes_yxyx"], chosen), chosen[:, 1]
+        candidates = tf.shape(usable)  # [2]: images, RoIs of each
     else:
         matched = tf.gather(usable, sample.object_indices, batch_dims=1)
         chosen, valid = sampling.where_or_first(sample.positive & matched)  # [R, 2]
         rois = tf.gather_nd(sample.boxes_yxyx, chosen)
         object_indices = tf.gather_nd(sample.object_indices, chosen)
+        candidates = tf.shape(sample.positive)
     rois = boxes.mask_windows(rois, model.config.mask_roi_scale)
     image_indices = chosen[:, 0]
     batch, most = tf.unstack(tf.shape(labels["classes"]))
     masks, size = labels["masks"], model.config.mask_size
     regions = model.conventions.mask_regions(rois)
-    targets = mask_targets(
+    of_targets = (
         tf.reshape(masks, [batch * most, *masks.shape[2:]]),
         tf.reshape(labels["boxes_yxyx"], [-1, 4]),
         regions,
         image_indices * most + object_indices,
-        size,
     )
+    targets = mask_targets(*of_targets, size)
     places = tf.stack([image_indices, object_indices], axis=1)
     classes = tf.gather_nd(labels["classes"], places)
     features = model.mask_roi_features(pyramid, rois, image_indices, classes)
     weights = labels.get("mask_weight")
     if weights is not None:
         weights = tf.gather_nd(weights, places)
+    examples = MaskExamples(features, classes, targets, valid, weights=weights)
+    if model.point_head is not None:
+        fine = model.fine_features(pyramid, rois, image_indices)
+        random = tf.gather_nd(_point_draws(model.config, candidates, seed), chosen)
+        examples = examples._replace(points=PointExamples(fine, random, *of_targets))
     if not from_boxes:
-        return MaskExamples(features, classes, targets, valid, weights=weights)
+        return examples
     cells = boxes.in_cells(tf.gather_nd(labels["boxes_yxyx"], places), regions, size)
     sizes = tf.gather(images["image_size"], image_indices)
     colors = roi_align.roi_align(
@@ -291,16 +335,20 @@ def _mask_examples(model, pyramid, sample: RoiSample, images, labels) -> MaskExa
         stride=1,
         half_pixel=model.conventions.half_pixel,
     )
-    return MaskExamples(
-        features,
-        classes,
-        targets,
-        valid & tf.gather_nd(has_mask, places),
+    return examples._replace(
+        valid=valid & tf.gather_nd(has_mask, places),
         boxes_yxyx=tf.where(valid[:, None], cells, 0.0),
         images_yxyx=boxes.in_cells(tf.concat([0.0 * sizes, sizes], axis=1), regions, size),
         colors=rgb_to_lab(colors),
-        weights=weights,
     )
+
+
+def _point_draws(config: Config, candidates: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Random points of each candidate RoI, float32 [B, S, draws, 2]; candidates int32 [2]: B, S."""
+    batch, count = tf.unstack(candidates)
+    draws = points.draws(point_count(config))
+    drawn = replicas.uniform([batch, 2 * draws * count], tf.random.fold_in(seed, 1))
+    return tf.reshape(drawn, [batch, count, draws, 2])
 
 
 def _has_mask(labels) -> tf.Tensor:

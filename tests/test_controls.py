@@ -28,19 +28,26 @@ def test_one_class_cannot_be_permuted():
         class_weights.deranged(1, seed=0)
 
 
+class Identity(WeightTransfer):
+    def call(self, w_det):
+        return w_det
+
+
 def stub(table):
-    """A model as far as `replace_kernels` looks at it: T gives the table's rows."""
+    """A model as far as `replace_kernels` looks at it: each T gives the table's rows."""
     return types.SimpleNamespace(
-        mask_weights=WeightTransfer(table.shape[1]),
+        transfers=[Identity(table.shape[1]), Identity(table.shape[1])],
         num_classes=len(table) - 1,
-        w_seg=lambda classes: tf.gather(tf.constant(table), classes),
+        w_det=lambda classes: tf.gather(tf.constant(table), classes),
         config=Config(),
     )
 
 
 def kernels_of(model):
     every = tf.range(model.num_classes + 1)
-    return model.mask_weights.kernels(every, None)[0].numpy()
+    first, second = (transfer.kernels(every, None)[0].numpy() for transfer in model.transfers)
+    assert (first == second).all()
+    return first
 
 
 def test_kernels_of_b_are_replaced_and_those_of_a_stay():
@@ -61,7 +68,7 @@ def test_kernels_of_b_are_replaced_and_those_of_a_stay():
 
 def test_a_model_without_transfer_is_refused():
     model = stub(np.zeros((3, 2), np.float32))
-    model.mask_weights = None
+    model.transfers = []
     model.config = Config(mask_output="class_agnostic")
     with pytest.raises(UserError, match="--kernels=mean_a.*class_agnostic"):
         controls.replace_kernels(model, "mean_a", [1], seed=0)

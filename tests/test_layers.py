@@ -16,6 +16,7 @@ from maskx_tf.layers.mask_bodies.body import in_rows
 from maskx_tf.layers.mask_bodies.fcn import FCN
 from maskx_tf.layers.mask_branches import MLP
 from maskx_tf.layers.mask_head import MaskHead
+from maskx_tf.layers.point_head import PointHead
 from maskx_tf.layers.rpn import RPN
 from maskx_tf.layers.weight_transfer import LearnedMaskWeights, WeightTransfer
 from tests.harness import thorough
@@ -114,6 +115,22 @@ def test_mask_head():
 
     inputs = normal(N, S, S, 4), normal(N, C), normal(N)
     check_layer(lambda: MaskHead(FCN(C, convs=1), [MLP()]), *inputs, oracle=oracle)
+
+
+def test_point_head():
+    """The coarse logit joins the input of every layer, and of the class's kernel."""
+
+    def oracle(head, x, coarse, kernels, biases):
+        coarse = coarse.numpy()[..., None]
+        x = np.concatenate([x, coarse], -1)
+        for layer in head.dense:
+            kernel, bias = layer.get_weights()
+            x = np.concatenate([relu(x @ kernel + bias), coarse], -1)
+        return np.einsum("npc,nc->np", x, kernels) + biases.numpy()[:, None]
+
+    inputs = normal(N, 7, C), normal(N, 7), normal(N, 5), normal(N)
+    check_layer(lambda: PointHead(4, layers=2), *inputs, oracle=oracle)
+    assert PointHead().filters == 257
 
 
 def test_weight_transfer():

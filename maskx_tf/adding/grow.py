@@ -20,7 +20,7 @@ def check(loaded: LoadedModel) -> None:
             "(--mask_output=class_specific): a new class would have none. Use a model with "
             "--mask_output=transfer."
         )
-    if config.mask_output == "transfer" and config.transfer_input == "embedding":
+    if config.has_transfer and config.transfer_input == "embedding":
         raise UserError(
             "T of this model reads class embeddings (--transfer_input=embedding), and a new class "
             "has none. Use a model whose T reads box weights, such as cls+box."

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from maskx_tf.checkpoints.class_weights import deranged
 from maskx_tf.errors import UserError
-from maskx_tf.layers.weight_transfer import WeightTransfer
 from maskx_tf.model import MaskXRCNN
 
 OWN = "own"
@@ -32,18 +31,20 @@ def replace_kernels(
     Raises:
       UserError: the model has no T, or there are too few classes.
     """
-    if not isinstance(model.mask_weights, WeightTransfer):
+    if not model.transfers:
         raise UserError(
             f"--kernels={kernels} replaces the kernels that T predicts; this model was trained with"
             f" --mask_output={model.config.mask_output}."
         )
     set_a = sorted(mask_class_ids)
     set_b = np.setdiff1d(np.arange(1, model.num_classes + 1), set_a)
-    table = model.w_seg(tf.range(model.num_classes + 1)).numpy()  # [K + 1, C]
-    if kernels == "permuted_b":
-        table[set_b] = table[set_b[deranged(len(set_b), seed)]]
-    elif set_a:
-        table[set_b] = table[set_a].mean(axis=0)
-    else:
+    if kernels == "mean_a" and not set_a:
         raise UserError("--kernels=mean_a: set A is empty.")
-    model.mask_weights.fold(tf.constant(table))
+    w_det = model.w_det(tf.range(model.num_classes + 1))
+    for transfer in model.transfers:
+        table = transfer(w_det).numpy()  # [K + 1, C]
+        if kernels == "permuted_b":
+            table[set_b] = table[set_b[deranged(len(set_b), seed)]]
+        else:
+            table[set_b] = table[set_a].mean(axis=0)
+        transfer.fold(tf.constant(table))

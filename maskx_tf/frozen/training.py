@@ -40,6 +40,11 @@ def check(config: Config, replicas: int = 1) -> None:
             "--feature_cache is for --mode=stage2_masks, where the features are frozen; this run "
             f"is --mode={config.mode}."
         )
+    if config.has_point_head:
+        raise UserError(
+            f"--feature_cache keeps no features of single points, which --point_head="
+            f"{config.point_head} reads where masks are uncertain: leave out --feature_cache."
+        )
     if replicas > 1:
         raise UserError(f"--feature_cache is for one device, not {replicas}: set --num_gpus.")
 

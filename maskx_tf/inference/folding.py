@@ -3,7 +3,6 @@
 import tensorflow as tf
 
 from maskx_tf.layers import backbone, convolution
-from maskx_tf.layers.weight_transfer import WeightTransfer
 from maskx_tf.model import MaskXRCNN
 
 
@@ -16,10 +15,9 @@ def fold(model: MaskXRCNN) -> None:
 
 
 def fold_transfer(model: MaskXRCNN) -> None:
-    """Evaluates T once for all classes; from then on masks use that table."""
-    if isinstance(model.mask_weights, WeightTransfer):
-        # Group by group: a group's rows do not depend, in any bit, on what was added after it.
-        first, *added = model.box_head.groups
-        ranges = [tf.range(first.stop), *(tf.range(g.start, g.stop) for g in added)]
-        table = tf.concat([model.w_seg(classes) for classes in ranges], axis=0)
-        model.mask_weights.fold(table)
+    """Evaluates each T once for all classes; from then on masks use that table."""
+    # Group by group: a group's rows do not depend, in any bit, on what was added after it.
+    first, *added = model.box_head.groups
+    ranges = [tf.range(first.stop), *(tf.range(g.start, g.stop) for g in added)]
+    for transfer in model.transfers:
+        transfer.fold(tf.concat([transfer(model.w_det(classes)) for classes in ranges], axis=0))

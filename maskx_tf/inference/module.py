@@ -27,7 +27,8 @@ class DetectionModule(tf.Module):
       detection_classes       int32 [B, D], 1..K; 0 in the padding
       detection_class_names   string [B, D], "background" in the padding
       detection_masks         uint8 [B, D, m, m], 255 times the mask probability over the box, or
-                              over detection_mask_windows where the model has wider ones
+                              over detection_mask_windows where the model has wider ones; m is
+                              config.refined_mask_size
       detection_mask_seen     bool [B, D], the class had training masks (set A)
       image_size              int32 [B, 2], (height, width) of the original image
 

@@ -26,7 +26,7 @@ class Segmenter:
         model, config = loaded.model, loaded.config
         self._vocabulary, self._mask_class_ids = loaded.vocabulary, loaded.mask_class_ids
         self._whole_pixels = model.conventions.paste_whole_pixels
-        self._mask_size, self._mask_roi_scale = config.mask_size, config.mask_roi_scale
+        self._mask_size, self._mask_roi_scale = config.refined_mask_size, config.mask_roi_scale
 
         @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
         def pyramid(image):

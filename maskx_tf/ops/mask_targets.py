@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from maskx_tf.ops import points
+
 
 def mask_targets(
     masks: tf.Tensor,
@@ -36,3 +38,29 @@ def mask_targets(
         ringed, tf.concat([first, last], axis=-1) / (side + 1.0), mask_indices, [size, size]
     )
     return tf.cast(sampled[..., 0] >= 0.5, tf.float32)
+
+
+def point_targets(
+    masks: tf.Tensor,
+    mask_boxes_yxyx: tf.Tensor,
+    rois_yxyx: tf.Tensor,
+    mask_indices: tf.Tensor,
+    shares_yx: tf.Tensor,
+) -> tf.Tensor:
+    """The mask of each RoI's object at points of the RoI, interpolated bilinearly.
+
+    Args:
+      masks, mask_boxes_yxyx, rois_yxyx, mask_indices: as of `mask_targets`.
+      shares_yx: float32 [R, P, 2], points as shares of the RoIs' sides.
+
+    Returns:
+      float32 [R, P] in [0, 1]; 0 outside the object's box.
+    """
+    side = masks.shape[1]
+    boxes = tf.gather(mask_boxes_yxyx, mask_indices)[:, None]  # [R, 1, 4]
+    cell = (boxes[..., 2:] - boxes[..., :2]) / side
+    rois = rois_yxyx[:, None]
+    places = rois[..., :2] + shares_yx * (rois[..., 2:] - rois[..., :2])
+    cells = (places - boxes[..., :2]) / tf.where(cell > 0, cell, 1.0)
+    ringed = tf.pad(tf.cast(masks, tf.float32), [[0, 0], [1, 1], [1, 1]])[..., None]
+    return points.sample(ringed, cells + 1.0, mask_indices)[..., 0]

@@ -69,7 +69,7 @@ def _reasons(model: MaskXRCNN, trained: set[str]) -> dict[str, str]:
         norms = [x for x in model.submodules if isinstance(x, tf_keras.layers.BatchNormalization)]
         moving = [v for x in norms if x.trainable for v in (x.moving_mean, x.moving_variance)]
         reasons |= {variable_key(v): "statistics" for v in moving}
-    stops = config.mask_output == "transfer" and config.transfer_stop_gradient
+    stops = config.has_transfer and config.transfer_stop_gradient
     if config.mode == "end_to_end" and stops:
         reasons |= dict.fromkeys(_READ_BY_T.get(config.transfer_input, ()), "mask loss")
     return reasons
