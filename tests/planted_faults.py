@@ -431,9 +431,16 @@ FAULTS = (
     Fault(
         "training_without_objects_goes_on",
         "maskx_tf/data/supervision.py",
-        "if not any(manifest.num_objects for manifest in manifests):",
-        "if not manifests:",
+        "if any(m.num_objects for m in manifests if m.crowd_counts is not None) or _has_objects(",
+        "if manifests or _has_objects(",
         "test_tf_records_losses.py::test_training_without_any_object_is_refused",
+    ),
+    Fault(
+        "crowds_of_records_of_before_are_objects",
+        "maskx_tf/data/supervision.py",
+        "return any(not item.is_crowd for record in records for item in record.objects)",
+        "return any(record.objects for record in records)",
+        "test_tf_records_losses.py::test_training_on_crowds_of_records_of_before_is_refused",
     ),
     Fault(
         "photo_that_was_cut_off_is_decoded",

@@ -1,5 +1,6 @@
 """What a conversion loses: it stops with the reason and its remedy, or says what looks wrong."""
 
+import json
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from maskx_tf.data import supervision
 from maskx_tf.data.records.manifest import FILE_NAME, Manifest, find_records
 from maskx_tf.errors import UserError
-from tests import harness
+from tests import corruption, harness
 from tests.harness import annotation, polygon_of
 from tf_records import coco, describe, verify, writer
 from tf_records.describe_statistics import gather
@@ -128,15 +129,31 @@ def test_crowds_are_counted_apart(tmp_path):
     assert "classes of more crowds than objects, not trained on: 1 (dog 1)" in summary["warnings"]
 
 
-def test_records_of_before_count_crowds_as_objects(tmp_path):
-    convert(tmp_path, [*boxes(3), annotation(1, [1, 1, 30, 30], iscrowd=1)])
-    path = tmp_path / "records" / FILE_NAME
-    text = path.read_text()
-    text = text.replace('"crowd_counts": {\n  "cat": 1\n},', "")
-    text = text.replace("[3, 3]", "[4, 4]").replace('"human": 3', '"human": 4')
-    path.write_text(text)
-    assert Manifest.load(path.parent).crowd_counts is None
-    assert verify.verify([str(path.parent)], workers=1).faults == []
+def as_before(directory, objects, crowds):
+    """Takes from a manifest what those of before lack; all objects are cats with masks."""
+    path = directory / FILE_NAME
+    content = json.loads(path.read_text())
+    del content["crowd_counts"]
+    content["class_counts"] = {"cat": [objects + crowds] * 2}
+    content["mask_sources"] = {"human": objects + crowds}
+    path.write_text(json.dumps(content))
+    assert Manifest.load(directory).crowd_counts is None
+    assert verify.verify([str(directory)], workers=1).faults == []
+
+
+def test_training_on_crowds_of_records_of_before_is_refused(tmp_path):
+    """Their manifests count crowds as objects, so that the records themselves are asked."""
+    crowd = annotation(1, [1, 1, 30, 30], iscrowd=1)
+    convert(tmp_path / "some", [crowd, *boxes(3)])
+    as_before(tmp_path / "some" / "records", 3, 1)
+    supervision.require_objects(find_records([str(tmp_path / "some" / "records")]))
+    convert(tmp_path / "none", [crowd], most_dropped=1)
+    directory = tmp_path / "none" / "records"
+    as_before(directory, 0, 1)
+    with pytest.raises(UserError, match="no object to train on, 1 crowds and 1 images"):
+        supervision.require_objects(find_records([str(directory)]))
+    corruption.damage(next(directory.glob("*.tfrecord")), "payload bit", 0)
+    supervision.require_objects(find_records([str(directory)]))  # reading names the damage
 
 
 def test_verify_counts_crowds(tmp_path):

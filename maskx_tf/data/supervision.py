@@ -5,11 +5,11 @@ from __future__ import annotations
 import mmap
 import pathlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.records.manifest import Found
-from maskx_tf.data.records.schema import WEIGHT_KEY
+from maskx_tf.data.records.schema import WEIGHT_KEY, read_records
 from maskx_tf.errors import UserError, first_of
 
 
@@ -23,17 +23,34 @@ def require_set_a(mask_class_ids: Sequence[int]) -> None:
 
 
 def require_objects(files: Found) -> None:
-    """UserError where the training records, as far as they are known, hold no object but crowds."""
+    """UserError where the training records, as far as they are known, hold no object but crowds.
+
+    Manifests of before count crowds as objects: their files are read up to the first other object.
+    """
     if any(path not in files.shards for path in files.paths):
         return
     manifests = files.manifests.values()
-    if not any(manifest.num_objects for manifest in manifests):
-        raise UserError(
-            "--train_records hold no object to train on, "
-            f"{sum(manifest.num_crowds for manifest in manifests)} crowds and "
-            f"{sum(manifest.num_images for manifest in manifests)} images. maskx records describe "
-            "DIRECTORY says what they hold and what was dropped."
-        )
+    if any(m.num_objects for m in manifests if m.crowd_counts is not None) or _has_objects(
+        directory / shard.file
+        for directory, manifest in files.manifests.items()
+        if manifest.crowd_counts is None
+        for shard in manifest.shards
+    ):
+        return
+    crowds = sum(m.num_objects if m.crowd_counts is None else m.num_crowds for m in manifests)
+    raise UserError(
+        f"--train_records hold no object to train on, {crowds} crowds and "
+        f"{sum(manifest.num_images for manifest in manifests)} images. maskx records describe "
+        "DIRECTORY says what they hold and what was dropped."
+    )
+
+
+def _has_objects(paths: Iterable[pathlib.Path]) -> bool:
+    try:
+        records = read_records(paths)
+        return any(not item.is_crowd for record in records for item in record.objects)
+    except UserError:  # damage, which training names or leaves out
+        return True
 
 
 def has_weights(files: Found) -> bool:
