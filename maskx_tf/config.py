@@ -178,8 +178,9 @@ class Config:
     # Geometry
     conventions: str = _detector(
         "aligned",
-        "Geometry of boxes, anchors and RoIAlign (docs/weights.md); detectron: for its weights.",
-        choices=("aligned", "detectron"),
+        "Geometry of boxes, anchors and RoIAlign (docs/weights.md); detectron and torchvision: for "
+        "their weights.",
+        choices=("aligned", "detectron", "torchvision"),
     )
 
     # Backbone and FPN

@@ -174,6 +174,7 @@ class MaskXRCNN(tf_keras.Model):
             size,
             self.config.roi_canonical_size,
             half_pixel=self.conventions.half_pixel,
+            to_corner=self.conventions.to_corner,
             operator=choices.load(choices.ROI_OPERATORS[operator]),
         )
         return tf.ensure_shape(features, [None, size, size, self.config.fpn_filters])

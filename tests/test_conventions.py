@@ -34,7 +34,7 @@ def random_boxes(rng, count, side):
 
 @pytest.mark.parametrize("stride", [4, 8, 16, 32, 64])
 def test_anchors_are_the_rounded_ones(stride):
-    ours = anchors.level_anchors(1, 1, stride, 8.0, (0.5, 1.0, 2.0), rounded=True)
+    ours = anchors.level_anchors(1, 1, stride, 8.0, (0.5, 1.0, 2.0), rounding="sides")
     theirs = detectron_reference.cell_anchors(stride)
     np.testing.assert_array_equal(to_inclusive(ours), theirs)
     plain = anchors.level_anchors(1, 1, stride, 8.0, (0.5, 1.0, 2.0))

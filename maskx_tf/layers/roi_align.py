@@ -77,6 +77,7 @@ def multilevel_roi_align(
     output_size: int,
     canonical_size: float = 224.0,
     half_pixel: bool = True,
+    to_corner: bool = True,
     operator: Callable[..., tf.Tensor] = roi_align,
 ) -> tf.Tensor:
     """RoIAlign of each RoI on its own level of the pyramid, once.
@@ -88,12 +89,15 @@ def multilevel_roi_align(
       output_size: side S of the output.
       canonical_size: see `assign_levels`.
       half_pixel: see `roi_align`.
+      to_corner: without half_pixel, a RoI reaches to its corner, not to the pixel before.
       operator: what is done in place of RoIAlign, with its arguments.
 
     Returns:
       [N, S, S, C], in the order of the boxes.
     """
     levels = assign_levels(boxes_yxyx, min(pyramid), max(pyramid), canonical_size)
+    if to_corner and not half_pixel:
+        boxes_yxyx += tf.constant([0.0, 0.0, 1.0, 1.0])
     crops, order = [], []
     for level, features in pyramid.items():
         members = tf.where(levels == level)[:, 0]

@@ -80,7 +80,7 @@ class RPN(tf_keras.layers.Layer):
                 self.anchor_size,
                 self.anchor_ratios,
                 self.anchor_offset,
-                self.conventions.round_anchors,
+                self.conventions.anchor_rounding,
             ),
         }
 

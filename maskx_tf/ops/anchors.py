@@ -5,7 +5,7 @@ import tensorflow as tf
 
 
 def cell_anchors(
-    stride: int, scale: float, ratios: tuple[float, ...], rounded: bool = False
+    stride: int, scale: float, ratios: tuple[float, ...], rounding: str = "none"
 ) -> np.ndarray:
     """Anchors around the origin, each of the area (stride * scale)**2.
 
@@ -13,18 +13,21 @@ def cell_anchors(
       stride: pixels per cell.
       scale: side in strides of the square anchor.
       ratios: height / width of each anchor.
-      rounded: round the sides for a scale of 1 to whole pixels, as Detectron does: the width first,
-        then the height that belongs to the rounded width; areas are then not exact.
+      rounding: what is rounded to whole pixels, so that areas are not exact. `sides`: those for a
+        scale of 1, as Detectron does, the width first, then the height that belongs to the rounded
+        width. `corners`: the corners, as torchvision does.
 
     Returns:
       float32 [A, 4] boxes_yxyx.
     """
     roots = np.sqrt(np.asarray(ratios, np.float64))
     heights, widths = stride * roots, stride / roots
-    if rounded:
+    if rounding == "sides":
         widths = np.round(widths)
         heights = np.round(widths * np.asarray(ratios, np.float64))
     half = scale * np.stack([heights, widths], axis=-1) / 2  # [A, 2]
+    if rounding == "corners":
+        half = np.round(half)
     return np.concatenate([-half, half], axis=-1).astype(np.float32)
 
 
@@ -35,7 +38,7 @@ def level_anchors(
     scale: float,
     ratios: tuple[float, ...],
     offset: float = 0.5,
-    rounded: bool = False,
+    rounding: str = "none",
 ) -> tf.Tensor:
     """Anchors of a feature map in network-input pixels.
 
@@ -46,7 +49,7 @@ def level_anchors(
       ratios: see `cell_anchors`.
       offset: place of the centre inside its cell, as a fraction of the stride: 0.5 is the cell's
         centre, 0 its corner as in detectron2.
-      rounded: see `cell_anchors`.
+      rounding: see `cell_anchors`.
 
     Returns:
       float32 [height * width * A, 4] boxes_yxyx in row, column, ratio order.
@@ -55,5 +58,5 @@ def level_anchors(
     x = (tf.range(width, dtype=tf.float32) + offset) * stride  # [W]
     y, x = tf.meshgrid(y, x, indexing="ij")
     centres = tf.stack([y, x, y, x], axis=-1)  # [H, W, 4]
-    anchors = centres[:, :, None, :] + cell_anchors(stride, scale, ratios, rounded)
+    anchors = centres[:, :, None, :] + cell_anchors(stride, scale, ratios, rounding)
     return tf.reshape(anchors, [-1, 4])  # from [H, W, A, 4]

@@ -1,4 +1,4 @@
-"""The two geometric conventions a model may live by: ours and Detectron's."""
+"""The geometric conventions a model may live by: ours, Detectron's and torchvision's."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ class Conventions:
     """What a model's boxes, anchors and RoIs mean.
 
     Weights are fitted to the convention they were trained in: an imported model keeps its own. Box
-    coordinates are the same in both, `boxes_yxyx` with exclusive corners: Detectron's box of the
+    coordinates are the same in all, `boxes_yxyx` with exclusive corners: Detectron's box of the
     pixels x1..x2 is written [x1, x2 + 1), so that its widths, areas, IoU and deltas, all with
     "+ 1", are the plain ones here. What remains different:
 
     Attributes:
       keep_border_pixel: clipping leaves every box at least the image's last pixel; otherwise a box
         outside the image becomes empty and is dropped.
-      round_anchors: anchor sides are rounded to whole strides' units, ratio by ratio.
+      anchor_rounding: see `ops.anchors.cell_anchors`.
       half_pixel: RoIAlign takes pixel centres at half-integers. Without, the centre of cell (i, j)
         is at (i, j), a RoI reaches from its first to its last pixel, and is at least one cell long.
+      to_corner: without half_pixel, a RoI reaches to its exclusive corner, not to its last pixel.
       suppress_equal: NMS also removes a box whose IoU is exactly the threshold.
       propose_in_padding: at test time, proposals are clipped to the image padded to multiples of
         32, not to the image.
@@ -35,8 +36,9 @@ class Conventions:
     """
 
     keep_border_pixel: bool
-    round_anchors: bool
+    anchor_rounding: str
     half_pixel: bool
+    to_corner: bool
     suppress_equal: bool
     propose_in_padding: bool
     decode_in_original: bool
@@ -54,7 +56,7 @@ class Conventions:
 
     def mask_regions(self, rois_yxyx: tf.Tensor) -> tf.Tensor:
         """The parts of the image that the masks of RoIs [N, 4] reach over, [N, 4]."""
-        if self.half_pixel:
+        if self.to_corner:
             return rois_yxyx
         top_left, bottom_right = rois_yxyx[:, :2], rois_yxyx[:, 2:] - 1.0
         return tf.concat([top_left, tf.maximum(bottom_right, top_left + 1.0)], axis=-1)
@@ -63,8 +65,9 @@ class Conventions:
 CONVENTIONS = {
     "aligned": Conventions(
         keep_border_pixel=False,
-        round_anchors=False,
+        anchor_rounding="none",
         half_pixel=True,
+        to_corner=True,
         suppress_equal=False,
         propose_in_padding=False,
         decode_in_original=False,
@@ -72,11 +75,22 @@ CONVENTIONS = {
     ),
     "detectron": Conventions(
         keep_border_pixel=True,
-        round_anchors=True,
+        anchor_rounding="sides",
         half_pixel=False,
+        to_corner=False,
         suppress_equal=True,
         propose_in_padding=True,
         decode_in_original=True,
         paste_whole_pixels=True,
+    ),
+    "torchvision": Conventions(
+        keep_border_pixel=False,
+        anchor_rounding="corners",
+        half_pixel=False,
+        to_corner=True,
+        suppress_equal=False,
+        propose_in_padding=False,
+        decode_in_original=False,
+        paste_whole_pixels=False,
     ),
 }

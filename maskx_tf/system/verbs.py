@@ -25,6 +25,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "add-classes": Verb("maskx_tf.add_classes", "New classes from a few boxes, no training"),
         "weights detectron": Verb("maskx_tf.weights.detectron", "Import the authors' models"),
         "weights detectron2": Verb("maskx_tf.weights.detectron2", "Import detectron2's models"),
+        "weights torchvision": Verb("maskx_tf.weights.torchvision", "Import torchvision's models"),
     },
     "Make records of a data set": {
         "records folder": Verb("tf_records.folder", "Of a folder of YOLO, VOC, CVAT, …"),

@@ -1,1 +1,1 @@
-"""Weights of other programs: Detectron, detectron2, and ImageNet classifiers for the backbone."""
+"""Weights of other programs: Detectron, detectron2, torchvision, ImageNet classifiers."""
