@@ -141,6 +141,13 @@ class Config:
     scale_jitter_max: float = _training(
         1.0, "Largest random factor on the training image scale.", POSITIVE
     )
+    copy_paste: float = _training(
+        0.0,
+        "Share of the training images that some objects of another are pasted over: those with "
+        "masks, see mask_classes.",
+        FRACTION,
+        is_later=True,
+    )
     repeat_threshold: float = _training(
         0.0,
         "Images with a class that less than this share of the images has come more often, "

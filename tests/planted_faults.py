@@ -373,6 +373,13 @@ FAULTS = (
         "test_pipeline.py::test_boxes_and_masks_follow_flip_scale_and_crop",
     ),
     Fault(
+        "copy_paste_leaves_covered_boxes",
+        "maskx_tf/data/copy_paste.py",
+        "axis=[1, 2])[:, None], shrunk, boxes)",
+        "axis=[1, 2])[:, None], boxes, boxes)",
+        "test_copy_paste.py::test_what_is_covered_is_cut_from_masks_and_boxes",
+    ),
+    Fault(
         "order_without_the_seed",
         "maskx_tf/data/order.py",
         "tf.constant(self._seed, tf.int64), epoch",

@@ -50,6 +50,7 @@ def class_means(
         mask_sources=(),
         mask_source_weights=(),
         repeat_threshold=0.0,
+        copy_paste=0.0,
         horizontal_flip=False,
         scale_jitter_min=1.0,
         scale_jitter_max=1.0,

@@ -9,7 +9,7 @@ import tensorflow as tf
 from maskx_tf.config import Config
 from maskx_tf.data import preprocessing
 
-_MIN_SIDE = 1.0  # network-input pixels; objects that cropping leaves less of are dropped
+MIN_SIDE = 1.0  # network-input pixels; objects that cropping leaves less of are dropped
 
 
 class Randomness(NamedTuple):
@@ -31,9 +31,13 @@ def draw(config: Config, training: bool, seed: tf.Tensor) -> Randomness:
 
 
 def to_features_and_labels(
-    image: tf.Tensor, example: dict[str, tf.Tensor], random: Randomness, config: Config
+    image: tf.Tensor,
+    example: dict[str, tf.Tensor],
+    random: Randomness,
+    config: Config,
+    is_landscape: tf.Tensor | None = None,
 ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-    """(features, labels) of one image, as `pipeline.make_dataset` documents them.
+    """(features, labels) of one image, as `pipeline.make_dataset` documents them, not padded.
 
     Args:
       image: uint8 [h, w, 3].
@@ -41,6 +45,7 @@ def to_features_and_labels(
         vocabulary and `has_mask` restricted to set A.
       random: from `draw`.
       config: options of the data section.
+      is_landscape: whether the canvas is; None: as the image.
     """
     padded, image_size, image_scale, offset = preprocessing.resize_crop_and_pad(
         image,
@@ -48,6 +53,7 @@ def to_features_and_labels(
         config.image_max_side,
         random.scale_jitter,
         random.crop_position,
+        is_landscape,
     )
     boxes = example["boxes_yxyx"] * tf.tile(image_scale, [2]) - tf.tile(offset, [2])  # [N, 4]
     clipped = tf.clip_by_value(boxes, 0.0, tf.tile(image_size, [2]))
@@ -74,18 +80,27 @@ def to_features_and_labels(
         "masks": masks,
         "mask_weight": tf.gather(example["mask_weights"], keep),
     }
-    return features, {key: _pad(value, config.max_objects) for key, value in labels.items()}
+    return features, labels
+
+
+def pad(labels: dict[str, tf.Tensor], count: int) -> dict[str, tf.Tensor]:
+    """Labels of up to `count` objects, zeros as padding."""
+    return {key: _pad(value, count) for key, value in labels.items()}
 
 
 def _kept(boxes: tf.Tensor, clipped: tf.Tensor, max_objects: int) -> tf.Tensor:
     """int32 [n]: indices, ascending, of the largest `max_objects` objects still in the image."""
     sides = clipped[:, 2:] - clipped[:, :2]  # [N, 2]
     cut = tf.reduce_any(tf.abs(boxes - clipped) > 0.5, axis=-1)
-    visible = ~cut | tf.reduce_all(sides >= _MIN_SIDE, axis=-1)
+    visible = ~cut | tf.reduce_all(sides >= MIN_SIDE, axis=-1)
     indices = tf.cast(tf.where(visible)[:, 0], tf.int32)
-    areas = tf.gather(tf.reduce_prod(sides, axis=-1), indices)
-    largest = tf.math.top_k(areas, tf.minimum(tf.size(areas), max_objects)).indices
-    return tf.gather(indices, tf.sort(largest))
+    return tf.gather(indices, largest(tf.gather(clipped, indices), max_objects))
+
+
+def largest(boxes: tf.Tensor, count: int) -> tf.Tensor:
+    """int32 [up to count]: indices, ascending, of the largest boxes [N, 4]."""
+    areas = tf.reduce_prod(boxes[:, 2:] - boxes[:, :2], axis=-1)
+    return tf.sort(tf.math.top_k(areas, tf.minimum(tf.size(areas), count)).indices)
 
 
 def decode_masks(pngs: tf.Tensor, has_mask: tf.Tensor, size: int) -> tf.Tensor:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from maskx_tf.config import Config
-from maskx_tf.data import augmentation, decoding, preprocessing, repeats
+from maskx_tf.data import augmentation, copy_paste, decoding, preprocessing, repeats
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.order import TrainingOrder
 from maskx_tf.data.records import index, reader
@@ -76,8 +76,7 @@ def make_dataset(
     in_set_a = np.zeros([vocabulary.num_classes + 1], bool)
     in_set_a[list(mask_class_ids)] = True
 
-    @tf.autograph.experimental.do_not_convert
-    def load(number: tf.Tensor, serialized: tf.Tensor, where: tf.Tensor) -> tuple[dict, dict]:
+    def decoded(serialized: tf.Tensor, where: tf.Tensor) -> tuple[tf.Tensor, dict]:
         example = _check_record(parse_example(reader.check(serialized, where)), where)
         example["classes"] = class_ids(example, where)
         example["has_mask"] &= tf.gather(in_set_a, example["classes"]) & ~example["is_crowd"]
@@ -86,12 +85,42 @@ def make_dataset(
             example["has_mask"] &= tf.reduce_any(example["mask_sources"][:, None] == wanted, -1)
         if training and config.mask_source_weights:
             example["mask_weights"] *= _of_sources(example["mask_sources"], config.source_weights)
-        image = _check_size(decoding.decode(example["encoded"]), example, where)
-        random = augmentation.draw(config, training, tf.stack([seed, number]))
-        return augmentation.to_features_and_labels(image, example, random, config)
+        return _check_size(decoding.decode(example["encoded"]), example, where), example
 
-    dataset = reader.read(found, examples)
-    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    @tf.autograph.experimental.do_not_convert
+    def load(number: tf.Tensor, *record: tf.Tensor) -> tuple[dict, dict]:
+        random = augmentation.draw(config, training, tf.stack([seed, number]))
+        return augmentation.to_features_and_labels(*decoded(*record), random, config)
+
+    @tf.autograph.experimental.do_not_convert
+    def load_and_paste(one: tuple, other: tuple) -> tuple[dict, dict]:
+        features, labels = load(*one)
+        own = tf.stack([seed, other[0]])
+        draws = [tf.random.experimental.stateless_fold_in(own, i) for i in range(3)]
+
+        def pasted() -> tuple[dict, dict]:
+            shape = tf.shape(features["image"])
+            random = augmentation.draw(config, training, draws[0])
+            other_features, other_labels = augmentation.to_features_and_labels(
+                *decoded(*other[1:]), random, config, is_landscape=shape[0] <= shape[1]
+            )
+            parts = (features, labels, other_features["image"], other_labels)
+            return copy_paste.paste(*parts, draws[1], config.max_objects)
+
+        is_pasted = tf.random.stateless_uniform([], draws[2]) < config.copy_paste
+        return tf.cond(is_pasted, pasted, lambda: (features, labels))
+
+    @tf.autograph.experimental.do_not_convert
+    def padded(features: dict, labels: dict) -> tuple[dict, dict]:
+        return features, augmentation.pad(labels, config.max_objects)
+
+    dataset, step = reader.read(found, examples), load
+    if training and config.copy_paste:
+        others = examples.map(lambda example: _other(example, len(found), seed))
+        dataset, step = tf.data.Dataset.zip((dataset, reader.read(found, others))), load_and_paste
+    dataset = dataset.map(
+        lambda *elements: padded(*step(*elements)), tf.data.AUTOTUNE, deterministic=True
+    )
     if context:
         config = config.replace(batch_size=context.get_per_replica_batch_size(config.batch_size))
     return _batch(dataset, config, training).prefetch(tf.data.AUTOTUNE)
@@ -123,6 +152,14 @@ def _examples(
     epoch, place = order.find(start_step)
     dataset = tf.data.Dataset.range(epoch, _NO_END).flat_map(examples_of)
     return dataset.skip(place * count)
+
+
+def _other(example: tf.Tensor, count: int, seed: int) -> tf.Tensor:
+    """A record by chance, whose objects are pasted over an example: int64 [2] as that."""
+    own = tf.stack([tf.constant(seed, tf.int64), example[1]])
+    draw = tf.random.experimental.stateless_fold_in(own, 3)
+    record = tf.random.stateless_uniform([], draw, 0, count, tf.int64)
+    return tf.stack([record, example[1]])
 
 
 def _is_bucketed(config: Config) -> bool:

@@ -41,6 +41,7 @@ def resize_crop_and_pad(
     max_side: int,
     scale_jitter: tf.Tensor | float,
     crop_position: tf.Tensor,
+    is_landscape: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """As `resize_and_pad`, with a choice of the part kept where the image exceeds the canvas.
 
@@ -50,6 +51,7 @@ def resize_crop_and_pad(
       max_side: as in `resize_and_pad`.
       scale_jitter: as in `resize_and_pad`.
       crop_position: float32 [2] in [0, 1], (y, x): 0 keeps the top / left, 1 the bottom / right.
+      is_landscape: bool [], whether the canvas is; None: as the image.
 
     Returns:
       image, image_size, image_scale, and offset: float32 [2], (y, x) of the kept part's corner in
@@ -57,8 +59,9 @@ def resize_crop_and_pad(
     """
     original = tf.cast(tf.shape(image)[:2], tf.float32)  # [2]
     short, long = canvas_sides(min_side, max_side)
-    landscape = original[0] <= original[1]
-    canvas = tf.where(landscape, [short, long], [long, short])  # [2]
+    if is_landscape is None:
+        is_landscape = original[0] <= original[1]
+    canvas = tf.where(is_landscape, [short, long], [long, short])  # [2]
     scale = tf.minimum(min_side / tf.reduce_min(original), max_side / tf.reduce_max(original))
     resized = tf.floor(original * scale * scale_jitter + 0.5)
     resized = tf.maximum(tf.cast(resized, tf.int32), 1)  # [2]
