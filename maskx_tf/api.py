@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskx_tf import training
+from maskx_tf.checkpoints.listing import resolved
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import checkpoint as scoring
@@ -57,7 +58,8 @@ def load(path: str | os.PathLike[str]) -> Detector:
 
     Args:
       path: a run (its `model_dir`, of which the latest checkpoint is taken), a checkpoint of a run
-        (`RUN/ckpt-STEP`), or an exported model (the directory of versions, or a version).
+        (`RUN/ckpt-STEP`, or `RUN@best` with `keep_best`), or an exported model (the directory of
+        versions, or a version).
 
     Returns:
       A `Detector`, to be called with images.
@@ -65,7 +67,7 @@ def load(path: str | os.PathLike[str]) -> Detector:
     Raises:
       UserError: there is no model.
     """
-    directory = pathlib.Path(path).expanduser()
+    directory = pathlib.Path(resolved(path)).expanduser()
     if any(directory.glob("saved_model.pb")) or any(directory.glob("[0-9]*/saved_model.pb")):
         return load_saved_model(str(directory))
     if not (directory.is_dir() or directory.with_name(f"{directory.name}.index").is_file()):
@@ -126,7 +128,7 @@ def evaluate(
     """Box and mask AP of a run.
 
     Args:
-      run: a run's directory or a checkpoint in it.
+      run: a run's directory, a checkpoint in it, or RUN@best.
       records: directories of records to evaluate on; the run's own `eval_records` if not given.
       annotations: COCO json of the same images: exact masks instead of those in the records.
       masks: what segments the detected boxes, "model" or "grabcut".

@@ -8,6 +8,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 from typing import Any
 
 from absl import flags
@@ -35,6 +36,9 @@ _optimizer = functools.partial(options.option, "optimizer")
 _training = functools.partial(options.option, "training")
 # Which boxes are detected; evaluation may have others.
 _detections = functools.partial(options.option, "detections", at_test="detections")
+
+
+_METRIC = re.compile("(box|mask|mask_given_boxes)_[a-z0-9_]+_(a|b|all)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +74,20 @@ class Config:
     )
     eval_interval: int = _bookkeeping(
         0, "Steps between evaluations; 0: only after the last step.", NOT_NEGATIVE, scales="steps"
+    )
+    keep_best: str = _bookkeeping(
+        "",
+        "Metric of the evaluations whose best checkpoint is kept too, as RUN@best: section_metric_"
+        "set in small letters, such as mask_ap_b, box_ap_all, mask_given_boxes_iou_b.",
+        Check(lambda v: not v or bool(_METRIC.fullmatch(v)), "be like mask_ap_b or box_ap_all"),
+        is_later=True,
+    )
+    patience: int = _optimizer(
+        0,
+        "End training after so many evaluations in a row without a better keep_best; 0: never.",
+        NOT_NEGATIVE,
+        on_resume="may_change",
+        is_later=True,
     )
     panel_images: int = _bookkeeping(
         6, "Validation images drawn for TensorBoard; 0: none.", NOT_NEGATIVE
@@ -497,6 +515,10 @@ class Config:
                 f"image_max_side={self.image_max_side}."
             )
         _ = self.source_weights  # raises if it is none
+        if self.patience and not (self.keep_best and self.eval_interval):
+            raise UserError(f"patience={self.patience} needs keep_best and eval_interval.")
+        if self.mode == "stage1_boxes" and self.keep_best.startswith("mask"):
+            raise UserError(f"keep_best={self.keep_best} is of masks; mode=stage1_boxes has none.")
         self._check_levels()
         if "cam" in self.mask_branches and self.box_head != "conv":
             raise UserError(

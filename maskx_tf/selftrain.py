@@ -23,6 +23,7 @@ from absl import flags
 
 from maskx_tf import checkpoints
 from maskx_tf import config as config_lib
+from maskx_tf.checkpoints import best
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.records.manifest import Manifest
@@ -119,10 +120,7 @@ class Rounds:
         }
 
     def _train(self, config: Config, flagfile: pathlib.Path) -> None:
-        run = pathlib.Path(config.model_dir)
-        if (run / f"ckpt-{config.train_steps}.index").is_file() and config_lib.load(
-            config.model_dir
-        ) == config:
+        if best.is_finished(config) and config_lib.load(config.model_dir) == config:
             return
         write_atomically(flagfile, config_lib.to_text(config))
         _run("maskx_tf.train", f"--flagfile={flagfile}")

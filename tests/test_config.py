@@ -55,6 +55,8 @@ def values_of(field: dataclasses.Field) -> st.SearchStrategy:
         float: st.floats(-1e6, 1e6) | st.floats(0, 1),
         str: TEXT,
     }
+    if field.name == "keep_best":
+        return st.sampled_from(["", "mask_ap_b", "box_ap50_all"])
     if field.name in RANGES:
         return st.integers(*RANGES[field.name])
     if field.metadata["choices"]:
@@ -88,6 +90,10 @@ def configs(draw) -> Config:
     if options["transfer_input"] == "embedding":
         options["transfer_embeddings"] = "vectors.npy"
     options["mask_roi_size"] *= MASK_BODIES[options["mask_body"]].divisor
+    if options["mode"] == "stage1_boxes" and options["keep_best"]:
+        options["keep_best"] = "box_ap_a"
+    if not (options["keep_best"] and options["eval_interval"]):
+        options["patience"] = 0
     if "cam" in options["mask_branches"]:
         options["box_head"] = "conv"
     if options["pairwise_dilation"] >= options["mask_upsampling"] * options["mask_roi_size"]:
@@ -114,6 +120,8 @@ def test_every_option_reaches_the_file(name):
         "scale_jitter_max": 1e9,
         "mask_roi_size": 32,
         "box_head": "conv",
+        "keep_best": "box_ap_all",
+        "eval_interval": 7,
     }
     companions.pop(name, None)
 

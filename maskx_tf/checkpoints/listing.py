@@ -6,8 +6,17 @@ import re
 
 from maskx_tf.errors import UserError
 
+BEST = "best"  # of a run: the model directory of its best checkpoint
 LIST = "checkpoint"  # TensorFlow's list of them
 _CHECKPOINT_FILE = re.compile(r"ckpt-(\d+)\.(index|data-\d{5}-of-\d{5})")
+
+
+def resolved(path: str | os.PathLike[str]) -> str:
+    """RUN@best as the model directory RUN/best; any other path as it is."""
+    text = os.fspath(path)
+    if text.endswith(f"@{BEST}") and not os.path.lexists(text):
+        return os.path.join(text.removesuffix(f"@{BEST}"), BEST)
+    return text
 
 
 def steps_of(directory: pathlib.Path) -> list[int]:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from maskx_tf import config as config_lib
-from maskx_tf.checkpoints.listing import latest
+from maskx_tf.checkpoints.listing import latest, resolved
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, read_names
 from maskx_tf.errors import UserError
@@ -98,19 +98,21 @@ def save_new(loaded: LoadedModel, output_dir: str) -> None:
 
 
 def latest_checkpoint(path: str) -> str:
-    """The checkpoint that a model directory or a checkpoint prefix means; UserError if none."""
+    """The checkpoint that a model directory, a prefix or RUN@best means; UserError if none."""
+    path = resolved(path)
     if tf.io.gfile.exists(f"{path}.index"):
         return path
     checkpoint = latest(path)
     if checkpoint is None:
         raise UserError(
-            f"{path} holds no checkpoint; give a model directory or a ckpt-STEP in one."
+            f"{path} holds no checkpoint; give a model directory, a ckpt-STEP in one, or RUN@best "
+            "of a run with --keep_best."
         )
     return checkpoint
 
 
 def load_model(path: str) -> LoadedModel:
-    """Loads a model from a model directory (its latest checkpoint) or from one checkpoint in it.
+    """Loads a model from a model directory (its latest checkpoint), RUN@best or a checkpoint.
 
     Its precision is float32, whatever it was trained in: so are the weights. Of a run with
     `ema_decay` it has the averaged weights.
@@ -125,6 +127,7 @@ def load_latest(path: str) -> tuple[str, LoadedModel]:
       UserError: there is none, it cannot be read, or the one that the path names is gone.
     """
     checkpoint = latest_checkpoint(path)
+    path = resolved(path)
     while True:
         try:
             return checkpoint, _load(checkpoint)

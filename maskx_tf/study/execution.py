@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from maskx_tf import config as config_lib
+from maskx_tf.checkpoints import best
 from maskx_tf.data.classes import Vocabulary, random_names
 from maskx_tf.data.records.manifest import vocabulary_of
 from maskx_tf.errors import UserError
@@ -260,8 +261,9 @@ def is_trained(run: Run) -> bool:
     """Whether the last checkpoint of a run is there, trained as it is declared now."""
     assert run.config
     directory = pathlib.Path(run.config.model_dir)
-    last = directory / f"ckpt-{run.config.train_steps}.index"
-    return last.is_file() and plan_lib.digest(config_lib.load(str(directory))) == _own_digest(run)
+    return best.is_finished(run.config) and plan_lib.digest(
+        config_lib.load(str(directory))
+    ) == _own_digest(run)
 
 
 def _own_digest(run: Run) -> str:

@@ -58,9 +58,9 @@ def split(words: Sequence[str]) -> tuple[str, list[str]]:
 
     `records FOLDER` means `records folder FOLDER`, if there is such a directory or / is in it.
     """
-    if words[:1] == ["records"] and len(words) > 1 and not words[1].startswith("-"):
-        if "/" in words[1] or os.path.isdir(words[1]):
-            return "records folder", list(words[1:])
+    folder = words[1] if words[:1] == ["records"] and len(words) > 1 else ""
+    if not folder.startswith("-") and ("/" in folder or os.path.isdir(folder)):
+        return "records folder", list(words[1:])
     for length in (2, 1):
         name = " ".join(words[:length]).replace("_", "-")
         if len(words) >= length and name in VERBS:

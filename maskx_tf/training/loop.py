@@ -10,6 +10,7 @@ from typing import Any
 import orbit
 import tensorflow as tf
 
+from maskx_tf.checkpoints import LoadedModel, best
 from maskx_tf.checkpoints.listing import latest
 from maskx_tf.checkpoints.saving import RunCheckpoints
 from maskx_tf.config import Config
@@ -25,7 +26,7 @@ VALIDATION = "validation.json"  # of a run: the last evaluation while it was tra
 
 
 def run(
-    config: Config,
+    loaded: LoadedModel,
     trainer: Trainer,
     evaluator: Evaluator | None,
     manager: RunCheckpoints,
@@ -33,10 +34,13 @@ def run(
 ) -> None:
     """Trains to `config.train_steps`; evaluates as often as `config.eval_interval` says.
 
+    It ends before if `config.patience` evaluations in a row were no better.
+
     Raises:
       UserError: a step is not finite, or a checkpoint cannot be saved.
       Interrupted: a signal came; the checkpoint of the last step is saved.
     """
+    config = loaded.config
     step = trainer.optimizer.iterations
     progress = Progress(config.train_steps, config.batch_size)
 
@@ -63,20 +67,36 @@ def run(
         # It ends with a checkpoint, so that nothing is lost if the evaluation fails.
         _train_until(_next_evaluation(config, now), controller, interruption)
         if evaluator:
-            _evaluate(config, controller)
+            _evaluate(loaded, controller)
+            if is_stopped(config, trainer.strategy):
+                return
+
+
+def is_stopped(config: Config, strategy: tf.distribute.Strategy) -> bool:
+    """Whether a run's patience is at its end; says so. All processes have to ask."""
+    Agreement(strategy).wait()  # until the chief has written what they look at
+    if not best.is_exhausted(config):
+        return False
+    print(
+        f"{config.patience} evaluations without a better {config.keep_best}: training ends here. "
+        "A larger --patience goes on.",
+        file=sys.stderr,
+    )
+    return True
 
 
 def make_up_evaluation(
-    config: Config, strategy: tf.distribute.Strategy, step: tf.Variable, evaluator: Evaluator
+    loaded: LoadedModel, strategy: tf.distribute.Strategy, step: tf.Variable, evaluator: Evaluator
 ) -> None:
     """Evaluates the step that a run resumes at, if its evaluation was due and cut off."""
+    config = loaded.config
     start = int(step.numpy())
     is_due = start > 0 and _next_evaluation(config, start - 1) == start
     is_missing = is_due and _last_validated(config.model_dir) != start
     Agreement(strategy).wait()  # all look before one evaluates
     if is_missing:
         print(f"Step {start} was not evaluated; evaluating it now.", file=sys.stderr)
-        _evaluate(config, _controller(config, strategy, step, evaluator))
+        _evaluate(loaded, _controller(config, strategy, step, evaluator))
 
 
 def _controller(
@@ -103,12 +123,19 @@ def _without_reports() -> contextlib.redirect_stdout:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def _evaluate(config: Config, controller: orbit.Controller) -> None:
-    """Evaluates the present step, for TensorBoard and `VALIDATION`."""
+def _evaluate(loaded: LoadedModel, controller: orbit.Controller) -> None:
+    """Evaluates the present step, for TensorBoard, the best checkpoint and `VALIDATION`.
+
+    `VALIDATION` comes last: what is cut off before is done again.
+    """
+    _, config, vocabulary, mask_class_ids = loaded
     with _without_reports():
         controller.evaluate()
     if devices.is_chief(controller.strategy):
-        results = {"step": int(controller.global_step.numpy()), **controller.evaluator.results}
+        step, results = int(controller.global_step.numpy()), controller.evaluator.results
+        if config.keep_best:
+            best.update(config, vocabulary, mask_class_ids, step, report.scalars(results))
+        results = {"step": step, **results}
         report.write_json(results, str(pathlib.Path(config.model_dir, VALIDATION)))
 
 

@@ -222,8 +222,8 @@ def _loop(
     )
     with reading_errors((*config.train_records, *config.eval_records)):
         if run.evaluator:
-            loop.make_up_evaluation(config, run.strategy, steps, run.evaluator)
-        if start >= config.train_steps:
+            loop.make_up_evaluation(run.loaded, run.strategy, steps, run.evaluator)
+        if start >= config.train_steps or loop.is_stopped(config, run.strategy):
             return
         warning = _check_masks(run, dataset)
         is_chief = devices.is_chief(run.strategy)
@@ -238,7 +238,7 @@ def _loop(
             if warning:
                 print(warning, file=sys.stderr)
         with tensorboard_hparams.session(config) if is_chief else contextlib.nullcontext():
-            loop.run(config, trainer, run.evaluator, manager, interruption)
+            loop.run(run.loaded, trainer, run.evaluator, manager, interruption)
 
 
 def _check_masks(run: Run, dataset: tf.data.Dataset | None) -> str:
@@ -290,7 +290,7 @@ def _batches(run: Run, start: int, dataset: tf.data.Dataset | None):
 def _report(run: Run, start: int) -> dict:
     """Says where the run is; the results of the last evaluation."""
     config = run.loaded.config
-    if start >= config.train_steps:
+    if start >= config.train_steps or int(run.optimizer.iterations.numpy()) == start:
         print(f"{config.model_dir} is already trained to step {start}.", file=sys.stderr)
     else:
         print(f"Checkpoints and TensorBoard logs are in {config.model_dir}", file=sys.stderr)
