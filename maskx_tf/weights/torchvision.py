@@ -1,12 +1,11 @@
 """Imports torchvision's Mask R-CNN and Faster R-CNN with ResNet-50-FPN.
 
 Example:
-  maskx weights torchvision --weights=maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth \
-      --output_dir=runs/imported
+  maskx weights torchvision --weights=maskrcnn_resnet50_fpn.pth --output_dir=runs/imported
 
-Files of `maskrcnn_resnet50_fpn` and `fasterrcnn_resnet50_fpn`, by the names of layers now and before
-torchvision 0.13; trained on COCO or further on classes of one's own. The model runs in
-torchvision's conventions (docs/weights.md).
+Files of `maskrcnn_resnet50_fpn` and `fasterrcnn_resnet50_fpn`, by the names that layers have
+now and had before torchvision 0.13; trained on COCO or further on classes of one's own. The model
+runs in torchvision's conventions (docs/weights.md).
 """
 
 from __future__ import annotations
