@@ -1,5 +1,7 @@
 """Computes box and mask AP of a trained model, for A, B and all classes.
 
+With --results or --given_box_results, what another tool wrote is scored in the same way.
+
 Example:
   maskx evaluate --model_dir=runs/mine --per_class
 """
@@ -16,12 +18,13 @@ from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import checkpoint as scoring
-from maskx_tf.evaluation import coco, controls, curves, report
+from maskx_tf.evaluation import coco, controls, curves, report, results_file
 from maskx_tf.inference import mask_post
 from maskx_tf.system import cli
 from maskx_tf.system.files import require_writable_file, write_atomically
 from maskx_tf.training import devices
 
+_OF_MODELS = ("model_dir", "checkpoint", "masks", "mask_post", "kernels")
 OWN = ("model", "none", controls.OWN)  # masks of the model as it is
 
 
@@ -55,6 +58,17 @@ def define_flags() -> None:
         "engine", "faster_coco_eval", list(coco.ENGINES), "Implementation of the COCO metrics."
     )
     flags.DEFINE_string(
+        "results",
+        "",
+        "COCO json of detections of any tool, to be scored in place of a model's; with "
+        "--eval_records and --mask_classes.",
+    )
+    flags.DEFINE_string(
+        "given_box_results",
+        "",
+        "COCO json of masks that any tool made for the boxes of the ground truth.",
+    )
+    flags.DEFINE_string(
         "annotations", "", "COCO json of the same images: exact masks instead of the records'."
     )
 
@@ -81,6 +95,9 @@ def evaluation_config(trained: Config, values: flags.FlagValues = flags.FLAGS) -
 
 def main() -> None:
     """Evaluates, prints the table, writes the json file."""
+    if flags.FLAGS.results or flags.FLAGS.given_box_results:
+        _evaluate_results()
+        return
     run = flags.FLAGS.checkpoint or flags.FLAGS.model_dir
     if not run:
         raise UserError("--model_dir=DIRECTORY is needed: the run to evaluate.")
@@ -88,11 +105,7 @@ def main() -> None:
     chosen = (flags.FLAGS.masks, flags.FLAGS.mask_post, flags.FLAGS.kernels)
     name = "_".join(["evaluation", *(word for word in chosen if word not in OWN)])
     default = pathlib.Path(checkpoints.latest_checkpoint(run)).parent / f"{name}.json"
-    output = flags.FLAGS.output or str(default)
-    picture = pathlib.Path(output).with_suffix(".png")
-    if picture == pathlib.Path(output):
-        raise UserError(f"--output={output} is the name of the picture beside it; end it in .json.")
-    require_writable_file(output, f"--output={output}")
+    output, picture = _outputs(default)
     if flags.FLAGS["num_gpus"].present:  # not as trained: this may be another machine
         devices.use_gpus(flags.FLAGS.num_gpus)
     evaluation = scoring.evaluate(
@@ -106,6 +119,43 @@ def main() -> None:
         per_class=True,
         error_page=flags.FLAGS.errors,
     )
+    _report(evaluation, output, picture)
+
+
+def _evaluate_results() -> None:
+    """Scores files of results, without a model."""
+    values = flags.FLAGS
+    files = [name for name in (values.results, values.given_box_results) if name]
+    given = [name for name in _OF_MODELS if values[name].present]
+    if given:
+        raise UserError(f"--{given[0]} is of a model; leave it out where files are scored.")
+    if values.errors and not values.results:
+        raise UserError("--errors is about detections: give --results=FILE.")
+    path = pathlib.Path(files[0])
+    output, picture = _outputs(path.with_name(f"{path.stem}_evaluation.json"))
+    evaluation = results_file.evaluate(
+        values.results,
+        values.given_box_results,
+        config_lib.from_flags(values),
+        annotations=values.annotations,
+        engine=values.engine,
+        error_page=values.errors,
+    )
+    _report(evaluation, output, picture)
+
+
+def _outputs(default: pathlib.Path) -> tuple[str, pathlib.Path]:
+    """The json file and the picture beside it, which both can be written."""
+    output = flags.FLAGS.output or str(default)
+    picture = pathlib.Path(output).with_suffix(".png")
+    if picture == pathlib.Path(output):
+        raise UserError(f"--output={output} is the name of the picture beside it; end it in .json.")
+    require_writable_file(output, f"--output={output}")
+    return output, picture
+
+
+def _report(evaluation: scoring.Evaluation, output: str, picture: pathlib.Path) -> None:
+    """Writes the results and prints them."""
     names = evaluation.mask_classes
     rest = evaluation.num_classes - len(names)
     of_what = {

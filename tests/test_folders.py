@@ -16,7 +16,7 @@ from tests import commands, folder_formats, harness
 from tests.folder_formats import NAMES, SIDE
 from tf_records import folder as command
 from tf_records.folders import brush, cvat, label_studio, voc, xml_file, yolo
-from tf_records.folders.labels import to_coco
+from tf_records.folders.labels import LabelledImage, Split, to_coco
 
 BOX = "0 0.5 0.5 0.25 0.25\n"
 POLYGON = "1 0.25 0.25 0.75 0.25 0.75 0.5\n"
@@ -84,6 +84,21 @@ def test_yolo_boxes_and_polygons_in_one_file_beside_images_without_objects(tmp_p
     assert polygon.segmentation == [[20.0, 10.0, 60.0, 10.0, 60.0, 20.0]]
     (scored,) = folder.splits["val"].items[0].objects  # a confidence after the box
     assert scored.bbox == [0.0, 0.0, 80.0, 40.0]
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (("000012.jpg", "7.png"), [12, 7]),
+        (("12.jpg", "x/012.png"), [1, 2]),
+        (("a.jpg", "7.png"), [1, 2]),
+    ],
+)
+def test_images_are_numbered_by_their_names_if_these_are_numbers(tmp_path, names, ids):
+    split = Split(tmp_path, [LabelledImage(name) for name in names])
+    content, _ = to_coco(split, ("cat",))
+    found = {image["file_name"]: image["id"] for image in content["images"]}
+    assert found == dict(zip(sorted(names), sorted(ids) if ids == [1, 2] else ids, strict=True))
 
 
 def test_yolo_losses_have_cause_and_place(tmp_path):

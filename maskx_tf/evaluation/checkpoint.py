@@ -12,11 +12,12 @@ from maskx_tf import checkpoints
 from maskx_tf import config as config_lib
 from maskx_tf.config import Config
 from maskx_tf.data import classes
+from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.coco.objects import AS_OBJECTS, IGNORED
 from maskx_tf.data.records import index, manifest
 from maskx_tf.data.records.reader import reading_errors
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import controls, runner
+from maskx_tf.evaluation import coco, controls, runner
 from maskx_tf.evaluation import error_page as error_pages
 from maskx_tf.evaluation.ground_truth import ground_truth_from_json
 from maskx_tf.evaluation.record_images import RecordImages
@@ -36,7 +37,7 @@ class Evaluation(NamedTuple):
     """An evaluation.
 
     Attributes:
-      checkpoint: the one that was scored.
+      checkpoint: the one that was scored, or the file of another tool's results.
       results: as of `runner.ModelEvaluator.evaluate`.
       curves: as of `coco.CocoEvaluator`.
       mask_classes: names of set A.
@@ -101,14 +102,7 @@ def evaluate(
         mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
     if kernels != controls.OWN:
         controls.replace_kernels(model, kernels, mask_class_ids, config.seed)
-    ground_truth = None
-    if annotations:
-        records = manifest.find_records(config.eval_records)
-        # iscrowd means what it meant when the records were written of the json.
-        meanings = {of.source.get("crowds", IGNORED) for of in records.manifests.values()}
-        crowds = AS_OBJECTS if meanings == {AS_OBJECTS} else IGNORED
-        sizes = index.image_sizes(records.paths)
-        ground_truth = ground_truth_from_json(annotations, vocabulary, sizes, crowds)
+    ground_truth = exact_ground_truth(annotations, config, vocabulary) if annotations else None
     with (
         reading_errors(config.eval_records),
         _segment(model, config, masks, crf) as segment,
@@ -123,19 +117,44 @@ def evaluate(
             segment=segment,
         )
         results = evaluator.evaluate(per_class, progress)
-    names_of_a, page = vocabulary.names_of(mask_class_ids), ""
+    assert evaluator.evaluator
+    return report_of(
+        checkpoint, evaluator.evaluator, results, vocabulary, config, annotations, error_page
+    )
+
+
+def exact_ground_truth(annotations: str, config: Config, vocabulary: Vocabulary) -> dict:
+    """The ground truth of a COCO json of the images of `config.eval_records`."""
+    records = manifest.find_records(config.eval_records)
+    # iscrowd means what it meant when the records were written of the json.
+    meanings = {of.source.get("crowds", IGNORED) for of in records.manifests.values()}
+    crowds = AS_OBJECTS if meanings == {AS_OBJECTS} else IGNORED
+    sizes = index.image_sizes(records.paths)
+    return ground_truth_from_json(annotations, vocabulary, sizes, crowds)
+
+
+def report_of(
+    what: str,
+    evaluator: coco.CocoEvaluator,
+    results: dict,
+    vocabulary: Vocabulary,
+    config: Config,
+    annotations: str,
+    error_page: bool,
+) -> Evaluation:
+    """The evaluation that an evaluator has made of a checkpoint, or of another thing's results."""
+    names_of_a, page = vocabulary.names_of(evaluator.subsets["A"]), ""
     if error_page:
-        assert evaluator.evaluator
         results["errors"], page = error_pages.page(
-            evaluator.evaluator,
+            evaluator,
             vocabulary.names,
             RecordImages(config.eval_records),
-            title=checkpoint,
+            title=what,
             about=f"{len(names_of_a)} classes have masks in training (A), "
             f"{vocabulary.num_classes - len(names_of_a)} have boxes alone (B).",
         )
     return Evaluation(
-        checkpoint,
+        what,
         results,
         evaluator.curves,
         names_of_a,

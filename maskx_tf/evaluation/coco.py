@@ -179,7 +179,8 @@ class CocoEvaluator:
           protocol also "APr", "APc" and "APf" each, and "protocol": "LVIS"; if masks
           were added, "mask" likewise, and if masks for given boxes were, "mask_given_boxes", which
           has `ceiling.METRICS` too; with "per_class": {name: AP} beside "all" on request, and
-          "iou_per_class" of given boxes. Values in [0, 1]; None where the ground
+          "iou_per_class" of given boxes. Of masks for given boxes alone, "box", "mask" and
+          "operating_point" are not there. Values in [0, 1]; None where the ground
           truth has no object of the kind. "operating_point": see `operating_point`.
         """
         detections, given = self.detections, self._given
@@ -189,14 +190,18 @@ class CocoEvaluator:
             detections, given = (
                 federated.that_count(of, self.ground_truth) for of in (detections, given)
             )
-        parts = {"box": ("bbox", detections)}
-        if not self._boxes_only:
+        parts = {}
+        if detections or not given:
+            parts["box"] = ("bbox", detections)
+        if "box" in parts and not self._boxes_only:
             parts["mask"] = ("segm", detections)
         if self._given:
             parts["mask_given_boxes"] = ("segm", given)
         results |= {section: self._score(section, *of, per_class) for section, of in parts.items()}
         if self._given:
             self._add_ious(results["mask_given_boxes"], given, per_class)
+        if "box" not in parts:
+            return results
         point = operating_point(self.ground_truth, detections, self.subsets)
         return {**results, "operating_point": point}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 
-from maskx_tf.evaluation import federated
+from maskx_tf.evaluation import ceiling, federated
 from maskx_tf.evaluation.errors import KINDS
 from maskx_tf.system.files import write_atomically
 
@@ -26,7 +26,7 @@ def format_table(results: dict, mask_classes: Collection[str] | None = None) -> 
       the operating point, and on request one line per class.
     """
     sections = [section for section in SECTIONS if section in results]
-    metrics = list(results[sections[0]]["all"])
+    metrics = [name for name in results[sections[0]]["all"] if name not in ceiling.METRICS]
     rows = [["", "", *metrics]]
     for section in sections:
         for subset in SUBSETS:

@@ -102,14 +102,18 @@ class Folder(NamedTuple):
 def to_coco(split: Split, names: Sequence[str]) -> tuple[dict[str, Any], list[Issue]]:
     """A split as a COCO json, images by file name, and its losses as issues.
 
+    Images are numbered by their names if these are numbers, as YOLO does it in its results, else
+    1, 2, 3, …
+
     Its member "losses" has the place of each loss under the id that the issue names; annotations
     have theirs as "place".
     """
     items = sorted(split.items, key=lambda item: item.file_name)
+    image_ids = _numbers_in_names(items) or range(1, len(items) + 1)
     numbers = {name: number for number, name in enumerate(names, start=1)}
     annotations: list[dict[str, Any]] = []
     images = []
-    for image_id, item in enumerate(items, start=1):
+    for image_id, item in zip(image_ids, items, strict=True):
         image: dict[str, Any] = {"id": image_id, "file_name": item.file_name}
         if item.size is not None:
             image["width"], image["height"] = item.size
@@ -127,7 +131,9 @@ def to_coco(split: Split, names: Sequence[str]) -> tuple[dict[str, Any], list[Is
                 annotation["attributes"] = {"rotation": 1}
             annotations.append(annotation)
     lost: list[tuple[int | None, Loss]] = [
-        (image_id, loss) for image_id, item in enumerate(items, start=1) for loss in item.losses
+        (image_id, loss)
+        for image_id, item in zip(image_ids, items, strict=True)
+        for loss in item.losses
     ]
     lost += [(None, loss) for loss in split.losses]
     issues, losses = [], []
@@ -141,6 +147,13 @@ def to_coco(split: Split, names: Sequence[str]) -> tuple[dict[str, Any], list[Is
         "losses": losses,
     }
     return content, issues
+
+
+def _numbers_in_names(items: Sequence[LabelledImage]) -> list[int]:
+    """The numbers that the images are named by; none if a name is no number, or two are equal."""
+    stems = [pathlib.PurePosixPath(item.file_name).stem for item in items]
+    numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdigit() and len(stem) < 19]
+    return numbers if len(set(numbers)) == len(items) else []
 
 
 def images_in(directory: pathlib.Path) -> list[pathlib.Path]:
