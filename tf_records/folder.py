@@ -6,7 +6,7 @@ records, and annotations.json beside them: the same as a COCO json, for evaluate
 add-classes.
 
 Example:
-  maskx records mine --output_dir=records/mine
+  maskx records data/mine --output_dir=records/mine
 """
 
 from __future__ import annotations
