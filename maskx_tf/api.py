@@ -131,7 +131,7 @@ def evaluate(
       run: a run's directory, a checkpoint in it, or RUN@best.
       records: directories of records to evaluate on; the run's own `eval_records` if not given.
       annotations: COCO json of the same images: exact masks instead of those in the records.
-      masks: what segments the detected boxes, "model" or "grabcut".
+      masks: what segments the detected boxes, "model", "grabcut", or the "box" or "ellipse" itself.
       mask_post: "crf": a dense CRF draws the model's masks to the image's edges.
       crf_weight: weight of colours in the CRF.
       crf_color: grey levels of 255 that alike pixels differ by in the CRF.

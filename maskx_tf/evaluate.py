@@ -39,7 +39,13 @@ def define_flags() -> None:
         "Also sort the errors by kind (TIDE), and write a page that shows what they cost and the "
         "images with the worst: MODEL_DIR/evaluation.html.",
     )
-    flags.DEFINE_enum("masks", "model", scoring.MASKS, "What segments the detected boxes.")
+    flags.DEFINE_enum(
+        "masks",
+        "model",
+        scoring.MASKS,
+        "What segments the detected boxes; box, ellipse: nothing, the mask is the box or the "
+        "ellipse in it.",
+    )
     mask_post.define_flags()
     flags.DEFINE_enum(
         "kernels",

@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
+from pycocotools import mask as mask_utils
 
 from maskx_tf import checkpoints
 from maskx_tf.data.records import manifest as manifest_lib
 from maskx_tf.data.records import schema as records_lib
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation.segmentation import Segment, by_grabcut
+from maskx_tf.evaluation.segmentation import Segment, by_grabcut, by_shape
 from maskx_tf.model import build_model
 from maskx_tf.ops import grabcut, masks
 from tests import commands, harness, tiny
@@ -268,3 +269,14 @@ class TestEvaluation:
         assert given["model"]["ground_truth"] == [str(tmp_path / "full")]
         assert given["grabcut"]["mask_given_boxes"]["all"]["AP"] == pytest.approx(1)
         assert printed.count("mask, boxes given") == 1
+
+
+@pytest.mark.parametrize(("shape", "share"), [("box", 1.0), ("ellipse", np.pi / 4)])
+def test_shapes_of_boxes(shape, share):
+    image = np.zeros((200, 300, 3), np.uint8)
+    rle = by_shape(shape)(image, (20.0, 30.0, 120.0, 190.0), None)
+    mask = mask_utils.decode(rle).astype(bool)
+    assert mask.shape == (200, 300) and not np.delete(mask, slice(20, 120), axis=0).any()
+    assert mask.sum() == pytest.approx(share * 100 * 160, rel=0.01)
+    assert mask[70, 30] and mask[70, 189] and not mask[:, 190:].any()
+    assert mask[20, 30] == (shape == "box")

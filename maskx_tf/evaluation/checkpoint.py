@@ -21,11 +21,11 @@ from maskx_tf.evaluation import coco, controls, runner
 from maskx_tf.evaluation import error_page as error_pages
 from maskx_tf.evaluation.ground_truth import ground_truth_from_json
 from maskx_tf.evaluation.record_images import RecordImages
-from maskx_tf.evaluation.segmentation import Segment, by_crf, by_grabcut
+from maskx_tf.evaluation.segmentation import Segment, by_crf, by_grabcut, by_shape
 from maskx_tf.model import MaskXRCNN, rebuilt
 from maskx_tf.ops import dense_crf
 
-MASKS = ("model", "grabcut")  # what segments the detected boxes
+MASKS = ("model", "grabcut", "box", "ellipse")  # what segments the detected boxes
 
 
 def changeable() -> tuple[str, ...]:
@@ -170,6 +170,8 @@ def _segment(
     """What makes or refines masks on the original images, if anything does."""
     if masks == "grabcut":
         return Segment(config.eval_records, by_grabcut)
+    if masks in ("box", "ellipse"):
+        return Segment(config.eval_records, by_shape(masks))
     if crf:
         segment_box = by_crf(crf, model.conventions.paste_whole_pixels)
         return Segment(config.eval_records, segment_box, refines=True)
