@@ -287,6 +287,13 @@ class Config:
         0.25, "Share of sampled RoIs that may be foreground.", FRACTION
     )
     roi_positive_iou: float = _training(0.5, "Least IoU of a foreground RoI.", FRACTION)
+    cascade_ious: tuple[float, ...] = _detector(
+        (),
+        "A cascade of box heads, each on the boxes of the one before: their least IoUs of a "
+        "foreground RoI, as 0.5,0.6,0.7, in place of roi_positive_iou. Empty: one head.",
+        Check(lambda v: len(v) != 1 and all(0 < iou <= 1 for iou in v), "list two or more IoUs"),
+        is_later=True,
+    )
     roi_canonical_size: float = _detector(
         224.0, "RoI side in pixels that level 4 is meant for.", POSITIVE
     )
@@ -520,6 +527,11 @@ class Config:
         if self.mode == "stage1_boxes" and self.keep_best.startswith("mask"):
             raise UserError(f"keep_best={self.keep_best} is of masks; mode=stage1_boxes has none.")
         self._check_levels()
+        if self.cascade_ious and self.roi_positive_iou not in (0.5, self.cascade_ious[0]):
+            raise UserError(
+                f"roi_positive_iou={self.roi_positive_iou} has no meaning beside "
+                f"cascade_ious={text_of(self.cascade_ious)}, which begins with the first head's."
+            )
         if "cam" in self.mask_branches and self.box_head != "conv":
             raise UserError(
                 f"mask_branches={text_of(self.mask_branches)} needs box_head=conv, not "

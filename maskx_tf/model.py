@@ -21,7 +21,7 @@ from maskx_tf.layers import (
     mask_branches,
     roi_align,
 )
-from maskx_tf.layers.box_head import BoxHead
+from maskx_tf.layers.box_head import DELTA_WEIGHTS, BoxHead, box_head_name
 from maskx_tf.layers.fpn import FPN
 from maskx_tf.layers.mask_head import MaskHead
 from maskx_tf.layers.point_head import FineFeatures, PointHead
@@ -494,8 +494,12 @@ def assemble(
                 num_classes=num_classes,
                 units=config.box_fc_units,
                 groups=config.class_groups,
-                positive_iou=config.roi_positive_iou,
-                name="box_head",
+                positive_iou=positive_iou,
+                delta_weights=tuple(stage * weight for weight in DELTA_WEIGHTS),
+                name=box_head_name(stage),
+            )
+            for stage, positive_iou in enumerate(
+                config.cascade_ious or [config.roi_positive_iou], start=1
             )
         ],
         "mask_head": parts.get("mask_head") or _mask_head(config),

@@ -251,7 +251,8 @@ def _box_losses(model, pyramid, sample: RoiSample, labels, image_sizes) -> Losse
     result: Losses = {}
     for stage, head in enumerate(model.box_heads, start=1):
         rois = sample.boxes_yxyx
-        features = head(model.roi_features(pyramid, rois, model.config.box_roi_size))
+        of_rois = model.roi_features(pyramid, rois, model.config.box_roi_size)
+        features = head(_share_gradient(of_rois, len(model.box_heads)))
         logits = head.class_logits(features)
         found = _losses_of_box_head(head, features, logits, sample, labels)
         result |= {_of_stage(name, stage): loss for name, loss in found.items()}
@@ -259,6 +260,18 @@ def _box_losses(model, pyramid, sample: RoiSample, labels, image_sizes) -> Losse
             refined = head.refine(features, logits, rois, image_sizes)
             sample = _match_again(refined, sample, labels, model.box_heads[stage].positive_iou)
     return result
+
+
+def _share_gradient(features: tf.Tensor, stages: int) -> tf.Tensor:
+    """The same features; of several stages each gives backbone and FPN its part of the gradient."""
+    if stages == 1:
+        return features
+
+    @tf.custom_gradient
+    def identity(values):
+        return tf.identity(values), lambda upstream: upstream / stages
+
+    return identity(features)
 
 
 def _match_again(rois_yxyx, sample: RoiSample, labels, positive_iou: float) -> RoiSample:

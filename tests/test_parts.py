@@ -1,15 +1,24 @@
 """Parts handed into the model, such as a cascade of box heads; the names they are saved by."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from export import saved_model
+from maskx_tf import checkpoints, objective, training
+from maskx_tf.adding import grow
+from maskx_tf.checkpoints import class_weights
+from maskx_tf.errors import UserError
+from maskx_tf.layers.box_head import DELTA_WEIGHTS as BOX_DELTAS
 from maskx_tf.layers.box_head import BoxHead
 from maskx_tf.layers.mask_bodies.fcn import FCN
 from maskx_tf.layers.mask_head import MaskHead
 from maskx_tf.model import build_model, trained_variables, variable_key
 from maskx_tf.objective import loss_terms, shares, training_losses
-from tests import batches
+from maskx_tf.training import parameter_table
+from tests import batches, runs
 
 CONFIG = batches.tiny_config(mask_mlp=False, score_threshold=0.01)
 SEED = tf.constant([0, 0])
@@ -117,6 +126,79 @@ class TestCascade:
 
         assert trained("stage1_boxes") == {"backbone", "fpn", "rpn", "box_head", "box_head_2"}
         assert trained("stage2_masks") == {"mask_head", "weight_transfer"}
+
+
+class TestCascadeOption:
+    CONFIG = CONFIG.replace(cascade_ious=(0.5, 0.6, 0.7))
+
+    def test_heads_are_those_of_cascade_rcnn(self):
+        heads = build_model(self.CONFIG, batches.NUM_CLASSES).box_heads
+        assert [head.name for head in heads] == ["box_head", "box_head_2", "box_head_3"]
+        assert [head.positive_iou for head in heads] == [0.5, 0.6, 0.7]
+        factors = [head.delta_weights[0] / BOX_DELTAS[0] for head in heads]
+        assert factors == [1, 2, 3] and heads[2].delta_weights[3] == 15
+
+    def test_each_head_gives_the_features_a_third_of_its_gradient(self):
+        """Against the losses of the same heads with a plain path to the features."""
+        gradients = {}
+        for stages, config in ((1, CONFIG), (3, self.CONFIG)):
+            features = tf.Variable(tf.random.stateless_normal([2, 3], [1, 2]))
+            with tf.GradientTape() as tape:
+                value = tf.reduce_sum(objective._share_gradient(features, stages) ** 2)
+            gradients[stages] = tape.gradient(value, features).numpy()
+            assert value == tf.reduce_sum(features**2)
+            assert len(build_model(config, batches.NUM_CLASSES).box_heads) == stages
+        np.testing.assert_allclose(gradients[3], gradients[1] / 3, rtol=1e-6)
+
+    def test_class_weights_of_a_checkpoint_are_the_last_heads(self, tmp_path):
+        model = build_model(self.CONFIG, batches.NUM_CLASSES)
+        path = tf.train.Checkpoint(model=model).save(str(tmp_path / "ckpt"))
+        classes = tf.range(1, batches.NUM_CLASSES + 1)
+        for kind in class_weights.KINDS:
+            wanted = model.box_heads[2].class_weights(classes, kind)
+            np.testing.assert_array_equal(class_weights.read(path, kind), wanted)
+
+    def test_the_table_of_parameters_names_what_t_reads(self):
+        config = self.CONFIG.replace(mode="end_to_end", transfer_input="cls")
+        model = build_model(config, batches.NUM_CLASSES)
+        table = parameter_table.format_table(model, trained_variables(model))
+        lines = [line for line in table.splitlines() if "mask loss" in line]
+        assert len(lines) == 1 and lines[0].startswith("box_head_3/cls_kernel ")
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"cascade_ious": (0.5,)}, "cascade_ious=0.5 "),
+            ({"cascade_ious": (0.5, 1.5)}, "cascade_ious=0.5,1.5 "),
+            ({"cascade_ious": (0.5, 0.6), "roi_positive_iou": 0.6}, "roi_positive_iou=0.6 "),
+        ],
+    )
+    def test_what_has_no_meaning_is_refused(self, changes, named):
+        with pytest.raises(UserError, match=f"^{re.escape(named)}"):
+            CONFIG.replace(**changes)
+
+
+@pytest.mark.slow
+def test_a_cascade_trains_resumes_evaluates_and_is_exported(tmp_path):
+    """In two stages, with cached features; the export compares itself with the model."""
+    runs.write_data(tmp_path)
+    options = {"cascade_ious": (0.5, 0.6), "score_threshold": 0.0}
+    options |= {"train_steps": 2, "checkpoint_interval": 1}
+    boxes = runs.config(tmp_path, tmp_path / "boxes", mode="stage1_boxes", **options)
+    training.train(boxes)
+    options |= {"mode": "stage2_masks", "init_checkpoint": str(tmp_path / "boxes")}
+    training.train(runs.config(tmp_path, tmp_path / "plain", **options))
+    options |= {"feature_cache": str(tmp_path / "cache")}
+    cut = runs.config(tmp_path, tmp_path / "run", **options)
+    training.train(cut.replace(train_steps=1))
+    results = training.train(cut.replace(eval_records=(str(tmp_path / "records" / "val"),)))
+    assert np.isfinite(results["mask_given_boxes"]["all"]["AP"])
+    loaded, plain = (checkpoints.load_model(str(tmp_path / name)) for name in ("run", "plain"))
+    for a, b in zip(loaded.model.get_weights(), plain.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    with pytest.raises(UserError, match="--cascade_ious"):
+        grow.check(loaded)
+    saved_model.export(*loaded, str(tmp_path / "export"))
 
 
 def rois_of_last_stage(model):

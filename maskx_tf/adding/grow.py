@@ -20,6 +20,11 @@ def check(loaded: LoadedModel) -> None:
             "(--mask_output=class_specific): a new class would have none. Use a model with "
             "--mask_output=transfer."
         )
+    if config.cascade_ious:
+        raise UserError(
+            "this model has a cascade of box heads (--cascade_ious), and new classes are fitted to "
+            "one head. Use a model with one."
+        )
     if config.has_transfer and config.transfer_input == "embedding":
         raise UserError(
             "T of this model reads class embeddings (--transfer_input=embedding), and a new class "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,14 +10,15 @@ import tensorflow as tf
 
 from maskx_tf.checkpoints.model_dir import latest_checkpoint
 from maskx_tf.errors import UserError
+from maskx_tf.layers.box_head import box_head_name
 from maskx_tf.system.literal_paths import literal
 
 KINDS = ("cls", "box", "cls+box")
-_KEY = "model/box_head/{}_kernel/.ATTRIBUTES/VARIABLE_VALUE"
+_KEY = "model/{}/{}_kernel/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def read(path: str, kind: str = "cls+box") -> np.ndarray:
-    """w_det of all classes, as `BoxHead.class_weights` gives them.
+    """w_det of all classes, as `BoxHead.class_weights` gives them; of a cascade, the last head's.
 
     Args:
       path: a model directory, of which the last checkpoint is read, or a checkpoint.
@@ -26,7 +28,12 @@ def read(path: str, kind: str = "cls+box") -> np.ndarray:
       float32 [K, D] in the order of the vocabulary, without background.
     """
     reader = tf.train.load_checkpoint(literal(latest_checkpoint(path)))
-    rows = [reader.get_tensor(_KEY.format(part))[1:] for part in kind.split("+")]
+    names = reader.get_variable_to_shape_map()
+    stages = itertools.takewhile(
+        lambda name: _KEY.format(name, "cls") in names, map(box_head_name, itertools.count(2))
+    )
+    *_, last = box_head_name(1), *stages
+    rows = [reader.get_tensor(_KEY.format(last, part))[1:] for part in kind.split("+")]
     return np.concatenate([row.reshape(len(row), -1) for row in rows], axis=1)
 
 

@@ -11,6 +11,11 @@ from maskx_tf.ops import boxes
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
+def box_head_name(stage: int) -> str:
+    """The name of the layer of a stage of a cascade, from 1: box_head, box_head_2, …"""
+    return "box_head" if stage == 1 else f"box_head_{stage}"
+
+
 class BoxHead(tf_keras.layers.Layer):
     """Fast R-CNN head whose last layers are laid out by class; one stage of a cascade.
 

@@ -9,11 +9,11 @@ from maskx_tf.model import MaskXRCNN, variable_key
 from maskx_tf.system.files import write_atomically
 
 FILE_NAME = "parameters.txt"
-# What T reads of the box head, by `transfer_input`.
+# What T reads of the last box head, by `transfer_input`.
 _READ_BY_T = {
-    "cls": ("box_head/cls_kernel",),
-    "box": ("box_head/box_kernel",),
-    "cls+box": ("box_head/cls_kernel", "box_head/box_kernel"),
+    "cls": ("cls_kernel",),
+    "box": ("box_kernel",),
+    "cls+box": ("cls_kernel", "box_kernel"),
 }
 _HEAD = ("parameter", "shape", "size", "trained", "gradient stopped")
 
@@ -71,5 +71,6 @@ def _reasons(model: MaskXRCNN, trained: set[str]) -> dict[str, str]:
         reasons |= {variable_key(v): "statistics" for v in moving}
     stops = config.has_transfer and config.transfer_stop_gradient
     if config.mode == "end_to_end" and stops:
-        reasons |= dict.fromkeys(_READ_BY_T.get(config.transfer_input, ()), "mask loss")
+        read = _READ_BY_T.get(config.transfer_input, ())
+        reasons |= {f"{model.box_heads[-1].name}/{kernel}": "mask loss" for kernel in read}
     return reasons
