@@ -12,7 +12,7 @@ DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
 
 def box_head_name(stage: int) -> str:
-    """The name of the layer of a stage of a cascade, from 1: box_head, box_head_2, …"""
+    """The name of the layer of a stage of a cascade, from 1 on: the second is box_head_2."""
     return "box_head" if stage == 1 else f"box_head_{stage}"
 
 
