@@ -743,6 +743,27 @@ FAULTS = (
         '"keras": {\n        "channel_order": "rgb",',
         "test_weights_imagenet.py::TestRefusals::test_flagfile_has_the_options_of_its_weights",
     ),
+    Fault(
+        "onnx_pooling_taken_for_symmetric",
+        "maskx_tf/weights/onnx_resnet.py",
+        '("symmetric", "same"): "caffe",',
+        '("symmetric", "same"): "symmetric",',
+        "test_weights_resnet_files.py::TestOnnx::test_every_tensor_and_option_without_a_model",
+    ),
+    Fault(
+        "torchvision_rows_without_a_category_stay",
+        "maskx_tf/weights/torchvision.py",
+        "np.delete(by_row, _NO_CATEGORY, axis=0)",
+        "by_row[:81]",
+        "test_weights_torchvision.py::test_rows_without_a_category_are_dropped",
+    ),
+    Fault(
+        "torchvision_rois_end_a_pixel_early",
+        "maskx_tf/layers/roi_align.py",
+        "if to_corner and not half_pixel:",
+        "if False:",
+        "test_weights_torchvision.py::test_rois_reach_to_their_corners",
+    ),
     # Study, options, Python API
     Fault(
         "study_counts_a_changed_split_as_done",
