@@ -22,6 +22,7 @@ from maskx_tf.weights.pickles import RefusedError
 
 REMEDY = "give the state_dict of a model, as .pth or .safetensors"
 _MAGIC = 0x1950A86A20F9469CFC6C  # begins a .pth of PyTorch up to 1.5
+_MOST_PICKLED = 1 << 26  # bytes; a pickle is a few hundred for each tensor
 _WRAPPERS = ("model", "state_dict", "model_state_dict")  # keys of training scripts' checkpoints
 _BFLOAT16 = "bfloat16"
 _TYPES = {
@@ -161,6 +162,8 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, np.ndarray]]:
         order = f"{root}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise RefusedError("has big-endian numbers")
+        if archive.getinfo(names[0]).file_size > _MOST_PICKLED:
+            raise RefusedError("holds more than names and shapes in its pickle")
         unpickler = _Unpickler(io.BytesIO(archive.read(names[0])))
         content = unpickler.load()
         storages = {}
@@ -168,7 +171,8 @@ def _read_zip(file: BinaryIO) -> tuple[Any, dict[str, np.ndarray]]:
             member = archive.getinfo(f"{root}data/{key}")
             if member.file_size < _bytes(storage):
                 raise RefusedError("holds a storage that is cut off")
-            storages[key] = _values(archive.read(member), storage)
+            with archive.open(member) as values:
+                storages[key] = _values(values.read(_bytes(storage)), storage)
     return content, storages
 
 
@@ -198,7 +202,6 @@ def _bytes(storage: _Storage) -> int:
 
 
 def _values(data: bytes, storage: _Storage) -> np.ndarray:
-    data = data[: _bytes(storage)]
     if storage.type == _BFLOAT16:
         return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
     return np.frombuffer(data, storage.type)
