@@ -293,13 +293,17 @@ class MaskXRCNN(tf_keras.Model):
 
     def _mask_windows(self, boxes_yxyx, classes, image_scales):
         """Windows [R, 4] of the boxes whose class is not 0, their images [R], their classes [R]."""
+        places, _ = sampling.where_or_first(classes > 0)  # [R, 2]
+        windows = tf.gather_nd(self.mask_rois(boxes_yxyx, image_scales), places)
+        return windows, places[:, 0], tf.gather_nd(classes, places)
+
+    def mask_rois(self, boxes_yxyx: tf.Tensor, image_scales: tf.Tensor | None = None) -> tf.Tensor:
+        """What the mask head sees, and masks reach over, of boxes [B, N, 4] -> [B, N, 4]."""
         if self.conventions.decode_in_original and image_scales is not None:
             # The last pixel of the original image is scaled; RoIAlign takes one of its input.
             shrink = 1.0 - image_scales[:, None]  # [B, 1, 2]
             boxes_yxyx += tf.concat([tf.zeros_like(shrink), shrink], axis=-1)
-        places, _ = sampling.where_or_first(classes > 0)  # [R, 2]
-        windows = boxes.mask_windows(tf.gather_nd(boxes_yxyx, places), self.config.mask_roi_scale)
-        return windows, places[:, 0], tf.gather_nd(classes, places)
+        return boxes.mask_windows(boxes_yxyx, self.config.mask_roi_scale)
 
     def masks_of_features(
         self, features: tf.Tensor, classes: tf.Tensor, fine: FineFeatures | None = None

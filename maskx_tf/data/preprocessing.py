@@ -59,10 +59,12 @@ def resize_crop_and_pad(
     """
     original = tf.cast(tf.shape(image)[:2], tf.float32)  # [2]
     short, long = canvas_sides(min_side, max_side)
+    height, width = tf.unstack(original)
     if is_landscape is None:
-        is_landscape = original[0] <= original[1]
+        is_landscape = height <= width
     canvas = tf.where(is_landscape, [short, long], [long, short])  # [2]
-    scale = tf.minimum(min_side / tf.reduce_min(original), max_side / tf.reduce_max(original))
+    # Not by tf.reduce_min: OpenVINO 2026.4 computes x / 800 where 800 / min(x) is asked for.
+    scale = tf.minimum(min_side / tf.minimum(height, width), max_side / tf.maximum(height, width))
     resized = tf.floor(original * scale * scale_jitter + 0.5)
     resized = tf.maximum(tf.cast(resized, tf.int32), 1)  # [2]
     kept = tf.minimum(resized, canvas)
@@ -73,6 +75,6 @@ def resize_crop_and_pad(
     image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
     padding = canvas - kept
     image = tf.pad(image, [[0, padding[0]], [0, padding[1]], [0, 0]])
-    image.set_shape([short, long, 3] if short == long else [None, None, 3])
+    image.set_shape([*((short, long) if short == long else (None, None)), image.shape[-1]])
     image_scale = tf.cast(resized, tf.float32) / original
     return image, tf.cast(kept, tf.float32), image_scale, tf.cast(offset, tf.float32)

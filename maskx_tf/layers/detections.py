@@ -21,6 +21,33 @@ def class_grid_offsets(classes: tf.Tensor, spacing: tf.Tensor) -> tf.Tensor:
     return tf.stack([row, column, row, column], axis=-1)
 
 
+def pair_scores(class_logits: tf.Tensor, valid: tf.Tensor, first_class: int) -> tf.Tensor:
+    """Scores [P, K] of (proposal, class) pairs, out of logits [P, K + 1]; 0 where not valid."""
+    scores = tf.nn.softmax(class_logits)[:, first_class:]
+    return scores * tf.cast(valid, tf.float32)[:, None]
+
+
+def candidate_boxes(
+    decoded: tf.Tensor,
+    classes: tf.Tensor,
+    scores: tf.Tensor,
+    image_size: tf.Tensor,
+    conventions: Conventions,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """What reaches the NMS: boxes clipped; scores, -1 of empty ones; boxes with classes apart.
+
+    Args:
+      decoded: boxes_yxyx [..., n, 4], unclipped.
+      classes, scores: [..., n].
+      image_size: [..., 2] (height, width).
+      conventions: of clipping.
+    """
+    decoded = boxes.clip(decoded, image_size, conventions.keep_border_pixel)
+    scores = tf.where(boxes.area(decoded) > 0, scores, -1.0)
+    spacing = tf.reduce_max(image_size, axis=-1, keepdims=True) + 1.0
+    return decoded, scores, decoded + class_grid_offsets(classes, spacing)
+
+
 def select_detections(
     class_logits: tf.Tensor,
     proposals_yxyx: tf.Tensor,
@@ -57,19 +84,17 @@ def select_detections(
       num_detections int32 [], detection_boxes [D, 4], detection_scores [D], detection_classes
       int32 [D] (zeros in the padding).
     """
-    scores = tf.nn.softmax(class_logits)[:, first_class:]  # [P, K]
-    scores *= tf.cast(valid, tf.float32)[:, None]
+    scores = pair_scores(class_logits, valid, first_class)
     num_classes = scores.shape[1]
     flat = tf.reshape(scores, [-1])
     best = tf.math.top_k(flat, tf.minimum(candidates, tf.size(flat)))
     proposal_indices = best.indices // num_classes
     classes = best.indices % num_classes + first_class
-    decoded = decode(proposal_indices, classes)
-    decoded = boxes.clip(decoded, image_size, conventions.keep_border_pixel)
-    candidate_scores = tf.where(boxes.area(decoded) > 0, best.values, -1.0)
-    spacing = tf.reduce_max(image_size) + 1.0
+    decoded, candidate_scores, apart = candidate_boxes(
+        decode(proposal_indices, classes), classes, best.values, image_size, conventions
+    )
     keep, count = tf.raw_ops.NonMaxSuppressionV4(
-        boxes=decoded + class_grid_offsets(classes, spacing),
+        boxes=apart,
         scores=candidate_scores,
         max_output_size=max_detections,
         iou_threshold=conventions.nms_threshold(nms_iou),

@@ -73,16 +73,20 @@ class RPN(tf_keras.layers.Layer):
         return {
             "logits": tf.reshape(logits, [batch, -1]),
             "deltas": tf.reshape(deltas, [batch, -1, 4]),
-            "anchors_yxyx": anchors.level_anchors(
-                height,
-                width,
-                2**level,
-                self.anchor_size,
-                self.anchor_ratios,
-                self.anchor_offset,
-                self.conventions.anchor_rounding,
-            ),
+            "anchors_yxyx": self.anchors_yxyx(level, height, width),
         }
+
+    def anchors_yxyx(self, level, height, width):
+        """Anchors [H * W * A, 4] of a level whose feature map has height x width cells."""
+        return anchors.level_anchors(
+            height,
+            width,
+            2**level,
+            self.anchor_size,
+            self.anchor_ratios,
+            self.anchor_offset,
+            self.conventions.anchor_rounding,
+        )
 
     def propose(
         self,
@@ -128,21 +132,30 @@ class RPN(tf_keras.layers.Layer):
     def _candidates(self, level, output, image_sizes, pre_nms):
         """The best boxes of a level, clipped [B, n, 4], with their logits [B, n], n <= pre_nms."""
         logits, deltas = tf.stop_gradient(output["logits"]), tf.stop_gradient(output["deltas"])
-        if self.conventions.keep_border_pixel:
-            # Clipping would leave a pixel of every box of the padding beyond: drop its cells.
-            corners = output["anchors_yxyx"]
-            cells = (corners[:, :2] + corners[:, 2:]) / 2 - self.anchor_offset * 2**level  # [N, 2]
-            inside = tf.reduce_all(cells < image_sizes[:, None], axis=-1)  # [B, N]
-            logits = tf.where(inside, logits, float("-inf"))
+        logits = self.eligible(level, logits, output["anchors_yxyx"], image_sizes)
         best = tf.math.top_k(logits, tf.minimum(pre_nms, tf.shape(logits)[1]))
-        candidates = boxes.decode(
+        return self.decode(
+            best.values,
             tf.gather(deltas, best.indices, batch_dims=1),
             tf.gather(output["anchors_yxyx"], best.indices),
-            DELTA_WEIGHTS,
+            image_sizes,
         )
+
+    def eligible(self, level, logits, anchors_yxyx, image_sizes):
+        """Logits [B, N] of a level's anchors [N, 4], -inf where one must not become a proposal."""
+        if not self.conventions.keep_border_pixel:
+            return logits
+        # Clipping would leave a pixel of every box of the padding beyond: drop its cells.
+        corners = anchors_yxyx[:, :2] + anchors_yxyx[:, 2:]
+        cells = corners / 2 - self.anchor_offset * 2**level  # [N, 2]
+        inside = tf.reduce_all(cells < image_sizes[:, None], axis=-1)  # [B, N]
+        return tf.where(inside, logits, float("-inf"))
+
+    def decode(self, logits, deltas, anchors_yxyx, image_sizes):
+        """Boxes [B, n, 4] of anchors [B, n, 4], clipped, with their logits; -inf of empty ones."""
+        candidates = boxes.decode(deltas, anchors_yxyx, DELTA_WEIGHTS)
         candidates = boxes.clip(candidates, image_sizes, self.conventions.keep_border_pixel)
-        scores = tf.where(boxes.area(candidates) > 0, best.values, float("-inf"))
-        return candidates, scores
+        return candidates, tf.where(boxes.area(candidates) > 0, logits, float("-inf"))
 
     def _suppress(self, candidates, scores):
         """NMS among the boxes [n, 4] of one level of one image: scores [n], -inf if removed."""
