@@ -1,40 +1,26 @@
-"""Writes a trained model as a SavedModel.
+"""A trained model as a SavedModel, which needs TensorFlow only.
 
-Example:
-  maskx export --model_dir=runs/mine --output_dir=exported/mine
-
-The SavedModel needs TensorFlow only. It is read back and compared with the model it came from
-before it gets its place in the output directory.
+It is read back and compared with the model it came from before it gets its place in the output
+directory. The command is `export.command`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
-import shutil
-import tempfile
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
-from absl import flags
 
-from export import comparison, serving_files, warmup
-from maskx_tf import checkpoints
+from export import comparison, serving_files, versions, warmup
 from maskx_tf.config import Config
-from maskx_tf.data import decoding
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.inference import folding, image_bytes
 from maskx_tf.inference.batching import Batching
 from maskx_tf.inference.module import DetectionModule
-from maskx_tf.model import rebuilt
-from maskx_tf.system import cli, files
-from maskx_tf.system.interruption import Interruption
 from maskx_tf.system.literal_paths import literal
-
-CLASSES_FILE = "classes.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,46 +38,6 @@ class Options:
     batching: Batching = dataclasses.field(default_factory=Batching)
     max_pixels: int = image_bytes.MAX_PIXELS
     rle: bool = False
-
-
-def define_flags() -> None:
-    """Defines this command's flags."""
-    default = Options()
-    batching = default.batching
-    sizes = [str(size) for size in batching.allowed_sizes]
-    flags.DEFINE_string("model_dir", "", "Run, or checkpoint of a run, to export.")
-    flags.DEFINE_string("output_dir", "", "Directory for the versions 1, 2, 3, …")
-    flags.DEFINE_list("images", [], "Images to check the export on, besides random ones.")
-    flags.DEFINE_string("model_name", default.model_name, "Name in SERVING.md's commands.")
-    flags.DEFINE_list("allowed_batch_sizes", sizes, "Batch sizes; a batch is padded to the next.")
-    flags.DEFINE_integer(
-        "batch_timeout_micros", batching.timeout_us, "Microseconds a request waits for others."
-    )
-    flags.DEFINE_integer("num_batch_threads", batching.threads, "Batches that run at a time.")
-    flags.DEFINE_integer(
-        "max_enqueued_batches", batching.max_enqueued, "Batches that may wait; then UNAVAILABLE."
-    )
-    flags.DEFINE_integer(
-        "max_pixels",
-        default.max_pixels,
-        "Larger images are refused before decoding.",
-        lower_bound=1,
-    )
-    flags.DEFINE_enum(
-        "precision",
-        "float32",
-        ["float32", "bfloat16"],
-        "Precision that layers compute in. bfloat16 is faster on processors that support it; "
-        "maskx evaluate --precision=bfloat16 shows what it costs in AP.",
-    )
-    flags.DEFINE_enum(
-        "convolutions",
-        None,
-        ["auto", "direct", "winograd"],
-        "As in maskx_tf.train. auto depends on this machine: without a GPU, choose direct if the "
-        "export is to be served on GPUs. Empty: as in the run.",
-    )
-    flags.DEFINE_boolean("rle", default.rle, "Also output COCO run-length codes of pasted masks.")
 
 
 def export(
@@ -143,19 +89,12 @@ def export(
         "image_tensor": reference.detect_images,
     }
     expected = [comparison.answer(by_signature, request) for request in asked]
-    root = pathlib.Path(output_dir)
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".export-", dir=root))
-    saved = temporary / "model"
-    try:
-        outputs = write(model, config, vocabulary, mask_class_ids, options, temporary)
+    with versions.unfinished(output_dir) as saved:
+        outputs = write(model, config, vocabulary, mask_class_ids, options, saved.parent)
         warmup.write(saved, options.model_name, batching, batch[0], batch[-1])
         serving_files.write(saved, options.model_name, batching, options.max_pixels, outputs)
         comparison.compare(str(saved), asked, expected, config.precision)
-        saved.chmod(0o755)
-        return str(_publish(saved, root))
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        return str(versions.publish(saved, output_dir))
 
 
 def write(
@@ -190,12 +129,7 @@ def write(
     # Only what the graphs read is saved: T's own weights are not needed once it is folded.
     captured = {id(c) for function in signatures.values() for c in function.captured_inputs}
     module.weights = [v for v in model.variables if id(v.handle) in captured]
-    categories = [
-        {**category, "mask_seen": class_id in set(mask_class_ids)}
-        for class_id, category in enumerate(vocabulary.categories(), start=1)
-    ]
-    path = directory / CLASSES_FILE
-    path.write_text(json.dumps(categories, indent=1) + "\n")
+    path = versions.write_classes(directory, vocabulary, mask_class_ids)
     module.classes = tf.saved_model.Asset(str(path))
     tf.saved_model.save(module, f"{literal(directory)}/model", signatures=signatures)
     outputs = signatures["serving_default"].structured_outputs
@@ -203,69 +137,3 @@ def write(
         key: f"{value.dtype.name} {['B', *value.shape[1:]]}".replace("'", "")
         for key, value in outputs.items()
     }
-
-
-def _publish(source: pathlib.Path, root: pathlib.Path) -> pathlib.Path:
-    """Moves a finished SavedModel to the next free version number."""
-    version = max((int(path.name) for path in root.iterdir() if path.name.isdecimal()), default=0)
-    while True:
-        version += 1
-        target = root / str(version)
-        try:
-            return source.rename(target)
-        except OSError:
-            if not target.exists():  # else another export took the number
-                raise
-
-
-def main() -> None:
-    """Exports and prints where."""
-    values = flags.FLAGS
-    for name in ("model_dir", "output_dir"):
-        if not getattr(values, name):
-            raise UserError(f"--{name}=DIRECTORY is needed.")
-    options = _options(values)
-    files.require_writable(values.output_dir, f"--output_dir={values.output_dir}")
-    loaded = checkpoints.load_model(values.model_dir)
-    checkpoints.require_masks(loaded, values.model_dir)
-    model, config, vocabulary, mask_class_ids = loaded
-    images = [_read_image(path, options.max_pixels) for path in values.images]
-    convolutions = values.convolutions or config.convolutions
-    exported = config.replace(precision=values.precision, convolutions=convolutions)
-    if exported != config:
-        config, model = exported, rebuilt(model, exported)
-    with Interruption().handled():  # so that nothing half-made is left
-        path = export(model, config, vocabulary, mask_class_ids, values.output_dir, images, options)
-    verb = "equal to" if config.precision == "float32" else "agreeing with"
-    print(f"written: {path} ({verb} the model on {len(images) + 2} images and a batch)")
-    print(f"how to serve it: {path}/{serving_files.DIRECTORY}/SERVING.md")
-
-
-def _options(values) -> Options:
-    try:
-        sizes = tuple(int(text) for text in values.allowed_batch_sizes)
-    except ValueError:
-        raise UserError(
-            f"--allowed_batch_sizes={','.join(values.allowed_batch_sizes)}: numbers are needed."
-        ) from None
-    batching = Batching(
-        sizes,
-        values.batch_timeout_micros,
-        values.num_batch_threads,
-        values.max_enqueued_batches,
-    )
-    return Options(values.model_name, batching, values.max_pixels, values.rle)
-
-
-def _read_image(path: str, max_pixels: int) -> np.ndarray:
-    try:
-        return image_bytes.decode(tf.io.read_file(path), max_pixels).numpy()
-    except tf.errors.NotFoundError:
-        raise UserError(f"--images={path}: there is no such file.") from None
-    except tf.errors.OpError as error:
-        raise UserError(f"--images={path} cannot be read: {decoding.reason(error)}") from None
-
-
-if __name__ == "__main__":
-    define_flags()
-    cli.run(main)

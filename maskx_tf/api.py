@@ -18,7 +18,7 @@ from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import checkpoint as scoring
 from maskx_tf.inference import mask_post as post
-from maskx_tf.inference.detector import Detector, load_checkpoint, load_saved_model
+from maskx_tf.inference.detector import Detector, is_export, load_checkpoint, load_export
 from maskx_tf.model import MaskXRCNN, build_model
 from maskx_tf.ops import dense_crf
 from maskx_tf.system.interruption import Interrupted
@@ -68,8 +68,8 @@ def load(path: str | os.PathLike[str]) -> Detector:
       UserError: there is no model.
     """
     directory = pathlib.Path(resolved(path)).expanduser()
-    if any(directory.glob("saved_model.pb")) or any(directory.glob("[0-9]*/saved_model.pb")):
-        return load_saved_model(str(directory))
+    if is_export(directory):
+        return load_export(str(directory))
     if not (directory.is_dir() or directory.with_name(f"{directory.name}.index").is_file()):
         raise UserError(
             f"There is no {directory}; give the directory of a run, a checkpoint in it such as "

@@ -59,7 +59,7 @@ def use(directory: pathlib.Path, newest: float) -> None:
     model = f"--model_dir={directory / 'cls_box'}"
     images = f"--images={directory / 'data' / 'val'}/00000?.jpg"
     for arguments in (
-        ("export.saved_model", model, f"--output_dir={exported}"),
+        ("export.command", model, f"--output_dir={exported}"),
         ("maskx_tf.predict", f"--saved_model={exported}", images, f"--output_dir={pictures}"),
     ):
         print(f"\n{verbs.command(arguments[0])} {' '.join(arguments[1:])}", flush=True)

@@ -20,7 +20,7 @@ from absl import flags
 from maskx_tf.checkpoints import latest_checkpoint
 from maskx_tf.errors import ImageError, UserError
 from maskx_tf.inference import mask_post
-from maskx_tf.inference.detector import Detector, load_checkpoint, load_saved_model
+from maskx_tf.inference.detector import Detector, load_checkpoint, load_export
 from maskx_tf.inference.image_files import find_images, image_ids, left_out, overlay_paths
 from maskx_tf.ops import dense_crf
 from maskx_tf.system import cli, files
@@ -142,7 +142,7 @@ def main() -> None:
     if text := left_out(values.images):
         print(text, file=sys.stderr)
     path = values.saved_model or latest_checkpoint(values.model_dir)
-    detector = load_saved_model(path) if values.saved_model else load_checkpoint(path)
+    detector = load_export(path) if values.saved_model else load_checkpoint(path)
     output_dir = pathlib.Path(values.output_dir)
     with Interruption().handled():
         problems = predict(

@@ -35,7 +35,7 @@ def export(directory: pathlib.Path) -> None:
     save_run(directory / "run", seed=1)
     (directory / "image.png").write_bytes(harness.image_file(tiny.images(1)[0]))
     done = commands.in_process(
-        "export.saved_model",
+        "export.command",
         f"--model_dir={directory / 'run'}",
         f"--output_dir={directory / 'export'}",
         f"--images={directory / 'image.png'}",

@@ -844,6 +844,7 @@ FAULTS = (
         '_compare(detect(batch), wanted, config, f"request {number} of {len(batches)}")',
         "pass",
         "test_export_openvino.py::test_a_differing_export_is_refused_and_leaves_nothing",
+        "thorough",
     ),
     Fault(
         "int8_at_any_price",

@@ -77,10 +77,11 @@ class TestLoad:
         assert mx.load(path) == str(path)
 
     @pytest.mark.parametrize("version", ["", "3"])
-    def test_an_export(self, tmp_path, version, monkeypatch):
-        monkeypatch.setattr(api, "load_saved_model", lambda path: path)
+    @pytest.mark.parametrize("file", ["saved_model.pb", "model.xml"])
+    def test_an_export(self, tmp_path, version, file, monkeypatch):
+        monkeypatch.setattr(api, "load_export", lambda path: path)
         (tmp_path / "3").mkdir()
-        (tmp_path / "3" / "saved_model.pb").touch()
+        (tmp_path / "3" / file).touch()
         assert mx.load(tmp_path / version) == str(tmp_path / version)
 
     def test_nothing_to_load(self, tmp_path):

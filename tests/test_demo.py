@@ -97,7 +97,7 @@ def test_the_export_is_made_again_after_another_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr(demo.subprocess, "run", run)
     monkeypatch.setattr(demo.pairs, "picture", lambda runs, count: None)
-    both = ["export.saved_model", "maskx_tf.predict"]
+    both = ["export.command", "maskx_tf.predict"]
     demo.use(tmp_path, newest=1.0)
     assert commands == both
     demo.use(tmp_path, newest=1.0)
@@ -106,7 +106,7 @@ def test_the_export_is_made_again_after_another_training(tmp_path, monkeypatch):
     demo.use(tmp_path, newest=6.0)
     assert commands == 2 * both
     monkeypatch.setattr(demo.subprocess, "run", lambda command: types.SimpleNamespace(returncode=1))
-    with pytest.raises(UserError, match="export.saved_model"):
+    with pytest.raises(UserError, match="export.command"):
         demo.use(tmp_path, newest=np.inf)
 
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import comparison, saved_model
+from export import command, comparison, saved_model, versions
 from maskx_tf import checkpoints
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
@@ -124,16 +124,16 @@ def test_classes_asset(path):
 
 
 def test_predicting_from_the_export_equals_predicting_from_the_checkpoint(exported, expected):
-    from_export = detector.load_saved_model(str(exported / "export"))  # its latest version
+    from_export = detector.load_export(str(exported / "export"))  # its latest version
     assert from_export.vocabulary == tiny.VOCABULARY
     found = from_export.detect(tf.constant(IMAGES[1][None]))
     found = {key: value.numpy() for key, value in found.items()}
     assert comparison.difference(found, expected[1]) == ""
 
 
-def test_load_saved_model_of_something_else(tmp_path):
+def test_load_export_of_something_else(tmp_path):
     with pytest.raises(UserError, match="not an exported model: there is no .*classes.json"):
-        detector.load_saved_model(str(tmp_path))
+        detector.load_export(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_versions_count_up(tmp_path):
         (root / name).mkdir(parents=True)
     source = tmp_path / "source"
     source.mkdir()
-    assert saved_model._publish(source, root).name == "10"
+    assert versions.publish(source, str(root)).name == "10"
 
 
 @pytest.mark.parametrize(
@@ -292,10 +292,10 @@ def test_a_wrong_run_length_code_is_noticed():
     ],
 )
 def test_wrong_options(flags, text):
-    options = saved_model._options(flag_values())
+    options = command._options(flag_values())
     assert options == saved_model.Options("maskx", Batching((1, 3), 5, 6, 7), 8, True)
     with pytest.raises(UserError, match=text):
-        saved_model._options(flag_values(**flags))
+        command._options(flag_values(**flags))
 
 
 def flag_values(**changes):
@@ -307,6 +307,8 @@ def flag_values(**changes):
         "max_enqueued_batches": 7,
         "max_pixels": 8,
         "rle": True,
+        "format": "saved_model",
+        "int8": False,
     }
     return types.SimpleNamespace(**values | changes)
 
@@ -315,21 +317,21 @@ def test_an_unwritable_output_directory_is_refused_before_the_model_is_read(tmp_
     (tmp_path / "file").write_text("")
     output_dir = tmp_path / "file" / "maskx"
     values = flag_values(model_dir="run", output_dir=str(output_dir))
-    monkeypatch.setattr(saved_model.flags, "FLAGS", values)
+    monkeypatch.setattr(command.flags, "FLAGS", values)
     with pytest.raises(UserError, match=f"--output_dir={output_dir} cannot be written: .*/file: "):
-        saved_model.main()
+        command.main()
 
 
 def test_a_model_of_boxes_only_is_refused(tmp_path):
     exports.save_run(tmp_path / "run", mode="stage1_boxes")
-    done = command(tmp_path / "run", tmp_path / "out")
+    done = export_by_command(tmp_path / "run", tmp_path / "out")
     assert done.returncode == 2 and "run detects boxes only" in done.stderr
     assert not any((tmp_path / "out").glob("*"))
 
 
-def command(run, output_dir, *arguments):
+def export_by_command(run, output_dir, *arguments):
     paths = f"--model_dir={run}", f"--output_dir={output_dir}"
-    return commands.in_process("export.saved_model", *paths, *arguments)
+    return commands.in_process("export.command", *paths, *arguments)
 
 
 @pytest.mark.thorough
@@ -337,7 +339,7 @@ def test_an_export_computes_convolutions_as_it_is_told(tmp_path):
     exports.save_run(tmp_path / "run", fpn_filters=64, rpn_filters=64)
     transformed = {}
     for choice in ("direct", "winograd"):
-        done = command(tmp_path / "run", tmp_path / choice, f"--convolutions={choice}")
+        done = export_by_command(tmp_path / "run", tmp_path / choice, f"--convolutions={choice}")
         assert done.returncode == 0, done.stderr[-2000:]
         variables = tf.train.list_variables(str(tmp_path / choice / "1" / "variables/variables"))
         transformed[choice] = sum(shape[:3] == [6, 1, 3] for _, shape in variables)
@@ -347,14 +349,14 @@ def test_an_export_computes_convolutions_as_it_is_told(tmp_path):
 def test_images_that_cannot_be_compared_on(tmp_path):
     path = tmp_path / "a.png"
     with pytest.raises(UserError, match="a.png: there is no such file"):
-        saved_model._read_image(str(path), 100)
+        command._read_image(str(path), 100)
     path.write_text("<html>")
     with pytest.raises(UserError, match="cannot be read: The bytes are not a JPEG"):
-        saved_model._read_image(str(path), 100)
+        command._read_image(str(path), 100)
     path.write_bytes(harness.image_file(np.zeros([10, 11, 3], np.uint8)))
     with pytest.raises(UserError, match="a.png cannot be read: .* 11 x 10 pixels; at most 100 p"):
-        saved_model._read_image(str(path), 100)
-    assert saved_model._read_image(str(path), 110).shape == (10, 11, 3)
+        command._read_image(str(path), 100)
+    assert command._read_image(str(path), 110).shape == (10, 11, 3)
 
 
 @pytest.mark.parametrize("max_pixels", [64 * 96, 60_000_000])

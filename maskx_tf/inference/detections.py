@@ -324,9 +324,7 @@ def _array(outputs: Mapping[str, Any], key: str, dtype: type, rank: int, model: 
     try:
         array: np.ndarray = np.asarray(outputs[key], dtype)
     except KeyError:
-        raise UserError(
-            f"{model} has no output {key}: it was not made by export.saved_model."
-        ) from None
+        raise UserError(f"{model} has no output {key}: it was not made by maskx export.") from None
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{model}: its output {key} cannot be read: {error}.") from None
     if array.ndim != rank:

@@ -1,4 +1,4 @@
-"""A model ready to predict with, from a checkpoint or from an exported SavedModel alike."""
+"""A model ready to predict with, from a checkpoint or from an export alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import overload
 
 import numpy as np
@@ -16,7 +16,7 @@ import tensorflow as tf
 from maskx_tf import checkpoints
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.inference import inputs
+from maskx_tf.inference import inputs, openvino_model
 from maskx_tf.inference.detections import MASK_OUTPUTS, Detections
 from maskx_tf.inference.module import DetectionModule
 from maskx_tf.inference.segmenter import Segmenter
@@ -48,7 +48,7 @@ class Detector:
       name: where it was loaded from.
     """
 
-    detect: Callable[[tf.Tensor], dict[str, tf.Tensor]]
+    detect: Callable[[tf.Tensor], Mapping[str, npt.ArrayLike]]
     vocabulary: Vocabulary
     segmenter: Callable[[], Segmenter] = _no_segmenter
     name: str = ""
@@ -110,7 +110,7 @@ class Detector:
             for start in range(0, len(places), _MOST_IMAGES):
                 batch = places[start : start + _MOST_IMAGES]
                 outputs = self.detect(tf.constant(np.stack([images[i] for i in batch])))
-                arrays = {key: value.numpy() for key, value in outputs.items()}
+                arrays = {key: np.asarray(value) for key, value in outputs.items()}
                 for row, i in enumerate(batch):
                     one = {key: value[row] for key, value in arrays.items()}
                     results[i] = Detections.from_outputs(one, self.name)
@@ -180,11 +180,17 @@ def load_checkpoint(path: str) -> Detector:
     return Detector(detect, vocabulary, segmenter, path)
 
 
-def load_saved_model(path: str) -> Detector:
+def is_export(directory: pathlib.Path) -> bool:
+    """Whether a directory is a version of an export, or has some."""
+    names = ("saved_model.pb", openvino_model.MODEL_FILE)
+    return any(any(directory.glob(f"{at}{name}")) for at in ("", "[0-9]*/") for name in names)
+
+
+def load_export(path: str) -> Detector:
     """A detector from an export: OUTPUT_DIR (its latest version is taken) or OUTPUT_DIR/<version>.
 
     Raises:
-      UserError: there is no SavedModel of this project.
+      UserError: there is no SavedModel or OpenVINO model of this project, or no OpenVINO to run it.
     """
     versions = [int(p.name) for p in pathlib.Path(path).glob("*") if p.name.isdecimal()]
     directory = pathlib.Path(path) / str(max(versions)) if versions else pathlib.Path(path)
@@ -194,10 +200,11 @@ def load_saved_model(path: str) -> Detector:
             f"--saved_model={path} is not an exported model: there is no {classes}; make one with "
             "maskx export."
         )
+    vocabulary = Vocabulary.load(classes)
+    if (directory / openvino_model.MODEL_FILE).is_file():
+        return Detector(openvino_model.load(directory, vocabulary), vocabulary, name=path)
     loaded = tf.saved_model.load(literal(directory))
     # A signature does not keep its variables alive; the closure does, through `loaded`.
     return Detector(
-        lambda images: loaded.signatures["image_tensor"](images=images),
-        Vocabulary.load(classes),
-        name=path,
+        lambda images: loaded.signatures["image_tensor"](images=images), vocabulary, name=path
     )

@@ -44,7 +44,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "study": Verb("maskx_tf.study", "Many runs, their tables and figures"),
     },
     "Serve a model": {
-        "export": Verb("export.saved_model", "Write a SavedModel for TensorFlow Serving"),
+        "export": Verb("export.command", "Write a SavedModel or an OpenVINO model"),
         "serve": Verb("export.serving.server", "Serve exported models on this machine"),
         "client": Verb("export.client", "Detections of image files from a server"),
     },

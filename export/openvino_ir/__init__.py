@@ -1,0 +1,1 @@
+"""Export to an OpenVINO model; needs the package openvino."""

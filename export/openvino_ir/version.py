@@ -1,0 +1,184 @@
+"""Writes a model as an OpenVINO model, in the layout that OpenVINO Model Server reads."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import string
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import openvino as ov
+import tensorflow as tf
+
+from export import comparison, versions
+from export.openvino_ir import network, quantization
+from maskx_tf.config import Config
+from maskx_tf.data import preprocessing
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.errors import UserError
+from maskx_tf.inference import detector, folding, openvino_model
+from maskx_tf.inference.module import DetectionModule
+from maskx_tf.model import rebuilt
+
+# Of images that need no resizing, which OpenVINO rounds differently in one pixel of 2,000.
+TOLERANCE = comparison.Tolerance(boxes=1e-2, scores=1e-4, masks=2)
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}  # ours: OpenVINO's INFERENCE_PRECISION_HINT
+
+_SERVING = string.Template("""\
+# Serving this model
+
+`model.xml` and `model.bin` are an OpenVINO model; this directory is one version of it. Serve the
+directory above it (OUTPUT_DIR below) with OpenVINO Model Server:
+
+```bash
+docker run --rm -p 8500:8500 -p 8501:8501 -v "$$PWD/OUTPUT_DIR:/models/$model_name:ro" \\
+    openvino/model_server --port 8500 --rest_port 8501 \\
+    --config_path /models/$model_name/$version/config.json
+```
+
+The input `images` is uint8 RGB [B, H, W, 3], images of one size. Outputs, for B images:
+
+$outputs
+
+Boxes are (y1, x1, y2, x2) in pixels of these images. A mask is 255 times the probability over its
+box, or over `detection_mask_windows` where these are among the outputs. `detection_mask_seen` is
+false for classes that had no masks in training. `assets/classes.json` lists the classes.
+
+In Python, `maskx_tf.load("OUTPUT_DIR")` loads it. With OpenVINO alone, set the precision that the
+export was compared in: on processors with bfloat16 OpenVINO's own choice is bfloat16.
+
+```python
+compiled = openvino.compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "$hint"})
+```
+""")
+
+
+class Int8(NamedTuple):
+    """What layers in int8 are calibrated on and may cost, see `quantization`."""
+
+    records: Sequence[str]
+    max_drop: float = 0.5
+
+
+def export(
+    model,
+    config: Config,
+    vocabulary: Vocabulary,
+    mask_class_ids: Sequence[int],
+    output_dir: str,
+    images: Sequence[np.ndarray] = (),
+    model_name: str = "maskx",
+    int8: Int8 | None = None,
+) -> tuple[str, str]:
+    """Writes an OpenVINO model, its float32 form proven equal to the model.
+
+    Args:
+      model: a `MaskXRCNN`.
+      config: its options; of `precision` bfloat16 the settings ask OpenVINO to compute in it.
+      vocabulary: its classes, written to `assets/classes.json`.
+      mask_class_ids: set A.
+      output_dir: directory of versions; the next free number is taken.
+      images: uint8 [H, W, 3] RGB, to compare on besides random ones.
+      model_name: in `config.json`.
+      int8: layers are to compute in int8.
+
+    Returns:
+      The path OUTPUT_DIR/<version>, and with `int8` a table of AP before and after.
+
+    Raises:
+      UserError: the graph cannot be written for OpenVINO, or gives other results than the model;
+        nothing is kept then.
+    """
+    require_supported(config)
+    asked = [resized(image, config) for image in images] + comparison.random_images(config, 2)
+    batches = [image[None] for image in asked] + [np.stack(asked[-2:])]  # the last two: portraits
+    reference = DetectionModule(model, config, vocabulary, mask_class_ids)
+    expected = [reference.detect_images(tf.constant(batch)) for batch in batches]
+    with versions.unfinished(output_dir) as directory:
+        graph = convert(model, config, vocabulary, mask_class_ids)
+        what = (config, vocabulary, mask_class_ids)
+        write(graph.model, *what, directory, model_name)
+        detect = openvino_model.load(directory, vocabulary)
+        for number, (batch, wanted) in enumerate(zip(batches, expected, strict=True), start=1):
+            _compare(detect(batch), wanted, config, f"request {number} of {len(batches)}")
+        table = ""
+        if int8:
+            directory = directory.with_name("int8")
+            write(quantization.quantize(graph, int8.records), *what, directory, model_name)
+            pair = (detect, openvino_model.load(directory, vocabulary))
+            before, after = (detector.Detector(one, vocabulary) for one in pair)
+            table = quantization.compare(before, after, int8.records, mask_class_ids, int8.max_drop)
+        return str(versions.publish(directory, output_dir)), table
+
+
+def require_supported(config: Config) -> None:
+    """A UserError where the graph has no counterpart in OpenVINO."""
+    for name, value in (("box_roi_op", "align"), ("mask_roi_op", "align"), ("point_head", "none")):
+        if getattr(config, name) != value:
+            raise UserError(
+                f"A model with --{name}={getattr(config, name)} cannot be exported for OpenVINO, "
+                f"only one with --{name}={value}; leave out --format=openvino."
+            )
+
+
+def resized(image: np.ndarray, config: Config) -> np.ndarray:
+    """An image uint8 [H, W, 3] of the size that the network sees it in."""
+    sides = config.image_min_side, config.image_max_side
+    canvas, size, _ = preprocessing.resize_and_pad(tf.constant(image), *sides)
+    height, width = (int(side) for side in size.numpy())
+    return canvas.numpy()[:height, :width]
+
+
+def convert(
+    model, config: Config, vocabulary: Vocabulary, mask_class_ids: Sequence[int]
+) -> network.Graph:
+    """The graph; `model` stays as it is. Arguments are those of `export`."""
+    plain = config.replace(precision="float32", convolutions="direct")
+    copied = rebuilt(model, plain)
+    folding.fold(copied)
+    seen = [number in set(mask_class_ids) for number in range(vocabulary.num_classes + 1)]
+    return network.detector(copied, plain, seen)
+
+
+def write(
+    graph: ov.Model,
+    config: Config,
+    vocabulary: Vocabulary,
+    mask_class_ids: Sequence[int],
+    directory: pathlib.Path,
+    model_name: str,
+) -> None:
+    """Writes the files of a version into a new directory."""
+    assets = directory / "assets"
+    assets.mkdir(parents=True)
+    versions.write_classes(assets, vocabulary, mask_class_ids)
+    ov.save_model(graph, str(directory / openvino_model.MODEL_FILE), compress_to_fp16=False)
+    hint = PRECISIONS[config.precision]
+    served = {
+        "name": model_name,
+        "base_path": f"/models/{model_name}",
+        "plugin_config": {"INFERENCE_PRECISION_HINT": hint},
+    }
+    text = json.dumps({"model_config_list": [{"config": served}]}, indent=1)
+    (directory / openvino_model.CONFIG_FILE).write_text(text + "\n")
+    width = max(len(output.any_name) for output in graph.outputs)
+    outputs = (
+        f"    {output.any_name:{width}}  {output.element_type.to_string()} {output.partial_shape}"
+        for output in graph.outputs
+    )
+    text = _SERVING.substitute(
+        model_name=model_name, outputs="\n".join(outputs), hint=hint, version="VERSION"
+    )
+    (assets / "SERVING.md").write_text(text)
+
+
+def _compare(found: comparison.Outputs, wanted, config: Config, description: str) -> None:
+    tolerance = TOLERANCE if config.precision == "float32" else comparison.TOLERANCES["bfloat16"]
+    wanted = {key: value.numpy() for key, value in wanted.items()}
+    if problem := comparison.difference(found, wanted, tolerance):
+        raise UserError(
+            f"The OpenVINO model is not kept: for {description} it differs from the model: "
+            f"{problem}. Please report this."
+        )

@@ -1,0 +1,236 @@
+"""The OpenVINO export gives what the checkpoint gives, and is never left half written."""
+
+import builtins
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export import comparison
+from maskx_tf.errors import UserError
+from maskx_tf.inference import detector
+from tests import commands, exports, tiny
+
+openvino = pytest.importorskip("openvino")
+
+from export.openvino_ir import network, operations, quantization, version  # noqa: E402 (they need openvino)
+
+# Of the size that the tiny network sees: nothing is resized.
+SIZES = [(64, 96), (64, 80), (96, 64), (70, 64), (40, 96), (64, 64)]
+
+
+def images() -> list[np.ndarray]:
+    """uint8 noise of several shapes; white and black ones, whose scores tie."""
+    generator = np.random.default_rng(0)
+    noise = [generator.integers(0, 256, [*size, 3]).astype(np.uint8) for size in SIZES]
+    return [*noise, np.zeros([64, 90, 3], np.uint8), np.full([96, 50, 3], 255, np.uint8)]
+
+
+def export(directory, **changes) -> None:
+    """directory/run, a run of the tiny model, and directory/export/1."""
+    exports.save_run(directory / "run", seed=1, **changes)
+    done = commands.in_process(
+        "export.command",
+        f"--model_dir={directory / 'run'}",
+        f"--output_dir={directory / 'export'}",
+        "--format=openvino",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"written: {directory / 'export' / '1'} (equal to the model" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def exported(shared):
+    return shared("exported_openvino", export)
+
+
+def require_equal(directory, tolerance=version.TOLERANCE) -> int:
+    """Compares an export with its run on `images`; how many detections there are."""
+    wanted = detector.load_checkpoint(str(directory / "run")).detect
+    found = detector.load_export(str(directory / "export")).detect
+    count = 0
+    for image in images():
+        outputs = {k: v.numpy() for k, v in wanted(tf.constant(image[None])).items()}
+        assert comparison.difference(found(image[None]), outputs, tolerance) == ""
+        count += int(outputs["num_detections"][0])
+    return count
+
+
+@pytest.mark.thorough
+def test_detections_are_those_of_the_checkpoint(exported):
+    assert require_equal(exported) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conventions": "detectron", "anchor_offset": 0.0, "mask_output": "class_specific"},
+        {"class_groups": (3, 1), "mask_roi_scale": 1.5, "mask_norm": "group_norm"},
+        {"box_head": "conv", "mask_branches": ("cam", "coords"), "mask_mlp": True},
+        {"conventions": "torchvision", "score_threshold": 0.0},
+        {"score_threshold": 1.0},  # no detections
+    ],
+    ids=["detectron", "groups", "cam", "torchvision", "none_found"],
+)
+def test_options_survive(changes, tmp_path):
+    export(tmp_path, **changes)
+    require_equal(tmp_path)
+
+
+@pytest.mark.thorough
+def test_a_batch_gives_what_its_images_give(exported):
+    detect = detector.load_export(str(exported / "export")).detect
+    pair = np.stack([images()[0], images()[0][::-1, ::-1]])
+    together = detect(pair)
+    for row, image in enumerate(pair):
+        one = {key: value[row : row + 1] for key, value in together.items()}
+        assert comparison.difference(one, detect(image[None]), version.TOLERANCE) == ""
+
+
+@pytest.mark.thorough
+def test_the_files_of_a_version(exported):
+    path = exported / "export" / "1"
+    assert {file.name for file in path.iterdir()} == {
+        "assets",
+        "config.json",
+        "model.bin",
+        "model.xml",
+    }
+    classes = json.loads((path / "assets" / "classes.json").read_text())
+    assert [entry["mask_seen"] for entry in classes] == [True, False, True, False]
+    (entry,) = json.loads((path / "config.json").read_text())["model_config_list"]
+    assert entry["config"]["plugin_config"] == {"INFERENCE_PRECISION_HINT": "f32"}
+    assert "detection_masks" in (path / "assets" / "SERVING.md").read_text()
+
+
+def test_an_operator_without_a_counterpart_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--box_roi_op=pool cannot be exported for OpenVINO"):
+        version.require_supported(tiny.config(box_roi_op="pool"))
+
+
+@pytest.mark.thorough
+def test_a_differing_export_is_refused_and_leaves_nothing(exported, tmp_path, monkeypatch):
+    """Here that of a run with other weights."""
+    graph = network.Graph(openvino.Core().read_model(exported / "export" / "1" / "model.xml"), [])
+    monkeypatch.setattr(version, "convert", lambda *arguments: graph)
+    exports.save_run(tmp_path / "run", seed=2)
+    done = commands.in_process(
+        "export.command",
+        f"--model_dir={tmp_path / 'run'}",
+        f"--output_dir={tmp_path / 'export'}",
+        "--format=openvino",
+    )
+    assert done.returncode == 2 and "The OpenVINO model is not kept" in done.stderr
+    assert not any((tmp_path / "export").iterdir())
+
+
+@pytest.mark.slow
+def test_int8_leaves_the_last_layers_in_float(monkeypatch):
+    pytest.importorskip("nncf")
+    config = tiny.config()
+    graph = version.convert(tiny.model(config), config, tiny.VOCABULARY, tiny.SET_A)
+    pictures = list(enumerate(images()))
+    monkeypatch.setattr(quantization.exported, "images", lambda *arguments: pictures)
+    quantized = quantization.quantize(graph, ["records"])
+    is_float = {
+        operation.get_friendly_name(): operation.input_value(0).get_node().get_type_name()
+        != "FakeQuantize"
+        for operation in quantized.get_ordered_ops()
+        if operation.get_type_name() in ("Convolution", "MatMul")
+    }
+    assert graph.last_layers and all(is_float[name] for name in graph.last_layers)
+    inner = [is_float[name] for name in is_float.keys() - set(graph.last_layers)]
+    assert inner.count(False) > 10  # backbone, FPN, RPN, box head, mask head
+    found = openvino.compile_model(quantized, "CPU")(images()[0][None])
+    assert found["num_detections"][0] > 0
+
+
+@pytest.mark.parametrize(("int8", "is_kept"), [(0.397, True), (0.394, False)])
+def test_int8_that_costs_more_than_allowed_is_refused(int8, is_kept, monkeypatch):
+    def score(name, *arguments):
+        ap = 0.4 if name == "float32" else int8
+        return {
+            "box": {"A": {"AP": 0.4}, "B": {"AP": None}},
+            "mask": {"A": {"AP": ap}, "B": {"AP": ap}},
+        }
+
+    monkeypatch.setattr(quantization.exported, "evaluate", score)
+    arguments = "float32", "int8", ["records"], (1,), 0.5
+    if is_kept:
+        assert "mask A        40.0    39.7" in quantization.compare(*arguments)
+    else:
+        with pytest.raises(UserError, match=r"--max_ap_drop=0.5 points(.|\n)*mask B +40.0 +39.4"):
+            quantization.compare(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--int8"], "--int8 is of --format=openvino"),
+        (["--int8", "--format=openvino"], "--int8 needs --calibration"),
+        (["--rle", "--format=openvino"], "--rle is of --format=saved_model"),
+        (
+            ["--int8", "--calibration=x", "--format=openvino", "--precision=bfloat16"],
+            "--precision=bfloat16 and --int8 exclude each other",
+        ),
+    ],
+)
+def test_options_that_do_not_fit(options, text, tmp_path):
+    done = commands.in_process(
+        "export.command", "--model_dir=run", f"--output_dir={tmp_path}", *options
+    )
+    assert done.returncode == 2 and text in done.stderr
+
+
+def run(outputs, parameters, *values):
+    compiled = openvino.compile_model(
+        openvino.Model(outputs, parameters, "test"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    return [np.array(value) for value in compiled(list(values)).values()]
+
+
+@pytest.mark.parametrize("count", [1, 5, 40, 99])
+def test_places_of_the_largest_are_tensorflows_with_ties_too(count):
+    scores = openvino.opset15.parameter([-1, -1], openvino.Type.f32)
+    places = operations.places_of_largest(scores.output(0), count)
+    values = np.random.default_rng(count).integers(0, 8, [3, 60]).astype(np.float32)
+    values[1] = -np.inf
+    (found,) = run([places], [scores], values)
+    wanted = tf.math.top_k(values, min(count, 60)).indices.numpy()
+    np.testing.assert_array_equal(found, np.sort(wanted, axis=1))
+
+
+def test_nms_keeps_what_tensorflow_keeps():
+    opset = openvino.opset15
+    boxes = opset.parameter([-1, -1, 4], openvino.Type.f32)
+    scores = opset.parameter([-1, -1], openvino.Type.f32)
+    generator = np.random.default_rng(0)
+    corners = generator.integers(0, 9, [2, 50, 2])
+    # Whole sides: IoUs of exactly 0.5, which must stay, among them.
+    values = np.concatenate([corners, corners + generator.integers(1, 5, [2, 50, 2])], -1)
+    values = values.astype(np.float32)
+    points = generator.permuted(np.arange(50, dtype=np.float32)[None].repeat(2, 0), axis=1)
+    kept = operations.suppress(boxes.output(0), scores.output(0), 0.5, 4.0)
+    (found,) = run([kept], [boxes, scores], values, points)
+    for row in range(2):
+        wanted = tf.image.non_max_suppression(
+            values[row], points[row], 50, iou_threshold=0.5, score_threshold=4.0
+        )
+        assert set(np.flatnonzero(found[row] > operations.LOWEST)) == set(wanted.numpy())
+
+
+def test_without_openvino_the_command_says_what_to_install(monkeypatch, tmp_path):
+    imported = builtins.__import__
+
+    def absent(name, *arguments, **options):
+        if name.split(".")[0] == "openvino":
+            raise ImportError(name)
+        return imported(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    done = commands.in_process(
+        "export.command", "--model_dir=run", f"--output_dir={tmp_path}", "--format=openvino"
+    )
+    assert done.returncode == 2 and "pip install" in done.stderr
