@@ -42,6 +42,7 @@ _LIMITED = {  # output: its limit in `Tolerance`
     "detection_boxes": "boxes",
     "detection_mask_windows": "boxes",
     "detection_scores": "scores",
+    "detection_mask_scores": "scores",
     "detection_masks": "masks",
 }
 _PER_IMAGE = ("num_detections", "image_size")

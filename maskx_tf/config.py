@@ -420,6 +420,16 @@ class Config:
         Check(lambda v: 1 <= v <= 4, "be 1, 2, 3 or 4"),
         is_later=True,
     )
+    mask_scoring: str = _mask_head(
+        "none",
+        "Predicts how good each mask is, and ranks masks by it; class-agnostic or, by another T, "
+        "of the class (docs/mask_heads.md).",
+        choices=("none", "agnostic", "transfer"),
+        is_later=True,
+    )
+    mask_scoring_units: int = _mask_head(
+        1_024, "Units of the fully connected layers of mask_scoring.", POSITIVE, is_later=True
+    )
     loss_projection: float = _mask_head(
         0.0,
         "Weight of BoxInst's projection loss, which learns from boxes alone (docs/mask_heads.md).",
@@ -596,6 +606,11 @@ class Config:
         return self.point_head != "none"
 
     @property
+    def has_mask_scoring(self) -> bool:
+        """Whether masks have scores of their own."""
+        return self.mask_scoring != "none"
+
+    @property
     def refined_mask_size(self) -> int:
         """Side of the masks in the results."""
         return self.mask_size * 2**self.point_steps if self.has_point_head else self.mask_size
@@ -603,7 +618,7 @@ class Config:
     @property
     def has_transfer(self) -> bool:
         """Whether weights of a class are predicted from its box weights, by T."""
-        return "transfer" in (self.mask_output, self.point_head)
+        return "transfer" in (self.mask_output, self.point_head, self.mask_scoring)
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some options changed."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from maskx_tf.ops import boxes
+from maskx_tf.ops import boxes, mask_targets
 
 # Where the smooth L1 loss turns from quadratic to linear, as published.
 RPN_BETA = 1.0 / 9.0
@@ -76,6 +76,20 @@ def mask_loss(
     entropy = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
     entropy = tf.reduce_mean(entropy, axis=[1, 2])  # [R]
     total, count = _masked_sum(entropy if weights is None else entropy * weights, valid)
+    return total / tf.maximum(count, 1.0), count
+
+
+def mask_iou_loss(
+    ious: tf.Tensor, targets: tf.Tensor, valid: tf.Tensor, weights: tf.Tensor | None = None
+) -> Loss:
+    """Half the squared error of predicted IoUs, mean over valid masks that overlap their objects.
+
+    Mask Scoring R-CNN's. All are [R]; weights as of `mask_loss`.
+    """
+    errors = 0.5 * (ious - targets) ** 2
+    total, count = _masked_sum(
+        errors if weights is None else errors * weights, valid & (targets > 0)
+    )
     return total / tf.maximum(count, 1.0), count
 
 
@@ -214,6 +228,18 @@ TERMS = (
         of_masks=lambda _, examples, __: mask_loss(
             examples.point_logits[..., None],
             examples.point_targets[..., None],
+            examples.valid,
+            examples.weights,
+        ),
+    ),
+    Term(
+        "mask_iou",
+        "mask_head",
+        mean_over="mask_iou",
+        weight="has_mask_scoring",
+        of_masks=lambda logits, examples, _: mask_iou_loss(
+            examples.ious,
+            mask_targets.mask_ious(logits, examples.targets, examples.areas),
             examples.valid,
             examples.weights,
         ),

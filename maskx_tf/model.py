@@ -24,6 +24,7 @@ from maskx_tf.layers import (
 from maskx_tf.layers.box_head import DELTA_WEIGHTS, BoxHead, box_head_name
 from maskx_tf.layers.fpn import FPN
 from maskx_tf.layers.mask_head import MaskHead
+from maskx_tf.layers.mask_iou_head import MaskIoUHead
 from maskx_tf.layers.point_head import FineFeatures, PointHead
 from maskx_tf.layers.rpn import RPN
 from maskx_tf.layers.weight_transfer import LearnedMaskWeights, WeightTransfer
@@ -38,6 +39,7 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixe
 MASK_PARTS = (
     *("mask_head", "weight_transfer", "mask_weights"),
     *("point_head", "point_transfer", "point_weights"),
+    *("mask_iou_head", "mask_iou_transfer", "mask_iou_weights"),
 )
 
 
@@ -67,6 +69,9 @@ class MaskXRCNN(tf_keras.Model):
       point_head: features and coarse logits of points, and kernels -> their logits; None: masks
         stay as the mask head has them.
       point_weights: the kernel of a class in the point head, likewise.
+      mask_iou_head: RoI features, masks and kernels -> the IoUs that masks have with their objects;
+        None: masks have the scores of their boxes.
+      mask_iou_weights: the kernel of a class in it, likewise.
       embeddings: fixed [K + 1, D], background first: what T takes in place of w_det.
     """
 
@@ -83,6 +88,8 @@ class MaskXRCNN(tf_keras.Model):
         mask_weights: WeightTransfer | LearnedMaskWeights,
         point_head: PointHead | None = None,
         point_weights: WeightTransfer | LearnedMaskWeights | None = None,
+        mask_iou_head: MaskIoUHead | None = None,
+        mask_iou_weights: WeightTransfer | LearnedMaskWeights | None = None,
         embeddings: tf.Variable | None = None,
     ):
         # Its own work is float32; the layers follow `config.precision`, see `build_model`.
@@ -91,19 +98,21 @@ class MaskXRCNN(tf_keras.Model):
         self.conventions = CONVENTIONS[config.conventions]
         self.backbone, self.fpn, self.rpn = backbone, fpn, rpn
         # Checkpoints know these by the names of the layers: box_head, box_head_2, weight_transfer.
-        for layer in (*box_heads, mask_head, mask_weights, point_head, point_weights):
+        of_masks = (mask_head, mask_weights, point_head, point_weights)
+        for layer in (*box_heads, *of_masks, mask_iou_head, mask_iou_weights):
             if layer is not None:
                 setattr(self, layer.name, layer)
         self.box_heads = list(box_heads)
         self.mask_head, self.mask_weights = mask_head, mask_weights
         self.point_head, self.point_weights = point_head, point_weights
+        self.mask_iou_head, self.mask_iou_weights = mask_iou_head, mask_iou_weights
         if embeddings is not None:
             self.embeddings = embeddings
 
     @property
     def transfers(self) -> list[WeightTransfer]:
-        """Each T: that of the mask head, that of the point head, or none."""
-        every = (self.mask_weights, self.point_weights)
+        """Each T: that of the mask head, of the point head, of mask scoring; or none."""
+        every = (self.mask_weights, self.point_weights, self.mask_iou_weights)
         return [weights for weights in every if isinstance(weights, WeightTransfer)]
 
     @property
@@ -251,6 +260,25 @@ class MaskXRCNN(tf_keras.Model):
         kernels = self.point_weights.kernels(classes, self.w_det)
         return self.point_head(fine.sample(shares_yx), coarse, *kernels)
 
+    def mask_ious(
+        self, roi_features: tf.Tensor, logits: tf.Tensor, classes: tf.Tensor
+    ) -> tf.Tensor:
+        """The IoUs that mask logits [R, m, m] are predicted to have with their objects.
+
+        The masks are taken as constants: their head does not learn to please.
+
+        Args:
+          roi_features: [R, S, S, C].
+          logits: the mask head's.
+          classes: int32 [R].
+
+        Returns:
+          float32 [R].
+        """
+        assert self.mask_iou_head is not None and self.mask_iou_weights is not None
+        kernels = self.mask_iou_weights.kernels(classes, self.w_det)
+        return self.mask_iou_head(roi_features, tf.stop_gradient(tf.sigmoid(logits)), *kernels)
+
     def masks(
         self,
         pyramid: dict[int, tf.Tensor],
@@ -270,10 +298,25 @@ class MaskXRCNN(tf_keras.Model):
           float32 [B, N, m, m], probabilities over each box's window (`boxes.mask_windows`); zeros
           where the class is 0. m is `config.refined_mask_size`.
         """
+        return self.mask_results(pyramid, boxes_yxyx, classes, image_scales)["masks"]
+
+    def mask_results(
+        self,
+        pyramid: dict[int, tf.Tensor],
+        boxes_yxyx: tf.Tensor,
+        classes: tf.Tensor,
+        image_scales: tf.Tensor | None = None,
+    ) -> dict[str, tf.Tensor]:
+        """`masks`, and with mask scoring the IoUs that they are predicted to have.
+
+        Returns:
+          "masks" [B, N, m, m]; with mask scoring "mask_ious" float32 [B, N] in [0, 1], 0 where the
+          class is 0.
+        """
         windows, image_indices, of_windows = self._mask_windows(boxes_yxyx, classes, image_scales)
         features = self.mask_roi_features(pyramid, windows, image_indices, of_windows)
         fine = self.fine_features(pyramid, windows, image_indices)
-        return self.masks_of_features(features, classes, fine)
+        return self.results_of_features(features, classes, fine)
 
     def mask_features(
         self,
@@ -305,10 +348,10 @@ class MaskXRCNN(tf_keras.Model):
             boxes_yxyx += tf.concat([tf.zeros_like(shrink), shrink], axis=-1)
         return boxes.mask_windows(boxes_yxyx, self.config.mask_roi_scale)
 
-    def masks_of_features(
+    def results_of_features(
         self, features: tf.Tensor, classes: tf.Tensor, fine: FineFeatures | None = None
-    ) -> tf.Tensor:
-        """Mask probabilities [B, N, m, m] out of what `mask_features` gave for classes [B, N].
+    ) -> dict[str, tf.Tensor]:
+        """`mask_results` out of what `mask_features` gave for classes [B, N].
 
         With a point head, `fine` says what it sees.
         """
@@ -326,7 +369,12 @@ class MaskXRCNN(tf_keras.Model):
         shape = tf.concat([tf.shape(classes), [size, size]], axis=0)
         masks = tf.where(real[:, None, None], tf.sigmoid(logits), 0.0)
         masks = tf.scatter_nd(places, masks, shape)
-        return tf.ensure_shape(masks, [None, None, size, size])
+        results = {"masks": tf.ensure_shape(masks, [None, None, size, size])}
+        if self.mask_iou_head is not None:
+            ious = tf.clip_by_value(self.mask_ious(features, coarse, of_masks), 0.0, 1.0)
+            ious = tf.where(real, ious, 0.0)
+            results["mask_ious"] = tf.scatter_nd(places, ious, tf.shape(classes))
+        return results
 
     def call(
         self,
@@ -347,7 +395,8 @@ class MaskXRCNN(tf_keras.Model):
         Returns:
           num_detections int32 [B], detection_boxes float32 [B, D, 4] (yxyx, network-input pixels,
           clipped to the image), detection_scores [B, D], detection_classes int32 [B, D] (0 in the
-          padding) and detection_masks float32 [B, D, m, m], as of `masks`.
+          padding) and detection_masks float32 [B, D, m, m], as of `masks`. With mask scoring also
+          detection_mask_scores [B, D]: those of the boxes times the predicted IoUs of the masks.
         """
         return self.detect(self.pyramid(images, image_sizes), image_sizes, image_scales)
 
@@ -360,9 +409,10 @@ class MaskXRCNN(tf_keras.Model):
         """`call` on a given pyramid."""
         groups = self._detect_groups(pyramid, image_sizes, image_scales)
         for detected in groups:
-            detected["detection_masks"] = self.masks(
+            results = self.mask_results(
                 pyramid, detected["detection_boxes"], detected["detection_classes"], image_scales
             )
+            detected |= with_mask_scores(detected["detection_scores"], results)
         return detections.by_falling_score(groups)
 
     def detect_boxes(
@@ -419,6 +469,17 @@ class MaskXRCNN(tf_keras.Model):
             for group in detected:
                 group["detection_boxes"] *= tf.tile(image_scales, [1, 2])[:, None]
         return detected
+
+
+def with_mask_scores(scores: tf.Tensor, results: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Detections' masks, and with mask scoring their scores, of `MaskXRCNN.mask_results`.
+
+    Scores are those of the boxes, [B, D].
+    """
+    found = {"detection_masks": results["masks"]}
+    if "mask_ious" in results:
+        found["detection_mask_scores"] = scores * results["mask_ious"]
+    return found
 
 
 def _check_groups(config: Config, num_classes: int) -> None:
@@ -512,11 +573,11 @@ def assemble(
     if config.has_point_head:
         chosen["point_head"] = PointHead(config.point_units, name="point_head")
         length = chosen["point_head"].filters
-        chosen["point_weights"] = (
-            _transfer(config, length, "point_transfer")
-            if config.point_head == "transfer"
-            else LearnedMaskWeights(1, length, name="point_weights")
-        )
+        chosen["point_weights"] = _class_weights(config, config.point_head, length, "point")
+    if config.has_mask_scoring:
+        units = config.mask_scoring_units
+        chosen["mask_iou_head"] = MaskIoUHead(config.mask_filters, units, name="mask_iou_head")
+        chosen["mask_iou_weights"] = _class_weights(config, config.mask_scoring, units, "mask_iou")
     if config.transfer_input == "embedding":
         chosen["embeddings"] = _embedding_rows(embeddings, num_classes)
     return MaskXRCNN(config, num_classes, **(chosen | parts))
@@ -536,6 +597,15 @@ def _mask_weights(
         return _transfer(config, filters, "weight_transfer")
     rows = 1 if config.mask_output == "class_agnostic" else num_classes + 1
     return LearnedMaskWeights(rows, filters, name="mask_weights")
+
+
+def _class_weights(
+    config: Config, output: str, length: int, name: str
+) -> WeightTransfer | LearnedMaskWeights:
+    """The kernels of a head whose last layer is `agnostic` or by `transfer`."""
+    if output == "transfer":
+        return _transfer(config, length, f"{name}_transfer")
+    return LearnedMaskWeights(1, length, name=f"{name}_weights")
 
 
 def _transfer(config: Config, length: int, name: str) -> WeightTransfer:

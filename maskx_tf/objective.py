@@ -12,7 +12,7 @@ from maskx_tf.layers.point_head import FineFeatures
 from maskx_tf.model import MaskXRCNN
 from maskx_tf.ops import boxes, points, replicas, sampling
 from maskx_tf.ops.colors import rgb_to_lab
-from maskx_tf.ops.mask_targets import mask_targets, point_targets
+from maskx_tf.ops.mask_targets import mask_targets, object_areas, point_targets
 
 Losses = dict[str, losses.Loss]
 
@@ -52,6 +52,9 @@ class MaskExamples(NamedTuple):
     boxes_yxyx: tf.Tensor | None = None
     images_yxyx: tf.Tensor | None = None  # float32 [R, 4], the whole image in the same cells
     colors: tf.Tensor | None = None  # float32 [R, m, m, 3], LAB of the image
+    # With mask scoring:
+    areas: tf.Tensor | None = None  # float32 [R] of the whole objects, in cells of the masks
+    ious: tf.Tensor | None = None  # float32 [R], predicted once the mask head has predicted
     # With a point head:
     points: PointExamples | None = None
     point_logits: tf.Tensor | None = None  # float32 [R, P], once the mask head has predicted
@@ -165,6 +168,9 @@ def _mask_losses(model, examples: MaskExamples) -> Losses:
     logits = model.mask_logits(examples.features, examples.classes, training=True)
     if examples.points is not None:
         examples = _at_points(model, examples, logits)
+    if model.mask_iou_head is not None:
+        ious = model.mask_ious(examples.features, logits, examples.classes)
+        examples = examples._replace(ious=ious)
     of_masks = {term.name: term.of_masks for term in loss_terms(model.config) if term.of_masks}
     return {name: compute(logits, examples, model.config) for name, compute in of_masks.items()}
 
@@ -336,6 +342,8 @@ def _mask_examples(model, pyramid, sample: RoiSample, images, labels, seed) -> M
         fine = model.fine_features(pyramid, rois, image_indices)
         random = tf.gather_nd(_point_draws(model.config, candidates, seed), chosen)
         examples = examples._replace(points=PointExamples(fine, random, *of_targets))
+    if model.mask_iou_head is not None:
+        examples = examples._replace(areas=object_areas(*of_targets, size))
     if not from_boxes:
         return examples
     cells = boxes.in_cells(tf.gather_nd(labels["boxes_yxyx"], places), regions, size)

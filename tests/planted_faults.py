@@ -250,6 +250,20 @@ FAULTS = (
         "thorough",
     ),
     Fault(
+        "mask_iou_with_what_the_window_shows",
+        "maskx_tf/ops/mask_targets.py",
+        "union = tf.reduce_sum(masks, axis=[1, 2]) + areas - common",
+        "union = tf.reduce_sum(masks + targets, axis=[1, 2]) - common",
+        "test_mask_scoring.py::TestTargets::test_by_hand",
+    ),
+    Fault(
+        "masks_ranked_by_their_boxes",
+        "maskx_tf/evaluation/coco.py",
+        'row = {**row, "score": row.get("mask_score", row["score"])}',
+        "row = {**row}",
+        "test_mask_scoring.py::test_masks_are_ranked_by_their_own_scores_and_boxes_are_not",
+    ),
+    Fault(
         "crf_normalises_rows_only",
         "maskx_tf/ops/dense_crf.py",
         "alike = (sums * (bilateral @ (sums * q.ravel())))",

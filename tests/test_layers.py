@@ -16,6 +16,7 @@ from maskx_tf.layers.mask_bodies.body import in_rows
 from maskx_tf.layers.mask_bodies.fcn import FCN
 from maskx_tf.layers.mask_branches import MLP
 from maskx_tf.layers.mask_head import MaskHead
+from maskx_tf.layers.mask_iou_head import MaskIoUHead
 from maskx_tf.layers.point_head import PointHead
 from maskx_tf.layers.rpn import RPN
 from maskx_tf.layers.weight_transfer import LearnedMaskWeights, WeightTransfer
@@ -131,6 +132,25 @@ def test_point_head():
     inputs = normal(N, 7, C), normal(N, 7), normal(N, 5), normal(N)
     check_layer(lambda: PointHead(4, layers=2), *inputs, oracle=oracle)
     assert PointHead().filters == 257
+
+
+def test_mask_iou_head():
+    """The largest probability of each cell joins the features, of which half the sides remain."""
+
+    def oracle(head, x, masks, kernels, biases):
+        largest = masks.numpy().reshape(N, S, 2, S, 2).max((2, 4))
+        x = np.concatenate([x, largest[..., None]], -1)
+        for conv in head.convs:
+            x = conv(x)
+        assert x.shape[1:3] == (S // 2, S // 2)
+        x = np.reshape(x, [N, -1])
+        for layer in (head.fc1, head.fc2):
+            kernel, bias = layer.get_weights()
+            x = relu(x @ kernel + bias)
+        return np.sum(x * kernels, -1) + biases
+
+    inputs = normal(N, S, S, C), normal(N, 2 * S, 2 * S), normal(N, 5), normal(N)
+    check_layer(lambda: MaskIoUHead(4, 5), *inputs, oracle=oracle)
 
 
 def test_weight_transfer():

@@ -109,6 +109,7 @@ class CocoEvaluator:
         scores: npt.ArrayLike,
         classes: npt.ArrayLike,
         rles: Sequence[dict] | None,
+        mask_scores: npt.ArrayLike | None = None,
     ) -> None:
         """Adds the detections of one image.
 
@@ -119,11 +120,16 @@ class CocoEvaluator:
           classes: int [N], 1..K.
           rles: N run-length codes of the size of the original image; None from a model without
             masks: once so, only boxes are scored.
+          mask_scores: float [N], what masks are ranked by; None: `scores`.
         """
         if rles is None:
             self._boxes_only = True
             rles = [{}] * len(np.asarray(classes))
         self._add(self.detections, image_id, boxes_yxyx, scores, classes, rles)
+        if mask_scores is not None:
+            rows = zip(self.detections[int(image_id)], np.asarray(mask_scores), strict=True)
+            for row, score in rows:
+                row["mask_score"] = float(score)
 
     def add_given_boxes(
         self, image_id: int, boxes_yxyx: npt.ArrayLike, classes: npt.ArrayLike, rles: Sequence[dict]
@@ -330,6 +336,7 @@ def _predictions_for(iou_type: str, predictions: dict[int, list[dict]]) -> list[
     for index, row in enumerate(rows):
         if iou_type == "segm":
             area = mask_ops.rle_area(row["segmentation"])
+            row = {**row, "score": row.get("mask_score", row["score"])}
         else:
             area = row["bbox"][2] * row["bbox"][3]
         prepared.append({**row, "id": index + 1, "area": area, "iscrowd": 0})

@@ -182,6 +182,7 @@ def add_image(
         image["detection_scores"][:count],
         image["detection_classes"][:count],
         rles,
+        image["detection_mask_scores"][:count] if "detection_mask_scores" in image else None,
     )
     given = (image["classes"] > 0) & ~image["is_crowd"]
     boxes = to_original(image["boxes_yxyx"][given], image["image_scale"], height, width)

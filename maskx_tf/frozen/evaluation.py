@@ -15,7 +15,7 @@ import tensorflow as tf
 from maskx_tf.config import Config
 from maskx_tf.frozen import training as feature_cache
 from maskx_tf.frozen.row_store import Array, RowStore
-from maskx_tf.model import MaskXRCNN
+from maskx_tf.model import MaskXRCNN, with_mask_scores
 
 
 def predictions(
@@ -42,12 +42,16 @@ def predictions(
         tf.TensorSpec([None, side, side, config.fpn_filters], tf.float32),
         tf.TensorSpec([None, None], tf.int32),
     )
-    masks = tf.function(model.masks_of_features, input_signature=signature, autograph=False)
+    compute = tf.function(model.results_of_features, input_signature=signature, autograph=False)
     for number in range(len(store)):
         batch = dict(zip(names, store.read(number), strict=True))
-        for kind, classes in (("detection", "detection_classes"), ("given", "classes")):
-            features = tf.constant(batch.pop(f"{kind}_features"))
-            batch[f"{kind}_masks"] = masks(features, tf.constant(batch[classes])).numpy()
+        results = {
+            kind: compute(tf.constant(batch.pop(f"{kind}_features")), tf.constant(batch[classes]))
+            for kind, classes in (("detection", "detection_classes"), ("given", "classes"))
+        }
+        found = with_mask_scores(tf.constant(batch["detection_scores"]), results["detection"])
+        found["given_masks"] = results["given"]["masks"]
+        batch |= {name: value.numpy() for name, value in found.items()}
         yield batch
 
 

@@ -103,6 +103,8 @@ def training_dataset(
     model, config, _, mask_class_ids = loaded
     arrays = _arrays(config)
     kind = "train with boxes" if objective.learns_from_boxes(config) else "train"
+    if config.has_mask_scoring:
+        kind += " and areas"
     if arrays[-1].name == "weights":
         kind += " and weights"
     digest = key(model, config, config.train_records, [kind, *mask_class_ids])
@@ -138,6 +140,8 @@ def _arrays(config: Config) -> tuple[Array, ...]:
             Array("images_yxyx", "float32", (4,)),
             Array("colors", "float32", (mask, mask, 3)),
         )
+    if config.has_mask_scoring:
+        others.append(Array("areas", "float32"))
     # Caches of before there were weights have none, and are of runs where each is 1.
     if config.mask_source_weights or supervision.has_weights(find_records(config.train_records)):
         others.append(Array("weights", "float32"))

@@ -26,9 +26,10 @@ _KINDS = {  # output: (dtype, rank), without the batch dimension; D detections, 
     "detection_masks": (np.uint8, 3),
     "detection_mask_seen": (np.bool_, 1),
     "detection_mask_windows": (np.float32, 2),
+    "detection_mask_scores": (np.float32, 1),
     "image_size": (np.int32, 1),
 }
-MASK_OUTPUTS = ("detection_masks", "detection_mask_windows")
+MASK_OUTPUTS = ("detection_masks", "detection_mask_windows", "detection_mask_scores")
 _CRF = dense_crf.Parameters()
 SEGMENTATIONS = ("rle", "polygon", "none")  # how COCO results may have masks
 
@@ -51,6 +52,7 @@ class Detection:
       whole_pixels: how the mask is pasted, see `ops.masks.paste_region`.
       mask_window_yxyx: what the mask reaches over, as `box_yxyx`, where it is more than the box
         (--mask_roi_scale); it may leave the image.
+      mask_score: `score` times the IoU that the mask is predicted to have, with --mask_scoring.
     """
 
     class_name: str
@@ -63,6 +65,7 @@ class Detection:
     image_size: tuple[int, int]
     whole_pixels: bool = False
     mask_window_yxyx: tuple[float, float, float, float] | None = None
+    mask_score: float | None = None
 
     def mask(self, threshold: float = 0.5) -> np.ndarray:
         """The mask in the image, uint8 {0, 1} [height, width]; pasting as of `ops.masks`."""
@@ -128,6 +131,7 @@ class Detections:
         file. None: there is nothing to draw on.
       whole_pixels: as of `Detection`.
       mask_windows_yxyx: float [N, 4] or None, as of `Detection`.
+      mask_scores: float [N] or None, likewise.
     """
 
     boxes_yxyx: np.ndarray
@@ -142,6 +146,7 @@ class Detections:
     image: np.ndarray | bytes | str | os.PathLike[str] | None = None
     whole_pixels: bool = False
     mask_windows_yxyx: np.ndarray | None = None
+    mask_scores: np.ndarray | None = None
 
     @classmethod
     def from_outputs(
@@ -163,7 +168,7 @@ class Detections:
         height, width = (int(side) for side in arrays["image_size"])
         rows = slice(int(arrays["num_detections"]))
         names = [n.decode() if isinstance(n, bytes) else n for n in arrays["detection_class_names"]]
-        masks, windows = (arrays.get(key) for key in MASK_OUTPUTS)
+        masks, windows, mask_scores = (arrays.get(key) for key in MASK_OUTPUTS)
         return cls(
             boxes_yxyx=arrays["detection_boxes"][rows],
             scores=arrays["detection_scores"][rows],
@@ -172,6 +177,7 @@ class Detections:
             mask_seen=arrays["detection_mask_seen"][rows],
             box_masks=masks[rows] if masks is not None else None,
             mask_windows_yxyx=windows[rows] if windows is not None else None,
+            mask_scores=mask_scores[rows] if mask_scores is not None else None,
             image_size=(height, width),
             **{"category_ids": arrays["detection_classes"][rows], **others},
         )
@@ -195,7 +201,7 @@ class Detections:
         if columns["scores"].ndim:
             return dataclasses.replace(self, **columns)
         y1, x1, y2, x2 = columns["boxes_yxyx"].tolist()
-        window = columns.get("mask_windows_yxyx")
+        window, mask_score = columns.get("mask_windows_yxyx"), columns.get("mask_scores")
         return Detection(
             class_name=str(columns["class_names"]),
             class_id=int(columns["class_ids"]),
@@ -207,6 +213,7 @@ class Detections:
             image_size=self.image_size,
             whole_pixels=self.whole_pixels,
             mask_window_yxyx=None if window is None else tuple(window.tolist()),
+            mask_score=None if mask_score is None else float(mask_score),
         )
 
     def __repr__(self) -> str:
@@ -257,7 +264,8 @@ class Detections:
 
         Returns:
           Dictionaries with image_id, file_name, category_id (the data set's own), category_name,
-          bbox (xywh, original pixels), score, segmentation and mask_seen.
+          bbox (xywh, original pixels), score, segmentation and mask_seen; mask_score if there is
+          one.
         """
         if segmentation not in SEGMENTATIONS:
             raise UserError(
@@ -274,6 +282,11 @@ class Detections:
                 "category_name": detection.class_name,
                 "bbox": [round(v, 3) for v in detection.box_xywh],
                 "score": round(detection.score, 6),
+                **(
+                    {}
+                    if detection.mask_score is None
+                    else {"mask_score": round(detection.mask_score, 6)}
+                ),
                 **({"segmentation": detection.rle()} if given == "rle" else {}),
                 **({"segmentation": detection.polygons()} if given == "polygon" else {}),
                 "mask_seen": detection.mask_seen,

@@ -37,6 +37,10 @@ class DetectionModule(tf.Module):
       detection_mask_windows  float32 [B, D, 4], what the masks reach over, as detection_boxes; may
                               leave the image
 
+    With `config.mask_scoring` also
+
+      detection_mask_scores   float32 [B, D], detection_scores times the predicted IoU of the mask
+
     With `rle` also
 
       detection_rle_bytes     string [B, D], the masks pasted into the original image at a threshold
@@ -146,6 +150,8 @@ class DetectionModule(tf.Module):
             "detection_mask_seen": tf.gather(self._mask_seen, classes),
             "image_size": image_sizes,
         }
+        if "detection_mask_scores" in found:
+            outputs["detection_mask_scores"] = found["detection_mask_scores"]
         windows = mask_windows(boxes, self._mask_roi_scale)
         if self._mask_roi_scale > 1.0:
             outputs["detection_mask_windows"] = windows

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from maskx_tf.ops import points
+from maskx_tf.ops import boxes, points
 
 
 def mask_targets(
@@ -25,12 +25,12 @@ def mask_targets(
       float32 {0, 1} [R, size, size]; 0 outside the object's box.
     """
     side = masks.shape[1]
-    boxes = tf.gather(mask_boxes_yxyx, mask_indices)
-    mask_cell = tf.tile((boxes[:, 2:] - boxes[:, :2]) / side, [1, 2])  # pixels of a mask cell
+    of_masks = tf.gather(mask_boxes_yxyx, mask_indices)
+    mask_cell = tf.tile((of_masks[:, 2:] - of_masks[:, :2]) / side, [1, 2])  # pixels of a mask cell
     mask_cell = tf.where(mask_cell > 0, mask_cell, 1.0)
     # Corners in cells of the mask, whose centres lie at half-integers; a ring of zeros around it
     # makes what crosses the border fall off to 0 instead of being cut.
-    corners = (rois_yxyx - tf.tile(boxes[:, :2], [1, 2])) / mask_cell + 0.5
+    corners = (rois_yxyx - tf.tile(of_masks[:, :2], [1, 2])) / mask_cell + 0.5
     half_step = 0.5 * (corners[:, 2:] - corners[:, :2]) / size
     first, last = corners[:, :2] + half_step, corners[:, 2:] - half_step
     ringed = tf.pad(tf.cast(masks, tf.float32), [[0, 0], [1, 1], [1, 1]])[..., None]
@@ -57,10 +57,47 @@ def point_targets(
       float32 [R, P] in [0, 1]; 0 outside the object's box.
     """
     side = masks.shape[1]
-    boxes = tf.gather(mask_boxes_yxyx, mask_indices)[:, None]  # [R, 1, 4]
-    cell = (boxes[..., 2:] - boxes[..., :2]) / side
+    of_masks = tf.gather(mask_boxes_yxyx, mask_indices)[:, None]  # [R, 1, 4]
+    cell = (of_masks[..., 2:] - of_masks[..., :2]) / side
     rois = rois_yxyx[:, None]
     places = rois[..., :2] + shares_yx * (rois[..., 2:] - rois[..., :2])
-    cells = (places - boxes[..., :2]) / tf.where(cell > 0, cell, 1.0)
+    cells = (places - of_masks[..., :2]) / tf.where(cell > 0, cell, 1.0)
     ringed = tf.pad(tf.cast(masks, tf.float32), [[0, 0], [1, 1], [1, 1]])[..., None]
     return points.sample(ringed, cells + 1.0, mask_indices)[..., 0]
+
+
+def object_areas(
+    masks: tf.Tensor,
+    mask_boxes_yxyx: tf.Tensor,
+    rois_yxyx: tf.Tensor,
+    mask_indices: tf.Tensor,
+    size: int,
+) -> tf.Tensor:
+    """Areas of the whole objects of RoIs, also beyond the RoI, in cells of size x size in the RoI.
+
+    Arguments as of `mask_targets`.
+
+    Returns:
+      float32 [R].
+    """
+    shares = tf.reduce_mean(tf.cast(masks, tf.float32), axis=[1, 2])  # [M]
+    areas = tf.gather(shares * boxes.area(mask_boxes_yxyx), mask_indices)
+    return areas * size**2 / tf.maximum(boxes.area(rois_yxyx), 1e-6)
+
+
+def mask_ious(logits: tf.Tensor, targets: tf.Tensor, areas: tf.Tensor) -> tf.Tensor:
+    """IoUs of masks with whole objects, which their windows may cut.
+
+    Args:
+      logits: [R, m, m]; the mask is where they are at least 0.
+      targets: {0, 1} [R, m, m], the objects in the windows.
+      areas: float32 [R] of the whole objects, in cells.
+
+    Returns:
+      float32 [R].
+    """
+    masks = tf.cast(logits >= 0, tf.float32)
+    common = tf.reduce_sum(masks * targets, axis=[1, 2])
+    areas = tf.maximum(areas, tf.reduce_sum(targets, axis=[1, 2]))
+    union = tf.reduce_sum(masks, axis=[1, 2]) + areas - common
+    return common / tf.maximum(union, 1.0)
