@@ -1,5 +1,6 @@
 """PointRend's points, by hand and in NumPy, and the point head from training to export."""
 
+import functools
 import types
 
 import numpy as np
@@ -15,7 +16,7 @@ from maskx_tf.frozen import training as feature_cache
 from maskx_tf.inference import folding
 from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.layers.point_head import FineFeatures
-from maskx_tf.layers.roi_align import roi_align
+from maskx_tf.layers.roi_align import multilevel_roi_align, roi_align
 from maskx_tf.model import MaskXRCNN, build_model, trained_variables, variable_key
 from maskx_tf.ops import points
 from maskx_tf.ops.conventions import CONVENTIONS
@@ -140,8 +141,16 @@ def test_points_are_where_roi_align_samples(conventions):
     centres = (np.arange(5, dtype=np.float32) + 0.5) / 5
     grid = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(1, 25, 2)
     found = fine.sample(tf.constant(np.repeat(grid, 2, 0)))
-    wanted = roi_align(pyramid[2], windows, images, 5, 4, 1, conventions.half_pixel).numpy()
-    np.testing.assert_allclose(found, wanted.reshape(2, 25, 4), atol=1e-4)
+    wanted = multilevel_roi_align(
+        {2: pyramid[2]},
+        windows,
+        images,
+        5,
+        half_pixel=conventions.half_pixel,
+        to_corner=conventions.to_corner,
+        operator=functools.partial(roi_align, samples=1),
+    )
+    np.testing.assert_allclose(found, tf.reshape(wanted, [2, 25, 4]), atol=1e-4)
 
 
 def test_targets_on_a_grid_are_those_of_masks():
