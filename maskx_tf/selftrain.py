@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import shlex
-import subprocess
-import sys
 from typing import Any
 
 from absl import flags
@@ -33,9 +30,8 @@ from maskx_tf.inference import mask_post
 from maskx_tf.labeling import of_records
 from maskx_tf.labeling.objects import OURS
 from maskx_tf.labeling.of_records import labelled_and_kept
-from maskx_tf.system import cli, verbs
+from maskx_tf.system import cli, subcommand
 from maskx_tf.system.files import require_writable, write_atomically
-from maskx_tf.system.interruption import Interruption
 
 _WORST = 8  # classes that the table names
 _SECTIONS = ("mask", "mask_given_boxes")
@@ -87,7 +83,7 @@ class Rounds:
         directory = self._output / f"round{number}"
         last = self._output / f"round{number - 1}" / "run"
         records, sources = directory / "records", self._config.mask_sources
-        _run(
+        subcommand.run(
             "tf_records.label",
             f"--records={config_lib.text_of(self._config.train_records)}",
             f"--model_dir={last if number > 1 else self._model_dir}",
@@ -123,7 +119,7 @@ class Rounds:
         if best.is_finished(config) and config_lib.load(config.model_dir) == config:
             return
         write_atomically(flagfile, config_lib.to_text(config))
-        _run("maskx_tf.train", f"--flagfile={flagfile}")
+        subcommand.run("maskx_tf.train", f"--flagfile={flagfile}")
 
     def _evaluate(self, model_dir: str, directory: pathlib.Path) -> dict[str, Any]:
         """AP of the run's latest checkpoint on A and B of before; empty without eval_records."""
@@ -132,7 +128,7 @@ class Rounds:
         output = directory / "evaluation.json"
         checkpoint = checkpoints.latest_checkpoint(model_dir)
         if not output.is_file() or json.loads(output.read_text())["checkpoint"] != checkpoint:
-            _run(
+            subcommand.run(
                 "maskx_tf.evaluate",
                 f"--model_dir={model_dir}",
                 f"--eval_records={config_lib.text_of(self._config.eval_records)}",
@@ -145,21 +141,6 @@ class Rounds:
             for section in _SECTIONS
             if section in results
         }
-
-
-def _run(module: str, *arguments: str) -> None:
-    """Runs a command, which is printed and ends with this process; UserError if it fails."""
-    print(f"\n{verbs.command(module)} {shlex.join(arguments)}", flush=True)
-    with Interruption().handled():
-        process = subprocess.Popen([sys.executable, "-m", module, *arguments])
-        try:
-            status = process.wait()
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-    if status:
-        raise UserError(f"{verbs.command(module)} failed; its message is above.")
 
 
 def table(rounds: list[dict[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """The best checkpoint of a run, and when its patience ends: the same, wherever it is killed."""
 
 import json
+import os
 import pathlib
 
 import pytest
@@ -14,6 +15,11 @@ from maskx_tf.training.validation import Evaluator
 from tests import runs, tiny
 
 VALUES = {1: 0.25, 2: 0.5, 3: 0.25, 4: 0.5, 5: 0.125, 6: 0.75}
+
+
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def make_run(directory, **changes):

@@ -34,6 +34,8 @@ SHORTER = {
 }
 # Verbs that are not run here, and why.
 LEFT_OUT = {
+    "records folder": "the folder is a COCO json with its images; see test_folders.py",
+    "learn": "it runs the same commands; see test_learn.py",
     "weights detectron2": "its file has 170 MB; a tiny model is in its place",
     "add-classes": "needs boxes of further classes",
     "serve": "runs without end",

@@ -17,6 +17,7 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.records.manifest import Manifest, find_shards
 from maskx_tf.data.records.schema import read_records
 from maskx_tf.errors import UserError
+from maskx_tf.system import subcommand
 from tests import commands, harness, runs
 
 PETS = Vocabulary.from_names(("cat", "dog", "bird"))
@@ -89,7 +90,7 @@ def steps(monkeypatch):
         if result.returncode:
             raise UserError(result.stderr.splitlines()[-1])
 
-    monkeypatch.setattr(selftrain, "_run", run_here)
+    monkeypatch.setattr(subcommand, "run", run_here)
     return called
 
 
@@ -163,5 +164,5 @@ def test_where_no_mask_is_kept_it_fails(run, tmp_path, steps):
 @pytest.mark.thorough
 def test_a_command_that_fails_is_named(capfd):
     with pytest.raises(UserError, match="maskx records splits failed"):
-        selftrain._run("tf_records.splits", "--size=0")
+        subcommand.run("tf_records.splits", "--size=0")
     assert "error:" in capfd.readouterr().err

@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import collections
+import hashlib
 import json
 import pathlib
 import sys
@@ -81,6 +82,33 @@ def read(folder: str, name: str, images: str | None) -> labels.Folder:
     return content
 
 
+def with_validation(folder: labels.Folder, share: float, where: str) -> labels.Folder:
+    """A folder of one split as two: a share of the images becomes `val`.
+
+    Each image's part follows from its name, so that it stays where it is when others are added.
+
+    Raises:
+      UserError: the folder has several splits, or too few images for two.
+    """
+    if len(folder.splits) > 1:
+        raise UserError(f"--val_share={share}: {where} is split already: {list(folder.splits)}.")
+    (whole,) = folder.splits.values()
+    parts: dict[str, labels.Split] = {
+        "train": labels.Split(whole.images, [], whole.losses),
+        "val": labels.Split(whole.images, []),
+    }
+    for item in whole.items:
+        digest = hashlib.blake2b(item.file_name.encode(), digest_size=8).digest()
+        is_val = int.from_bytes(digest, "big") < share * 2**64
+        parts["val" if is_val else "train"].items.append(item)
+    if not all(part.items for part in parts.values()):
+        raise UserError(f"--val_share={share} of {len(whole.items)} images leaves a part empty.")
+    print(
+        f"note: {len(parts['val'].items)} of {len(whole.items)} images become val, by their names"
+    )
+    return folder._replace(splits=parts)
+
+
 def explain(name: str, content: dict[str, Any]) -> None:
     """Prints what a split holds, its first objects and its first losses."""
     counts = (len(content["images"]), len(content["annotations"]))
@@ -140,6 +168,14 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("images", None, "Directory of the image files, if it is not in the folder.")
     flags.DEFINE_enum("format", "", ["", *READERS], "What the folder is; default: looked for.")
+    flags.DEFINE_float(
+        "val_share",
+        0.0,
+        "Share of the images that becomes the split val, by their names, if the folder is not "
+        "split; 0: none. Photos of one scene should be in the same part: split them yourself.",
+        lower_bound=0.0,
+        upper_bound=0.9,
+    )
     flags.DEFINE_bool("explain", False, "Print the first objects as they were read; write nothing.")
     coco.define_settings()
     output_lib.define_flags()
@@ -156,6 +192,8 @@ def main() -> None:
     output_dir = pathlib.Path(options.output_dir)
     settings = coco.settings_from_flags()
     if name == "coco":
+        if options.val_share:
+            raise UserError("--val_share= is for other formats: split the json (own_data.md).")
         for split, (path, images) in coco_folder.find(
             pathlib.Path(options.folder), options.images
         ).items():
@@ -166,6 +204,8 @@ def main() -> None:
             print(writer.describe(coco.convert(path, images, output, **settings), output.directory))
         return
     folder = read(options.folder, name, options.images)
+    if options.val_share:
+        folder = with_validation(folder, options.val_share, options.folder)
     for split, each in folder.splits.items():
         content, issues = labels.to_coco(each, folder.names)
         if options.explain:

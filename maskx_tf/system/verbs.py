@@ -38,6 +38,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "records splits": Verb("tf_records.splits", "Draw random sets A of classes with masks"),
     },
     "Train and compare": {
+        "learn": Verb("maskx_tf.learn", "From a labelled folder to an exported model"),
         "train": Verb("maskx_tf.train", "Train a model, or go on with a run"),
         "selftrain": Verb("maskx_tf.selftrain", "Rounds of labelling and training again"),
         "evaluate": Verb("maskx_tf.evaluate", "Box and mask AP of a trained model"),
