@@ -23,7 +23,7 @@ from maskx_tf.system import verbs
 from tests import commands, harness, tiny
 
 GUIDE = harness.REPOSITORY / "docs" / "own_data.md"
-_BLOCK = re.compile(r"^```(bash)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HEREDOC = re.compile(r"^(.*?) <<'END'\n(.*?)^END$", re.MULTILINE | re.DOTALL)
 SHORTER = {
     "--train_steps=3000": "--train_steps=6",
@@ -65,6 +65,8 @@ class Reader:
     def follow(self, until):
         """Does what the blocks of the guide say, one after the other."""
         for kind, text in _BLOCK.findall(GUIDE.read_text().split(until)[0]):
+            if kind == "sh":  # of other data
+                continue
             if not kind:
                 self._write_flags(text)
                 continue
