@@ -54,7 +54,7 @@ class Request:
     """A request to both.
 
     Attributes:
-      signature: "serving_default" or "image_tensor".
+      signature: "serving_default", "image_tensor" or "box_prompts".
       inputs: its arguments by name.
       description: of the images, for messages.
     """
@@ -64,14 +64,29 @@ class Request:
     description: str
 
 
-def requests(images: Sequence[np.ndarray], batch: Sequence[np.ndarray], most: int) -> list[Request]:
-    """Each image, uint8 [H, W, 3], alone by both signatures; `batch`, encoded, `most` at once."""
+def requests(
+    images: Sequence[np.ndarray],
+    batch: Sequence[np.ndarray],
+    most: int,
+    class_names: Sequence[str],
+) -> list[Request]:
+    """Each image, uint8 [H, W, 3], alone by all signatures; `batch`, encoded, `most` at once.
+
+    Boxes of two of the classes are given: the whole image, and its middle.
+    """
     made = []
     for number, image in enumerate(images, start=1):
         description = f"image {number} of {len(images)}"
         encoded = {"image_bytes": tf.io.encode_png(image)[None]}
         made.append(Request("serving_default", encoded, description))
         made.append(Request("image_tensor", {"images": tf.constant(image[None])}, description))
+        height, width = image.shape[:2]
+        boxes = np.array([[0, 0, 1, 1], [0.25, 0.25, 0.75, 0.75]]) * [height, width, height, width]
+        given = {
+            "boxes": tf.constant(boxes[None], tf.float32),
+            "class_names": tf.constant([[class_names[0], class_names[-1]]]),
+        }
+        made.append(Request("box_prompts", encoded | given, description))
     for start in range(0, len(batch), most):
         files = [tf.io.encode_png(image) for image in batch[start : start + most]]
         description = f"a batch of {len(files)} images"

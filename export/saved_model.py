@@ -51,9 +51,10 @@ def export(
 ) -> str:
     """Writes a SavedModel and proves it equal to the model.
 
-    Signatures: `serving_default` (`image_bytes` string [B]) and `image_tensor` (`images` uint8
-    [B, H, W, 3]); outputs as of `DetectionModule`. T is folded into a constant table, batch
-    normalisation into the kernels: `model` is changed so, with the same results.
+    Signatures: `serving_default` (`image_bytes` string [B]), `image_tensor` (`images` uint8
+    [B, H, W, 3]) and `box_prompts` (`image_bytes` string [1], `boxes` float32 [1, N, 4],
+    `class_names` string [1, N]); outputs as of `DetectionModule`. T is folded into a constant
+    table, batch normalisation into the kernels: `model` is changed so, with the same results.
 
     Args:
       model: a `MaskXRCNN`.
@@ -80,13 +81,16 @@ def export(
         )
     batching = options.batching
     batch = comparison.random_images(config, batching.allowed_sizes[-1])
-    asked = comparison.requests([*images, batch[0], batch[-1]], batch, batching.most_rows)
+    asked = comparison.requests(
+        [*images, batch[0], batch[-1]], batch, batching.most_rows, vocabulary.names
+    )
     reference = DetectionModule(
         model, config, vocabulary, mask_class_ids, max_pixels=options.max_pixels
     )
     by_signature = {
         "serving_default": reference.detect_bytes,
         "image_tensor": reference.detect_images,
+        "box_prompts": reference.segment_boxes,
     }
     expected = [comparison.answer(by_signature, request) for request in asked]
     with versions.unfinished(output_dir) as saved:
@@ -125,6 +129,7 @@ def write(
     signatures = {
         "serving_default": module.detect_bytes.get_concrete_function(),
         "image_tensor": module.detect_images.get_concrete_function(),
+        "box_prompts": module.segment_boxes.get_concrete_function(),
     }
     # Only what the graphs read is saved: T's own weights are not needed once it is folded.
     captured = {id(c) for function in signatures.values() for c in function.captured_inputs}

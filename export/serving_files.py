@@ -58,7 +58,9 @@ curl -d @request.json http://localhost:8501/v1/models/$model_name:predict
 ```
 
 Signatures: `serving_default` takes `image_bytes`, JPEG or 8-bit PNG files of any sizes;
-`image_tensor` takes `images`, uint8 RGB [B, H, W, 3]. Outputs, for B images:
+`image_tensor` takes `images`, uint8 RGB [B, H, W, 3]; `box_prompts` gives masks to the `boxes`,
+float32 [1, N, 4], of the classes `class_names`, string [1, N] ("": the most probable), of one
+image, `image_bytes`. Outputs, for B images:
 
 $outputs
 

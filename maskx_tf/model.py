@@ -318,6 +318,13 @@ class MaskXRCNN(tf_keras.Model):
         fine = self.fine_features(pyramid, windows, image_indices)
         return self.results_of_features(features, classes, fine)
 
+    def likeliest_classes(self, pyramid: dict[int, tf.Tensor], boxes_yxyx: tf.Tensor) -> tf.Tensor:
+        """The most probable class but the background of boxes [B, N, 4]: int32 [B, N]."""
+        rois = self.roi_features(pyramid, boxes_yxyx, self.config.box_roi_size)
+        logits = detections.mean_logits([h.class_logits(h(rois)) for h in self.box_heads])
+        classes = tf.argmax(logits[:, 1:], axis=-1, output_type=tf.int32) + 1
+        return tf.reshape(classes, tf.shape(boxes_yxyx)[:2])
+
     def mask_features(
         self,
         pyramid: dict[int, tf.Tensor],

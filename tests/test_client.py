@@ -30,6 +30,7 @@ from export.client import __main__ as client_command
 from export.client.errors import UnavailableError
 from export.serving import server as local_server
 from maskx_tf.errors import UserError
+from maskx_tf.inference.detector import load_export
 from maskx_tf.ops import masks
 from tests import harness, serving_toy, stub_server
 from tests.stub_server import outputs, serve
@@ -389,6 +390,33 @@ class TestErrors:
             for client in clients:
                 with client, pytest.raises(ServerError, match="the model's name right"):
                     client.detect(png())
+
+    @pytest.mark.thorough
+    def test_masks_of_boxes_are_those_of_the_export(self, exported):
+        """By both protocols of the local server, and from Python."""
+        encoded = (exported / "image.png").read_bytes()
+        model = load_export(str(exported / "export"))
+        boxes, names = [[2.0, 3, 30, 41], [10, 5, 28, 22]], list(model.class_names[:2])
+        wanted = model.masks(encoded, boxes, names)
+        server = local_server.Server(
+            [serving_toy.model_config(exported / "export", "maskx")],
+            serving_toy.Options(port=0, rest_api_port=0),
+        )
+        with local_server.running(server):
+            serving_toy.wait_until(lambda: server.core.ready)
+            for client in (
+                Client(f"http://127.0.0.1:{server.rest_api_port}"),
+                Client(grpc=f"127.0.0.1:{server.port}"),
+            ):
+                with client:
+                    found = client.masks(encoded, boxes, names)
+                    for name in ("boxes_yxyx", "class_names", "scores", "box_masks"):
+                        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+                    assert client.masks(encoded, boxes).class_ids.min() > 0
+                    with pytest.raises(ImageError, match="yak"):
+                        client.masks(encoded, boxes, "yak")
+                    with pytest.raises(UserError, match="2 boxes have 1 classes"):
+                        client.masks(encoded, boxes, ["yak"])
 
     def test_no_answer_in_time(self):
         with serve(lambda data: outputs()) as server:

@@ -85,13 +85,20 @@ def test_clean_process_reproduces_the_model(path, expected, tmp_path):
 
 
 def test_signatures(signatures):
-    assert set(signatures) == {"serving_default", "image_tensor"}
+    assert set(signatures) == {"serving_default", "image_tensor", "box_prompts"}
     (spec,) = signatures["serving_default"].structured_input_signature[1].values()
     assert (spec.name, spec.shape.as_list(), spec.dtype) == ("image_bytes", [None], tf.string)
     (spec,) = signatures["image_tensor"].structured_input_signature[1].values()
     assert (spec.name, spec.shape.as_list()) == ("images", [None, None, None, 3])
-    for signature in signatures.values():
+    specs = signatures["box_prompts"].structured_input_signature[1]
+    assert {name: spec.shape.as_list() for name, spec in specs.items()} == {
+        "image_bytes": [1], "boxes": [1, None, 4], "class_names": [1, None],
+    }  # fmt: skip
+    for name, signature in signatures.items():
         outputs = signature.structured_outputs
+        if name == "box_prompts":
+            assert outputs.keys() == signatures["image_tensor"].structured_outputs.keys()
+            continue
         assert outputs["detection_masks"].shape.as_list() == [None, 6, 14, 14]
         assert all(output.shape.as_list()[0] is None for output in outputs.values())
         assert "detection_rle_bytes" in outputs  # REST writes what ends so in base64
@@ -131,6 +138,59 @@ def test_predicting_from_the_export_equals_predicting_from_the_checkpoint(export
     assert comparison.difference(found, expected[1]) == ""
 
 
+class TestBoxPrompts:
+    BOXES = np.array([[2.0, 3, 30, 41], [10, 5, 28, 22], [0, 0, 60, 60]])
+
+    def test_masks_are_those_of_the_checkpoint(self, exported):
+        """Also of more boxes than a request may have, and of none."""
+        checkpoint = detector.load_checkpoint(str(exported / "run"))
+        export = detector.load_export(str(exported / "export"))
+        names = [checkpoint.class_names[i] for i in (0, 3, 2)]
+        for repeats in (0, 1, 40):
+            boxes, classes = np.tile(self.BOXES, [repeats, 1]), names * repeats
+            wanted, found = (m.masks(IMAGES[0], boxes, classes) for m in (checkpoint, export))
+            assert len(found) == 3 * repeats and found.class_names.tolist() == classes
+            np.testing.assert_allclose(found.box_masks / 255, wanted.box_masks, atol=1.1 / 255)
+            np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
+            np.testing.assert_allclose(found.boxes_yxyx, wanted.boxes_yxyx)
+            for name in ("class_ids", "category_ids", "mask_seen", "image_size"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+
+    def ask(self, signatures, boxes, names, image=IMAGES[0]):
+        outputs = signatures["box_prompts"](
+            image_bytes=tf.io.encode_png(image)[None],
+            boxes=tf.constant([boxes], tf.float32, [1, len(boxes), 4]),
+            class_names=tf.constant([names], tf.string, [1, len(names)]),
+        )
+        return {key: value.numpy()[0] for key, value in outputs.items()}
+
+    def test_without_a_class_the_likeliest_is_taken(self, signatures, exported):
+        model = checkpoints.load_model(str(exported / "run")).model
+        image = np.full([64, 64, 3], 80, np.uint8)  # of the canvas' size
+        pyramid = model.pyramid(tf.constant(image[None]), tf.constant([[64.0, 64]]))
+        found = self.ask(signatures, self.BOXES, ["", "", ""], image)
+        boxes = tf.constant(self.BOXES[None], tf.float32)
+        likeliest = model.likeliest_classes(pyramid, boxes).numpy()[0].tolist()
+        assert found["detection_classes"].tolist() == likeliest and min(likeliest) > 0
+        named = self.ask(signatures, self.BOXES, found["detection_class_names"].tolist(), image)
+        np.testing.assert_array_equal(found["detection_masks"], named["detection_masks"])
+
+    @pytest.mark.parametrize(
+        ("boxes", "names", "named"),
+        [
+            ([[0, 0, 9, 9]], ["yak"], "yak"),
+            ([[5, 9, 5, 12]], ["cat"], "no area"),
+            ([[900, 0, 990, 9]], ["cat"], "no area"),
+            ([[0, 0, 9, 9]], ["cat", "cat"], "1 boxes and 2 classes"),
+            ([[0, 0, 9, 9]] * 101, ["cat"] * 101, "at most 100"),
+        ],
+    )
+    def test_what_cannot_be_segmented_is_refused_by_name(self, signatures, boxes, names, named):
+        names = [{"cat": tiny.VOCABULARY.names[0]}.get(name, name) for name in names]
+        with pytest.raises(tf.errors.InvalidArgumentError, match=named):
+            self.ask(signatures, boxes, names)
+
+
 def test_load_export_of_something_else(tmp_path):
     with pytest.raises(UserError, match="not an exported model: there is no .*classes.json"):
         detector.load_export(str(tmp_path))
@@ -164,6 +224,9 @@ def test_a_differing_export_is_refused_and_leaves_nothing(
             gap = 0.01 if len(image_bytes) == moved else 0.0
             return outputs | {"detection_boxes": outputs["detection_boxes"] + gap}
 
+        def segment_boxes(self, **inputs):
+            return signatures["box_prompts"](**inputs)
+
     def copy(*arguments):
         shutil.copytree(path, arguments[-1] / "model")
         shutil.rmtree(arguments[-1] / "model" / "assets.extra")
@@ -180,9 +243,9 @@ def test_a_differing_export_is_refused_and_leaves_nothing(
 
 def test_a_batch_is_compared_in_requests_of_the_size_allowed():
     images = tiny.images(3)
-    asked = comparison.requests(images[:1], images, 2)
+    asked = comparison.requests(images[:1], images, 2, ["cat"])
     sizes = [len(request.inputs.get("image_bytes", ())) for request in asked]
-    assert sizes == [1, 0, 2, 1]
+    assert sizes == [1, 0, 1, 2, 1]
     assert asked[-1].description == "a batch of 1 images"
 
 

@@ -6,11 +6,14 @@ import collections
 import concurrent.futures
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
+
+import numpy.typing as npt
 
 from export.client import retries
 from export.client.errors import ServerError
+from export.client.prompts import Prompts, prompts_of
 from export.client.rest import RestTransport
 from maskx_tf.data.image_formats import BadImageError, upright_file
 from maskx_tf.errors import ImageError, UserError
@@ -22,7 +25,7 @@ Image = TypeVar("Image", bound="str | os.PathLike[str] | bytes")
 class _Transport(Protocol):
     name: str
 
-    def predict(self, image: bytes) -> dict[str, Any]: ...
+    def predict(self, image: bytes, prompts: Prompts | None = None) -> dict[str, Any]: ...
 
     def close(self) -> None: ...
 
@@ -85,13 +88,46 @@ class Client:
           ImageError: it cannot be read, was refused, or got no answer in time.
           ServerError: the server cannot be reached, or has no such model.
         """
+        return self._ask(image, name, None)
+
+    def masks(
+        self,
+        image: str | os.PathLike[str] | bytes,
+        boxes_yxyx: npt.ArrayLike,
+        class_names: str | Sequence[str] = "",
+        name: str = "",
+    ) -> Detections:
+        """Masks of boxes in an image.
+
+        Args:
+          image: as of `detect`.
+          boxes_yxyx: float [N, 4], (y1, x1, y2, x2) in pixels of the upright image; at most 100.
+          class_names: of each box, or of all; "": the class that the model finds most probable.
+          name: as of `detect`.
+
+        Returns:
+          `Detections` in the order of the boxes, whose score is the IoU that the model expects of a
+          mask.
+
+        Raises:
+          UserError: boxes and classes do not fit together.
+          ImageError: as of `detect`, or a box or a class was refused.
+          ServerError: as of `detect`.
+        """
+        return self._ask(image, name, prompts_of(boxes_yxyx, class_names))
+
+    def _ask(
+        self, image: str | os.PathLike[str] | bytes, name: str, prompts: Prompts | None
+    ) -> Detections:
         if isinstance(image, bytes):
             encoded, name = image, name or "image"
         else:
             encoded, name = _read(image), name or os.fspath(image)
         try:
             encoded = upright_file(encoded)
-            outputs = retries.call(lambda: self._transport.predict(encoded), self._max_retries)
+            outputs = retries.call(
+                lambda: self._transport.predict(encoded, prompts), self._max_retries
+            )
         except BadImageError as error:
             raise ImageError(f"{name}: {error}") from None
         except ImageError as error:

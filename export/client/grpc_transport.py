@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from export.client.errors import ServerError, UnavailableError
+from export.client.prompts import SIGNATURE, Prompts
 from export.client.rest import is_loopback
 from maskx_tf.errors import ImageError
 
@@ -58,8 +59,12 @@ class GrpcTransport:
             response_deserializer=predict_pb2.GetModelStatusResponse.FromString,
         )
 
-    def predict(self, image: bytes) -> dict[str, Any]:
+    def predict(self, image: bytes, prompts: Prompts | None = None) -> dict[str, Any]:
         """The outputs for an image file's bytes, as arrays without batch dimension.
+
+        Args:
+          image: the file.
+          prompts: boxes to segment in place of those that the model finds.
 
         Raises:
           UnavailableError: the server cannot be reached, is too busy, or still loads the model.
@@ -71,6 +76,17 @@ class GrpcTransport:
         tensor.dtype = predict_pb2.DT_STRING
         tensor.tensor_shape.dim.add(size=1)
         tensor.string_val.append(image)
+        if prompts:
+            request.model_spec.signature_name = SIGNATURE
+            count = len(prompts.class_names)
+            boxes, names = (request.inputs[name] for name in ("boxes", "class_names"))
+            boxes.dtype, names.dtype = predict_pb2.DT_FLOAT, predict_pb2.DT_STRING
+            for size in (1, count, 4):
+                boxes.tensor_shape.dim.add(size=size)
+            boxes.tensor_content = prompts.boxes_yxyx.astype("<f4").tobytes()
+            for size in (1, count):
+                names.tensor_shape.dim.add(size=size)
+            names.string_val.extend(name.encode() for name in prompts.class_names)
         try:
             response = self._call(request, timeout=self._timeout_s)
             return {key: to_array(value)[0] for key, value in response.outputs.items()}

@@ -13,6 +13,7 @@ import urllib.request
 from typing import Any
 
 from export.client.errors import ServerError, UnavailableError
+from export.client.prompts import SIGNATURE, Prompts
 from maskx_tf.errors import ImageError
 
 
@@ -61,8 +62,12 @@ class RestTransport:
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler(proxies)).open
         self._proxy = proxies.get(parts.scheme, "")
 
-    def predict(self, image: bytes) -> dict[str, Any]:
+    def predict(self, image: bytes, prompts: Prompts | None = None) -> dict[str, Any]:
         """The outputs for an image file's bytes, as lists without batch dimension.
+
+        Args:
+          image: the file.
+          prompts: boxes to segment in place of those that the model finds.
 
         Raises:
           UnavailableError: the server cannot be reached, is too busy, or still loads the model.
@@ -70,10 +75,12 @@ class RestTransport:
           ServerError: it will refuse all.
         """
         encoded = base64.b64encode(image).decode()
-        body = {
-            "signature_name": self._signature_name,
-            "instances": [{"image_bytes": {"b64": encoded}}],
-        }
+        instance: dict[str, Any] = {"image_bytes": {"b64": encoded}}
+        if prompts:
+            instance["boxes"] = prompts.boxes_yxyx.tolist()
+            instance["class_names"] = list(prompts.class_names)
+        signature_name = SIGNATURE if prompts else self._signature_name
+        body = {"signature_name": signature_name, "instances": [instance]}
         request = urllib.request.Request(
             self.name, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )

@@ -19,7 +19,7 @@ from maskx_tf.errors import UserError
 from maskx_tf.inference import inputs, openvino_model
 from maskx_tf.inference.detections import MASK_OUTPUTS, Detections
 from maskx_tf.inference.module import DetectionModule
-from maskx_tf.inference.segmenter import Segmenter
+from maskx_tf.inference.segmenter import ExportedSegmenter, Segmenter
 from maskx_tf.system.literal_paths import literal
 
 _MOST_IMAGES = 4  # of one size, that go through the network together
@@ -28,8 +28,8 @@ _MOST_DECODED = 16  # images in memory at a time
 
 def _no_segmenter() -> Segmenter:
     raise UserError(
-        "An exported model gives masks to the boxes that it finds only; for given boxes, load the "
-        "run or checkpoint that it was exported from."
+        "This export has no signature for given boxes; export the run again as a SavedModel, or "
+        "load the run itself."
     )
 
 
@@ -50,7 +50,7 @@ class Detector:
 
     detect: Callable[[tf.Tensor], Mapping[str, npt.ArrayLike]]
     vocabulary: Vocabulary
-    segmenter: Callable[[], Segmenter] = _no_segmenter
+    segmenter: Callable[[], Segmenter | ExportedSegmenter] = _no_segmenter
     name: str = ""
 
     @property
@@ -147,7 +147,7 @@ class Detector:
 
         Raises:
           UserError: a box has no area in the image, a class is unknown, or the model detects boxes
-            only or is an exported one.
+            only.
           ImageError: as of `__call__`.
         """
         segmenter = self.segmenter()
@@ -205,6 +205,10 @@ def load_export(path: str) -> Detector:
         return Detector(openvino_model.load(directory, vocabulary), vocabulary, name=path)
     loaded = tf.saved_model.load(literal(directory))
     # A signature does not keep its variables alive; the closure does, through `loaded`.
+    prompts = loaded.signatures.get("box_prompts")
     return Detector(
-        lambda images: loaded.signatures["image_tensor"](images=images), vocabulary, name=path
+        lambda images: loaded.signatures["image_tensor"](images=images),
+        vocabulary,
+        (lambda: ExportedSegmenter(prompts, vocabulary)) if prompts else _no_segmenter,
+        path,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,13 @@ import tensorflow as tf
 
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import preprocessing
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.data.decoding import reason
+from maskx_tf.errors import UserError
 from maskx_tf.inference.detections import Detections
 from maskx_tf.ops.boxes import mask_windows
 
-_MOST_BOXES = 100  # at a time; more would only cost memory
+MOST_BOXES = 100  # at a time; more would only cost memory
 
 
 class Segmenter:
@@ -59,8 +63,8 @@ class Segmenter:
         probabilities = [np.zeros([0, self._mask_size, self._mask_size], np.float32)]
         if len(boxes_yxyx):
             features, scale = self._pyramid(tf.constant(image))
-        for start in range(0, len(boxes_yxyx), _MOST_BOXES):
-            part = slice(start, start + _MOST_BOXES)
+        for start in range(0, len(boxes_yxyx), MOST_BOXES):
+            part = slice(start, start + MOST_BOXES)
             boxes = tf.constant(boxes_yxyx[part], tf.float32)
             classes = tf.constant(class_ids[part], tf.int32)
             probabilities.append(self._masks(features, boxes, classes, scale).numpy())
@@ -68,7 +72,7 @@ class Segmenter:
         windows = mask_windows(boxes_yxyx, self._mask_roi_scale).numpy()
         return Detections(
             boxes_yxyx=boxes_yxyx,
-            scores=expected_iou(masks),
+            scores=expected_iou(masks).numpy(),
             class_ids=class_ids,
             class_names=np.array(self._vocabulary.names)[class_ids - 1],
             category_ids=np.array(self._vocabulary.external_ids)[class_ids - 1],
@@ -82,15 +86,57 @@ class Segmenter:
         )
 
 
-def expected_iou(probabilities: np.ndarray) -> np.ndarray:
-    """How good masks are by the model's own account: [N, m, m] in [0, 1] -> [N] in [0, 1].
+class ExportedSegmenter:
+    """An exported model that gives masks to boxes.
+
+    Args:
+      signature: the SavedModel's `box_prompts`, see `module.DetectionModule`.
+      vocabulary: its classes.
+    """
+
+    def __init__(self, signature: Callable[..., dict[str, tf.Tensor]], vocabulary: Vocabulary):
+        self._signature, self._vocabulary = signature, vocabulary
+
+    def segment(
+        self, image: np.ndarray, boxes_yxyx: np.ndarray, class_ids: np.ndarray, **others: Any
+    ) -> Detections:
+        """As `Segmenter.segment`, with masks uint8, 255 times the probability.
+
+        Raises:
+          UserError: the export refuses the image or a box.
+        """
+        names = np.array(self._vocabulary.names, object)[class_ids - 1]
+        parts = []
+        for start in range(0, max(len(boxes_yxyx), 1), MOST_BOXES):
+            part = slice(start, start + MOST_BOXES)
+            try:
+                outputs = self._signature(
+                    image_bytes=tf.io.encode_png(image, compression=1)[None],
+                    boxes=tf.constant(boxes_yxyx[None, part], tf.float32),
+                    class_names=tf.constant(names[None, part], tf.string),
+                )
+            except tf.errors.InvalidArgumentError as error:
+                raise UserError(f"The exported model refuses this: {reason(error)}") from None
+            parts.append({key: value.numpy()[0] for key, value in outputs.items()})
+        joined: dict[str, Any] = {
+            key: np.concatenate([part[key] for part in parts])
+            for key in parts[0]
+            if key not in ("num_detections", "image_size")
+        }
+        joined |= {"num_detections": len(boxes_yxyx), "image_size": parts[0]["image_size"]}
+        category_ids = np.array(self._vocabulary.external_ids)[class_ids - 1]
+        return Detections.from_outputs(joined, category_ids=category_ids, image=image, **others)
+
+
+def expected_iou(probabilities: tf.Tensor | np.ndarray) -> tf.Tensor:
+    """How good masks are by the model's own account: [..., m, m] in [0, 1] -> float64 [...].
 
     The mask is where p >= 0.5. Were the probabilities right, its intersection with the true mask
     would be, in the mean, the sum of p over it, and their union its area and the sum of p over the
     rest. The score is the ratio of the two: 1 for a mask without doubt, and 0 for an empty one.
     """
-    probabilities = probabilities.astype(np.float64)
+    probabilities = tf.cast(probabilities, tf.float64)
     inside = probabilities >= 0.5
-    intersection = np.where(inside, probabilities, 0).sum(axis=(1, 2))
-    union = np.where(inside, 1, probabilities).sum(axis=(1, 2))
-    return np.divide(intersection, union, out=np.zeros(len(union)), where=union > 0)
+    intersection = tf.reduce_sum(tf.where(inside, probabilities, 0.0), axis=[-2, -1])
+    union = tf.reduce_sum(tf.where(inside, tf.ones_like(probabilities), probabilities), [-2, -1])
+    return tf.math.divide_no_nan(intersection, union)
