@@ -909,6 +909,56 @@ FAULTS = (
         "delay = FIRST_DELAY_S * attempt",
         "test_client.py::TestErrors::test_pauses_double_up_to_a_limit",
     ),
+    # Folders of other tools, results of others, the best checkpoint
+    Fault(
+        "yolo_box_from_its_centre",
+        "tf_records/folders/yolo.py",
+        "shapes.pixels(x - w / 2, width)",
+        "shapes.pixels(x, width)",
+        "test_folders.py::test_yolo_boxes_and_polygons_in_one_file_beside_images_without_objects",
+    ),
+    Fault(
+        "label_lost_without_a_word",
+        "tf_records/folders/yolo.py",
+        'item.lose("label_class_unknown", place)',
+        "pass",
+        "test_folders_fuzz.py::test_mutations[30-yolo]",
+    ),
+    Fault(
+        "voc_counts_from_1_always",
+        "tf_records/folders/voc.py",
+        "return 0, \"VOC's own files",
+        "return 1, \"VOC's own files",
+        "test_folders.py::test_voc_counts_pixels_from_1_in_its_own_files_alone",
+    ),
+    Fault(
+        "brush_reads_red_for_alpha",
+        "tf_records/folders/brush.py",
+        "[..., 3]",
+        "[..., :3].min(axis=-1) + 1",
+        "test_folders.py::test_records_of_one_data_set_in_five_formats_are_equal_to_the_byte",
+    ),
+    Fault(
+        "xml_expands_entities",
+        "tf_records/folders/xml_file.py",
+        "    parser.StartDoctypeDeclHandler = _refuse\n",
+        "",
+        "test_folders.py::test_xml_that_is_damaged_or_has_entities_is_refused",
+    ),
+    Fault(
+        "last_of_equal_checkpoints_is_best",
+        "maskx_tf/checkpoints/best.py",
+        "key=lambda step: (-values[step], step)",
+        "key=lambda step: (-values[step], -step)",
+        "test_best_checkpoint.py::test_the_first_of_the_best_is_kept",
+    ),
+    Fault(
+        "what_sees_no_class_is_given_one",
+        "maskx_tf/evaluation/results_file.py",
+        "rows[int(of_object.argmax())]",
+        "rows[int(of_object.argmin())]",
+        "test_results_file.py::test_what_sees_no_class_gets_one_mask_for_a_torn_pair",
+    ),
 )
 
 

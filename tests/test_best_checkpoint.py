@@ -41,7 +41,7 @@ def contents(directory):
     return {path.name: path.read_bytes() for path in pathlib.Path(directory).iterdir()}
 
 
-def test_the_first_of_the_best_is_kept_whatever_becomes_of_the_run_s_own(tmp_path):
+def test_the_first_of_the_best_is_kept(tmp_path):
     config = make_run(tmp_path / "run")
     for step in (1, 2, 3, 4):
         evaluate(config, step)

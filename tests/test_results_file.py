@@ -88,6 +88,7 @@ def test_what_sees_no_class_gets_one_mask_for_a_torn_pair(data, tmp_path):
     of_pair = found["mask_given_boxes"]["all"]
     assert of_pair["shared"] == pytest.approx(2 / 3)
     assert of_pair["IoU_shared"] == pytest.approx(0.5)
+    assert of_pair["IoU"] == pytest.approx(2 / 3)  # the others have the mask of their own box
     assert of_pair["IoU_shared"] <= of_pair["ceiling_shared"]
     assert found["mask_given_boxes"]["A"]["IoU"] == pytest.approx(1)
     assert "box " not in done.stdout.partition("mask, boxes given")[0]
