@@ -23,8 +23,9 @@ from tensorflow.python.profiler import model_analyzer, option_builder
 
 from benchmarks import cases, models, peers, timing
 from export.saved_model import Options, write
+from maskx_tf.assembly import rebuilt
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.model import MaskXRCNN, rebuilt
+from maskx_tf.model import MaskXRCNN
 from maskx_tf.system import cli
 
 SAVED_MODEL = "maskx_tf, SavedModel"

@@ -1,7 +1,8 @@
 """Models of full size with random weights, for measurements that need no training."""
 
+from maskx_tf.assembly import build_model
 from maskx_tf.config import Config
-from maskx_tf.model import MaskXRCNN, build_model
+from maskx_tf.model import MaskXRCNN
 
 # Factor on what each residual block adds. With the initial 1 features grow with depth beyond what
 # trained networks have, and so do rounding errors.

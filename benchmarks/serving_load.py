@@ -39,9 +39,9 @@ from PIL import Image
 from benchmarks.serving_clients import Grpc, LocalServer, Rest
 from export import saved_model
 from maskx_tf import config
+from maskx_tf.assembly import build_model
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.model import build_model
 from maskx_tf.system import cli
 
 RETRY_AFTER_S = 1.0  # as the server asks of those it refuses

@@ -11,10 +11,11 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints import LoadedModel, save_new
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.model import build_model, trained_variables
+from maskx_tf.model import trained_variables
 from maskx_tf.objective import training_losses
 from maskx_tf.training.optimizer import build_optimizer
 

@@ -17,11 +17,11 @@ from absl import flags
 from export import saved_model, serving_files
 from export.saved_model import Options
 from maskx_tf import checkpoints
+from maskx_tf.assembly import rebuilt
 from maskx_tf.data import decoding
 from maskx_tf.errors import UserError
 from maskx_tf.inference import image_bytes, openvino_model
 from maskx_tf.inference.batching import Batching
-from maskx_tf.model import rebuilt
 from maskx_tf.system import cli, files
 from maskx_tf.system.interruption import Interruption
 

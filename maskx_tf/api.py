@@ -13,13 +13,14 @@ import numpy as np
 import tensorflow as tf
 
 from maskx_tf import training
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints.listing import resolved
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import checkpoint as scoring
 from maskx_tf.inference import mask_post as post
 from maskx_tf.inference.detector import Detector, is_export, load_checkpoint, load_export
-from maskx_tf.model import MaskXRCNN, build_model
+from maskx_tf.model import MaskXRCNN
 from maskx_tf.ops import dense_crf
 from maskx_tf.system.interruption import Interrupted
 from maskx_tf.training import devices

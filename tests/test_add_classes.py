@@ -15,6 +15,7 @@ from export import saved_model
 from maskx_tf import add_classes, checkpoints
 from maskx_tf.adding import examples, fit, grow, known, prior, regions
 from maskx_tf.adding.frozen_detector import FrozenDetector
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import pipeline
 from maskx_tf.data.coco import instances
@@ -23,7 +24,6 @@ from maskx_tf.inference import folding
 from maskx_tf.inference.module import DetectionModule
 from maskx_tf.layers.box_head import BoxHead
 from maskx_tf.layers.detections import by_falling_score
-from maskx_tf.model import build_model
 from tests import harness, tiny
 from tf_records import coco
 from tf_records.output import Output

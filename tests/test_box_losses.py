@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf import checkpoints, losses, objective
+from maskx_tf.assembly import build_model
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
-from maskx_tf.model import build_model
 from maskx_tf.objective import MaskExamples
 from maskx_tf.ops import boxes, colors
 from tests import batches, runs

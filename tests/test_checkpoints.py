@@ -10,11 +10,12 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf import checkpoints
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints import model_dir
 from maskx_tf.checkpoints.model_dir import load_set_a
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.model import MASK_PARTS, build_model
+from maskx_tf.model import MASK_PARTS
 from tests import batches
 from tests.harness import thorough
 

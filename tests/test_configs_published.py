@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maskx_tf.assembly import assemble
 from maskx_tf.config import Config
 from maskx_tf.data.classes import named_classes
-from maskx_tf.model import assemble
 from tests.flagfiles import EXPERIMENTS, ROOT, ROWS, SCORE, SHAPES, head_of, on_one_line, parse
 from tests.harness import check_each, thorough
 

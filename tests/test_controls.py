@@ -7,12 +7,13 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf import checkpoints
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints import class_weights
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import controls
 from maskx_tf.layers.weight_transfer import WeightTransfer
-from maskx_tf.model import build_model, variable_key
+from maskx_tf.model import variable_key
 from tests import runs
 
 

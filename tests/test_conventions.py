@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf import objective
+from maskx_tf.assembly import build_model
 from maskx_tf.layers import detections, roi_align
 from maskx_tf.layers.rpn import RPN
-from maskx_tf.model import build_model
 from maskx_tf.ops import anchors, boxes, masks
 from maskx_tf.ops.conventions import CONVENTIONS
 from maskx_tf.ops.mask_targets import mask_targets

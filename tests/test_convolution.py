@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from maskx_tf.assembly import build_model, rebuilt
 from maskx_tf.layers import convolution
 from maskx_tf.layers.backbone import ConvNorm
-from maskx_tf.model import build_model, rebuilt
 from maskx_tf.objective import training_losses
 from maskx_tf.ops import winograd
 from tests.batches import NUM_CLASSES, random_features, random_labels, tiny_config

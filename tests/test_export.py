@@ -12,11 +12,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from export import command, comparison, saved_model, versions
 from maskx_tf import checkpoints
+from maskx_tf.assembly import rebuilt
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.inference import detector
 from maskx_tf.inference.batching import Batching
-from maskx_tf.model import rebuilt
 from maskx_tf.ops import masks as mask_ops
 from tests import commands, exports, harness, tiny
 

@@ -9,11 +9,11 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from maskx_tf import checkpoints
+from maskx_tf.assembly import build_model
 from maskx_tf.data.records import manifest as manifest_lib
 from maskx_tf.data.records import schema as records_lib
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation.segmentation import Segment, by_grabcut, by_shape
-from maskx_tf.model import build_model
 from maskx_tf.ops import grabcut, masks
 from tests import commands, harness, tiny
 from tf_records import coco, describe, verify

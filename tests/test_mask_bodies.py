@@ -7,6 +7,7 @@ from official.projects.deepmac_maskrcnn.modeling.heads import hourglass_network 
 
 import maskx_tf as mx
 from maskx_tf import checkpoints, training
+from maskx_tf.assembly import build_model
 from maskx_tf.errors import UserError
 from maskx_tf.layers import choices
 from maskx_tf.layers.backbone import ConvNorm, ResidualBlock
@@ -16,7 +17,6 @@ from maskx_tf.layers.mask_bodies.fcn import FCN
 from maskx_tf.layers.mask_bodies.gcn import GCN
 from maskx_tf.layers.mask_bodies.mlp import MLP
 from maskx_tf.layers.mask_head import MaskHead
-from maskx_tf.model import build_model
 from maskx_tf.objective import training_losses
 from tests import batches, flagfiles, runs, whole_way
 from tests.harness import thorough

@@ -6,13 +6,13 @@ import tensorflow as tf
 
 import maskx_tf as mx
 from maskx_tf import training
+from maskx_tf.assembly import build_model
 from maskx_tf.errors import UserError
 from maskx_tf.frozen import training as feature_cache
 from maskx_tf.layers.conv_box_head import ConvBoxHead
 from maskx_tf.layers.mask_bodies.fcn import FCN
 from maskx_tf.layers.mask_branches import class_prior, with_coordinates
 from maskx_tf.layers.mask_head import MaskHead
-from maskx_tf.model import build_model
 from tests import batches, runs, whole_way
 from tests.layer_check import randomize
 

@@ -5,12 +5,13 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf import losses, objective
+from maskx_tf.assembly import build_model
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.evaluation.coco import CocoEvaluator
 from maskx_tf.frozen import training as feature_cache
 from maskx_tf.inference.detections import Detections
-from maskx_tf.model import build_model, variable_key
+from maskx_tf.model import variable_key
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.ops.mask_targets import mask_ious, object_areas
 from tests import batches, runs, stub_server, whole_way

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maskx_tf.assembly import build_model
 from maskx_tf.errors import UserError
 from maskx_tf.inference import folding
-from maskx_tf.model import build_model
 from tests import batches, tiny
 
 CONFIG = batches.tiny_config(score_threshold=0.05, max_detections=20, pixel_std=(57.0, 57.0, 57.0))

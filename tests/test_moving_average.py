@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf import checkpoints
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.model import build_model, variable_key
+from maskx_tf.model import variable_key
 from maskx_tf.training import validation
 from maskx_tf.training.moving_average import MovingAverage
 from tests import batches

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf import losses, objective
-from maskx_tf.model import build_model
+from maskx_tf.assembly import build_model
 from maskx_tf.objective import loss_terms, training_losses, trim_objects
 from tests import batches, oracles
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from maskx_tf.model import build_model, trained_variables
+from maskx_tf.assembly import build_model
+from maskx_tf.model import trained_variables
 from maskx_tf.training import parameter_table
 from tests import batches
 

@@ -9,13 +9,14 @@ import tensorflow as tf
 from export import saved_model
 from maskx_tf import checkpoints, objective, training
 from maskx_tf.adding import grow
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints import class_weights
 from maskx_tf.errors import UserError
 from maskx_tf.layers.box_head import DELTA_WEIGHTS as BOX_DELTAS
 from maskx_tf.layers.box_head import BoxHead
 from maskx_tf.layers.mask_bodies.fcn import FCN
 from maskx_tf.layers.mask_head import MaskHead
-from maskx_tf.model import build_model, trained_variables, variable_key
+from maskx_tf.model import trained_variables, variable_key
 from maskx_tf.objective import loss_terms, shares, training_losses
 from maskx_tf.training import parameter_table
 from tests import batches, runs

@@ -10,6 +10,7 @@ import tensorflow as tf
 import maskx_tf as mx
 from maskx_tf import checkpoints, objective
 from maskx_tf.adding import grow
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.errors import UserError
 from maskx_tf.frozen import training as feature_cache
@@ -17,7 +18,7 @@ from maskx_tf.inference import folding
 from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.layers.point_head import FineFeatures
 from maskx_tf.layers.roi_align import multilevel_roi_align, roi_align
-from maskx_tf.model import MaskXRCNN, build_model, trained_variables, variable_key
+from maskx_tf.model import MaskXRCNN, trained_variables, variable_key
 from maskx_tf.ops import points
 from maskx_tf.ops.conventions import CONVENTIONS
 from maskx_tf.ops.mask_targets import mask_targets, point_targets

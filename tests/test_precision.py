@@ -6,8 +6,8 @@ import tensorflow as tf
 import tf_keras
 
 from maskx_tf import checkpoints
+from maskx_tf.assembly import build_model
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.model import build_model
 from maskx_tf.objective import training_losses
 from maskx_tf.training.optimizer import build_optimizer
 from maskx_tf.training.steps import Trainer

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maskx_tf.assembly import build_model
 from maskx_tf.layers import choices
 from maskx_tf.layers.roi_align import roi_align
 from maskx_tf.layers.roi_pooling import roi_pool, roi_warp
-from maskx_tf.model import build_model
 from maskx_tf.objective import training_losses
 from tests import batches
 from tests.harness import thorough

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maskx_tf.assembly import build_model
 from maskx_tf.errors import UserError
-from maskx_tf.model import build_model
 from maskx_tf.training.diagnosis import BadStep, causes_of
 from maskx_tf.training.optimizer import build_optimizer
 from maskx_tf.training.step_guard import StepGuard, is_stop

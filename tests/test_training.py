@@ -12,12 +12,13 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf import checkpoints, training
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints.model_dir import holds_averages
 from maskx_tf.data.classes import Vocabulary, read_names
 from maskx_tf.data.records.manifest import Manifest
 from maskx_tf.errors import UserError
 from maskx_tf.layers import roi_align
-from maskx_tf.model import build_model, trained_variables
+from maskx_tf.model import trained_variables
 from maskx_tf.training import devices, loop, scaling
 from maskx_tf.training.optimizer import build_optimizer
 from maskx_tf.training.steps import Trainer

@@ -16,9 +16,9 @@ from official.vision.ops import preprocess_ops
 
 from maskx_tf import checkpoints
 from maskx_tf import config as config_lib
+from maskx_tf.assembly import build_model
 from maskx_tf.errors import UserError
 from maskx_tf.layers.backbone import EPSILON
-from maskx_tf.model import build_model
 from maskx_tf.training import run
 from maskx_tf.weights import imagenet
 from tests import harness, tiny

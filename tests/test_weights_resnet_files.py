@@ -13,9 +13,9 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf import config as config_lib
+from maskx_tf.assembly import build_model
 from maskx_tf.errors import UserError
 from maskx_tf.layers import backbone
-from maskx_tf.model import build_model
 from maskx_tf.weights import caffe2, imagenet, onnx_resnet, torch_files
 from tests import harness, tiny
 

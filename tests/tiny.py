@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from maskx_tf.assembly import build_model
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.model import MaskXRCNN, build_model
+from maskx_tf.model import MaskXRCNN
 
 VOCABULARY = Vocabulary(("ant", "bee", "cat", "dog"), (1, 3, 4, 7))
 SET_A = (1, 3)

@@ -14,13 +14,13 @@ import tensorflow as tf
 
 from export import comparison, versions
 from export.openvino_ir import network, quantization
+from maskx_tf.assembly import rebuilt
 from maskx_tf.config import Config
 from maskx_tf.data import preprocessing
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.inference import detector, folding, openvino_model
 from maskx_tf.inference.module import DetectionModule
-from maskx_tf.model import rebuilt
 
 # Of images that need no resizing, which OpenVINO rounds differently in one pixel of 2,000.
 TOLERANCE = comparison.Tolerance(boxes=1e-2, scores=1e-4, masks=2)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from maskx_tf.adding.fit import Rows
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints import CLASS_ROWS, LoadedModel
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.model import build_model, variable_key
+from maskx_tf.model import variable_key
 
 
 def check(loaded: LoadedModel) -> None:

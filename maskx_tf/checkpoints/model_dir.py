@@ -13,11 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from maskx_tf import config as config_lib
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints.listing import latest, resolved
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary, read_names
 from maskx_tf.errors import UserError
-from maskx_tf.model import MaskXRCNN, build_model, trained_variables, variable_key
+from maskx_tf.model import MaskXRCNN, trained_variables, variable_key
 from maskx_tf.system.files import require_writable, write_atomically
 from maskx_tf.system.literal_paths import literal
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from maskx_tf import checkpoints
 from maskx_tf import config as config_lib
+from maskx_tf.assembly import rebuilt
 from maskx_tf.config import Config
 from maskx_tf.data import classes
 from maskx_tf.data.classes import Vocabulary
@@ -22,7 +23,7 @@ from maskx_tf.evaluation import error_page as error_pages
 from maskx_tf.evaluation.ground_truth import ground_truth_from_json
 from maskx_tf.evaluation.record_images import RecordImages
 from maskx_tf.evaluation.segmentation import Segment, by_crf, by_grabcut, by_shape
-from maskx_tf.model import MaskXRCNN, rebuilt
+from maskx_tf.model import MaskXRCNN
 from maskx_tf.ops import dense_crf
 
 MASKS = ("model", "grabcut", "box", "ellipse")  # what segments the detected boxes

@@ -1,8 +1,8 @@
 """The layers that an option chooses by name: where each is, and what `config` has to know of it.
 
 A new one is a file of its own and a line here. It takes its options as parameters of their names:
-`filters` of a mask body is --mask_filters, see `model.assemble`. Nothing here imports TensorFlow,
-so that options are checked, and `--help` answers, at once.
+`filters` of a mask body is --mask_filters, see `assembly.assemble`. Nothing here imports
+TensorFlow, so that options are checked, and `--help` answers, at once.
 """
 
 import importlib

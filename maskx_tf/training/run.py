@@ -10,6 +10,7 @@ import tf_keras
 
 from maskx_tf import checkpoints, objective
 from maskx_tf import config as config_lib
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints import LoadedModel, class_weights, resuming
 from maskx_tf.checkpoints.listing import latest
 from maskx_tf.checkpoints.model_dir import holds_averages
@@ -23,7 +24,6 @@ from maskx_tf.data.records.reader import reading_errors
 from maskx_tf.data.word_vectors import class_vectors
 from maskx_tf.errors import UserError
 from maskx_tf.frozen import training as feature_cache
-from maskx_tf.model import build_model
 from maskx_tf.system.interruption import Interruption
 from maskx_tf.training import devices, loop, parameter_table, tensorboard_hparams
 from maskx_tf.training.agreement import Agreement

@@ -14,11 +14,12 @@ from absl import flags
 
 from maskx_tf import checkpoints
 from maskx_tf import config as config_lib
+from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.config import Config
 from maskx_tf.data.classes import COCO, Vocabulary, load_mask_classes
 from maskx_tf.errors import UserError
-from maskx_tf.model import build_model, variable_key
+from maskx_tf.model import variable_key
 from maskx_tf.system import files
 from maskx_tf.weights import architecture, caffe2
 from maskx_tf.weights.blobs import Blobs, assign
