@@ -105,9 +105,13 @@ def test_the_files_of_a_version(exported):
     assert "detection_masks" in (path / "assets" / "SERVING.md").read_text()
 
 
-def test_an_operator_without_a_counterpart_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--box_roi_op=pool cannot be exported for OpenVINO"):
-        version.require_supported(tiny.config(box_roi_op="pool"))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("box_roi_op", "pool"), ("point_head", "agnostic"), ("mask_scoring", "transfer")],
+)
+def test_what_has_no_counterpart_is_refused(name, value):
+    with pytest.raises(UserError, match=f"--{name}={value} cannot be exported for OpenVINO"):
+        version.require_supported(tiny.config(**{name: value}))
 
 
 @pytest.mark.thorough
