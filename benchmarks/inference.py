@@ -7,9 +7,10 @@ Both have random weights, R-50-FPN, a box head of two fully connected layers, 1,
 both keep their 100 best boxes: neither saves work. --detections adds ours with fewer, as most
 images have: it makes no masks for empty places, while Model Garden always makes 100. They run in
 turns in one process; ours also by stage (each contains those before it), and as the exported
-SavedModel, also with direct convolutions. With --peak, also the arithmetic that the plain formulas
-of each stage ask for, and its share of what the machine reaches on matrix products: above 100 %,
-an algorithm needed less.
+SavedModel, also with direct convolutions, and with --openvino as OpenVINO exports. --only takes
+some of them, by parts of their names; ratios are to the first. With --peak, also the arithmetic
+that the plain formulas of each stage ask for, and its share of what the machine reaches on matrix
+products: above 100 %, an algorithm needed less.
 """
 
 import pathlib
@@ -21,7 +22,7 @@ import tensorflow as tf
 from absl import flags
 from tensorflow.python.profiler import model_analyzer, option_builder
 
-from benchmarks import cases, models, peers, timing
+from benchmarks import cases, models, openvino_models, peers, timing
 from export.saved_model import Options, write
 from maskx_tf.assembly import rebuilt
 from maskx_tf.data.classes import Vocabulary
@@ -29,6 +30,7 @@ from maskx_tf.model import MaskXRCNN
 from maskx_tf.system import cli
 
 SAVED_MODEL = "maskx_tf, SavedModel"
+OPENVINO = "maskx_tf, OpenVINO"
 
 
 def stages(model: MaskXRCNN, height: int, width: int) -> dict[str, tf.types.experimental.Callable]:
@@ -82,27 +84,40 @@ def peer(height: int, width: int, num_classes: int):
     return lambda: detect(image)
 
 
-def compare(height: int, width: int, num_classes: int) -> None:
-    model = models.random_model(models.configuration(height, width), num_classes)
+def contenders_of(model: MaskXRCNN, height: int, width: int, num_classes: int) -> dict:
+    """What makes a run of each contender, by its name; Model Garden first."""
     pixels = np.random.default_rng(0).uniform(0, 255, [1, height, width, 3])
     image = tf.constant(pixels, tf.float32)
-    graphs = stages(model, height, width)
-    contenders = {name: lambda run=run: run(image) for name, run in graphs.items()}
-    name = "Model Garden {}x{}".format(*peers.config(num_classes, height, width).input_size)
-    contenders[name] = peer(height, width, num_classes)
-    contenders[SAVED_MODEL] = exported(height, width, num_classes)
-    direct = exported(height, width, num_classes, convolutions="direct")
-    contenders[f"{SAVED_MODEL}, direct convolutions"] = direct
+    size = height, width, num_classes
+    garden = "Model Garden {}x{}".format(*peers.config(num_classes, height, width).input_size)
+    made: dict = {garden: lambda: peer(*size)}
+    for name, run in stages(model, height, width).items():
+        made[name] = lambda run=run: lambda: run(image)
+    variants: dict[str, dict] = {"": {}, ", direct convolutions": {"convolutions": "direct"}}
     for count in map(int, flags.FLAGS.detections):
-        fewer = exported(height, width, num_classes, max_detections=count)
-        contenders[f"{SAVED_MODEL}, {count} detections"] = fewer
+        variants[f", {count} detections"] = {"max_detections": count}
     if flags.FLAGS.bfloat16:
-        half = exported(height, width, num_classes, precision="bfloat16")
-        contenders[f"{SAVED_MODEL}, bfloat16"] = half
+        variants[", bfloat16"] = {"precision": "bfloat16"}
+    for name, changes in variants.items():
+        made[SAVED_MODEL + name] = lambda changes=changes: exported(*size, **changes)
+    for form in flags.FLAGS.openvino:
+        made[f"{OPENVINO}, {form}"] = lambda form=form: openvino_models.exported(*size, form)
+    return made
+
+
+def compare(height: int, width: int, num_classes: int) -> None:
+    model = models.random_model(models.configuration(height, width), num_classes)
+    made = contenders_of(model, height, width, num_classes)
+    if flags.FLAGS.only:
+        made = {
+            name: make for part in flags.FLAGS.only for name, make in made.items() if part in name
+        }
+    contenders = {name: make() for name, make in made.items()}
     timings = timing.in_turns(contenders, flags.FLAGS.turns)
     print(f"\n{height}x{width}, {num_classes} classes, {flags.FLAGS.turns} turns")
-    print(timing.table(timings, name), flush=True)
-    if flags.FLAGS.peak:
+    print(timing.table(timings, next(iter(timings))), flush=True)
+    graphs = stages(model, height, width)
+    if flags.FLAGS.peak and graphs.keys() <= timings.keys():
         plain = rebuilt(model, model.config.replace(convolutions="direct"))
         work = gflop(plain, stages(plain, height, width))
         _print_shares(list(graphs), work, [timings[stage].median for stage in graphs])
@@ -161,6 +176,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("turns", 7, "Turns of each contender.", lower_bound=1)
     flags.DEFINE_list("detections", ["30"], "Also measure ours with so many detections.")
     flags.DEFINE_boolean("bfloat16", False, "Also measure an export in bfloat16.")
+    flags.DEFINE_list("openvino", [], "Also measure OpenVINO exports: float32, bfloat16, int8.")
+    flags.DEFINE_list("only", [], "Parts of the names of the contenders to measure; empty: all.")
     flags.DEFINE_boolean("peak", True, "Also say what share of the machine's peak is reached.")
     flags.DEFINE_boolean("memory", False, "Also measure the memory of each, in new processes.")
     cli.run(lambda: cases.run(compare))

@@ -891,7 +891,7 @@ FAULTS = (
     Fault(
         "version_half_copied_is_served",
         "export/serving/versions.py",
-        ' and (path / "saved_model.pb").is_file()',
+        "\n        and any((path / name).is_file() for name in VERSION_FILES)",
         "",
         "test_server_versions.py::test_a_version_counts_when_it_is_complete",
     ),

@@ -8,6 +8,8 @@ import pytest
 import tensorflow as tf
 
 from export import comparison
+from export.serving import server
+from export.serving.errors import ServingError
 from maskx_tf.errors import UserError
 from maskx_tf.inference import detector
 from tests import commands, exports, tiny
@@ -105,6 +107,30 @@ def test_the_files_of_a_version(exported):
     assert "detection_masks" in (path / "assets" / "SERVING.md").read_text()
 
 
+@pytest.mark.thorough
+def test_the_local_server_answers_as_the_detector(exported):
+    path = exported / "export" / "1"
+    servable = server.load(str(path), (0, 0))
+    assert servable.signature("").outputs.keys() == {*servable.signature("image_tensor").outputs}
+    files = [tf.io.encode_png(image).numpy() for image in images()[:2]]  # of two sizes
+    answer = servable.run("", {"image_bytes": np.array(files, object)})
+    detect = detector.load_export(str(path)).detect
+    for row, image in enumerate(images()[:2]):
+        for key, value in detect(image[None]).items():
+            np.testing.assert_array_equal(answer[key][row], value[0])
+            assert tf.as_dtype(servable.signature("").outputs[key].dtype) == value.dtype or (
+                value.dtype == object
+            )
+    few = servable.run("image_tensor", {"images": images()[0][None]}, output_filter=["image_size"])
+    assert {key: value.tolist() for key, value in few.items()} == {"image_size": [[64, 96]]}
+    none = servable.run("", {"image_bytes": np.zeros([0], object)})
+    assert {key: value.shape for key, value in none.items()} == {
+        key: (0, *value.shape[1:]) for key, value in answer.items()
+    }
+    with pytest.raises(ServingError, match="not a JPEG"):
+        servable.run("", {"image_bytes": np.array([b"<html>"], object)})
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("box_roi_op", "pool"), ("point_head", "agnostic"), ("mask_scoring", "transfer")],
@@ -131,13 +157,11 @@ def test_a_differing_export_is_refused_and_leaves_nothing(exported, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_int8_leaves_the_last_layers_in_float(monkeypatch):
+def test_int8_leaves_the_last_layers_in_float():
     pytest.importorskip("nncf")
     config = tiny.config()
     graph = version.convert(tiny.model(config), config, tiny.VOCABULARY, tiny.SET_A)
-    pictures = list(enumerate(images()))
-    monkeypatch.setattr(quantization.exported, "images", lambda *arguments: pictures)
-    quantized = quantization.quantize(graph, ["records"])
+    quantized = quantization.quantize(graph, images())
     is_float = {
         operation.get_friendly_name(): operation.input_value(0).get_node().get_type_name()
         != "FakeQuantize"

@@ -205,11 +205,16 @@ class _Builder:
                 (rois,) = apply(f"{stage.name}/refine", stage.refine, *moved)
                 self.end_at(rois)
         groups = [self.select(group, features, logits, rois, valid, frame) for group in head.groups]
-        if len(groups) == 1:
-            return groups[0]
-        every = [ops.concat(list(values), 1).output(0) for values in zip(*groups, strict=True)]
-        _, order = operations.largest(_Detected(*every).scores, self.config.max_detections)
-        return _Detected(*(operations.take(values, order) for values in every))
+        found, most = groups[0], self.config.max_detections
+        if len(groups) > 1:
+            every = [ops.concat(list(values), 1).output(0) for values in zip(*groups, strict=True)]
+            _, order = operations.largest(_Detected(*every).scores, most)
+            found = _Detected(*(operations.take(values, order) for values in every))
+        return _Detected(
+            operations.with_sides(found.boxes_yxyx, most, 4),
+            operations.with_sides(found.scores, most),
+            operations.with_sides(found.classes, most),
+        )
 
     def select(
         self, group: range, features, stage_logits: Sequence[ov.Output], rois, valid, frame: _Frame
@@ -259,14 +264,10 @@ class _Builder:
             if conventions.decode_in_original:
                 decoded *= tf.tile(scale, [1, 2])[:, None]
             padding = [[0, 0], [0, most - tf.shape(scores)[1]]]
-            decoded = tf.pad(tf.where(present[..., None], decoded, 0.0), [*padding, [0, 0]])
-            scores = tf.pad(tf.where(present, scores, 0.0), padding)
-            classes = tf.pad(tf.where(present, classes, 0), padding)
-            shape = [None, most]
             return (
-                tf.ensure_shape(decoded, [*shape, 4]),
-                tf.ensure_shape(scores, shape),
-                tf.ensure_shape(classes, shape),
+                tf.pad(tf.where(present[..., None], decoded, 0.0), [*padding, [0, 0]]),
+                tf.pad(tf.where(present, scores, 0.0), padding),
+                tf.pad(tf.where(present, classes, 0), padding),
             )
 
         chosen = (operations.take(decoded, best), scores, operations.take(classes, best))
@@ -340,7 +341,10 @@ class _Builder:
         values = apply(
             "outputs", run, frame.image_size, frame.scale, found.boxes_yxyx, found.classes
         )
-        return dict(zip(names, values, strict=True)) | {
+        outputs = dict(zip(names, values, strict=True))
+        for name in {"detection_boxes", "detection_mask_windows"} & outputs.keys():
+            outputs[name] = operations.with_sides(outputs[name], self.config.max_detections, 4)
+        return outputs | {
             "detection_scores": found.scores,
             "detection_classes": found.classes,
             "image_size": frame.image_size,

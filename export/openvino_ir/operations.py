@@ -101,6 +101,12 @@ def take(values: ov.Output, places: ov.Output) -> ov.Output:
     return ops.gather(values, places, constant(1, np.int32), batch_dims=1).output(0)
 
 
+def with_sides(values: ov.Output, *sides: int) -> ov.Output:
+    """Values [B, ...] whose other sides are known: the model's outputs tell clients of them."""
+    shape = constant([0, *sides], np.int32)
+    return ops.reshape(values, shape, special_zero=True).output(0)
+
+
 def suppress(boxes_yxyx: ov.Output, scores: ov.Output, iou: float, least: float) -> ov.Output:
     """NMS of each row of boxes.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import openvino as ov
 
 from export.openvino_ir.network import Graph
@@ -30,14 +31,14 @@ def require() -> Any:
     return nncf
 
 
-def quantize(graph: Graph, records: Sequence[str]) -> ov.Model:
+def quantize(graph: Graph, images: Sequence[np.ndarray]) -> ov.Model:
     """The graph with convolutions and fully connected layers in int8.
 
     The last layers of the heads, and masks' products with the kernels of T, stay in float32.
 
     Args:
       graph: of `network.detector`.
-      records: whose images activations are measured on, at most `MOST_IMAGES` of them.
+      images: uint8 RGB [H, W, 3], on which activations are measured.
     """
     nncf = require()
     products = [
@@ -46,15 +47,19 @@ def quantize(graph: Graph, records: Sequence[str]) -> ov.Model:
         if operation.get_type_name() in ("Convolution", "MatMul")
     ]
     kept = [name for name in products if not name.startswith(_LAYERS)]
-    pictures = [pixels[None] for _, pixels in exported.images(records, MOST_IMAGES)]
     nncf.set_log_level("ERROR")
     return nncf.quantize(
         graph.model,
-        nncf.Dataset(pictures),
+        nncf.Dataset([image[None] for image in images]),
         ignored_scope=nncf.IgnoredScope(names=sorted({*kept, *graph.last_layers})),
         target_device=nncf.TargetDevice.CPU,
-        subset_size=len(pictures),
+        subset_size=len(images),
     )
+
+
+def calibration_images(records: Sequence[str]) -> list[np.ndarray]:
+    """The first `MOST_IMAGES` images of records, uint8 RGB [H, W, 3]."""
+    return [pixels for _, pixels in exported.images(records, MOST_IMAGES)]
 
 
 def compare(

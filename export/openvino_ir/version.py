@@ -100,14 +100,15 @@ def export(
         graph = convert(model, config, vocabulary, mask_class_ids)
         what = (config, vocabulary, mask_class_ids)
         write(graph.model, *what, directory, model_name)
-        detect = openvino_model.load(directory, vocabulary)
+        detect = openvino_model.OpenVINOModel(directory, vocabulary)
         for number, (batch, wanted) in enumerate(zip(batches, expected, strict=True), start=1):
             _compare(detect(batch), wanted, config, f"request {number} of {len(batches)}")
         table = ""
         if int8:
             directory = directory.with_name("int8")
-            write(quantization.quantize(graph, int8.records), *what, directory, model_name)
-            pair = (detect, openvino_model.load(directory, vocabulary))
+            pictures = quantization.calibration_images(int8.records)
+            write(quantization.quantize(graph, pictures), *what, directory, model_name)
+            pair = (detect, openvino_model.OpenVINOModel(directory, vocabulary))
             before, after = (detector.Detector(one, vocabulary) for one in pair)
             table = quantization.compare(before, after, int8.records, mask_class_ids, int8.max_drop)
         return str(versions.publish(directory, output_dir)), table

@@ -7,6 +7,7 @@ import pathlib
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from export.serving.versions import VERSION_FILES
 from maskx_tf.errors import UserError
 
 
@@ -51,7 +52,7 @@ def _checked(
         raise ConfigError(f"{model.name!r} cannot be a model's name: it is part of a URL.")
     if not base_path.is_dir():
         raise ConfigError(f"model {model.name}: {base_path} is not a directory.")
-    if (base_path / "saved_model.pb").is_file():
+    if any((base_path / name).is_file() for name in VERSION_FILES):
         raise ConfigError(
             f"model {model.name}: {base_path} is one version; give the directory above it, "
             f"{base_path.resolve().parent}."

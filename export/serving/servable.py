@@ -84,17 +84,21 @@ class Servable:
         signature = self.signature(signature_name)
         _check_inputs(signature, inputs)
         names = _outputs(signature, output_filter)
-        feeds = {signature.inputs[name].name: array for name, array in inputs.items()}
-        fetches = {name: signature.outputs[name].name for name in names}
-        remaining_s = deadline - time.monotonic()
-        if remaining_s <= 0:
-            raise ServingError(Code.DEADLINE_EXCEEDED, "the deadline passed before the model ran")
-        timeout_ms = 0 if remaining_s > 1e6 else max(1, int(1000 * remaining_s))  # 0: none
+        remaining_s(deadline)
         try:
-            options = tf.compat.v1.RunOptions(timeout_in_ms=timeout_ms)
-            return self._session.run(fetches, feeds, options)
+            return self._run(signature, inputs, names, deadline)
         except tf.errors.OpError as error:
             raise errors.from_tensorflow(error) from None
+
+    def _run(
+        self, signature, inputs: Mapping[str, np.ndarray], names: list[str], deadline: float
+    ) -> dict[str, np.ndarray]:
+        feeds = {signature.inputs[name].name: array for name, array in inputs.items()}
+        fetches = {name: signature.outputs[name].name for name in names}
+        left_s = remaining_s(deadline)
+        timeout_ms = 0 if left_s > 1e6 else max(1, int(1000 * left_s))  # 0: none
+        options = tf.compat.v1.RunOptions(timeout_in_ms=timeout_ms)
+        return self._session.run(fetches, feeds, options)
 
     def warm_up(self) -> int:
         """Runs the recorded requests of `assets.extra`; returns how many there were.
@@ -115,6 +119,14 @@ class Servable:
     def close(self) -> None:
         """Frees the model's memory; nothing may be running."""
         self._session.close()
+
+
+def remaining_s(deadline: float) -> float:
+    """Seconds until `time.monotonic()` is at the deadline; ServingError if it is."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise ServingError(Code.DEADLINE_EXCEEDED, "the deadline passed before the model ran")
+    return left
 
 
 def _check_inputs(signature, inputs: Mapping[str, np.ndarray]) -> None:

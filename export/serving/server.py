@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import pathlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -26,10 +27,12 @@ from aiohttp import web
 from export.serving import grpc_api, model_config, rest
 from export.serving.core import Core, Options
 from export.serving.metrics import Metrics
+from export.serving.openvino_servable import OpenVINOServable
 from export.serving.poller import Poller
 from export.serving.servable import Servable
 from export.serving.versions import Model
 from maskx_tf.errors import UserError
+from maskx_tf.inference import openvino_model
 from maskx_tf.system import cli
 
 NOTICE = (
@@ -84,6 +87,13 @@ def define_flags() -> None:
     )
 
 
+def load(path: str, threads: tuple[int, int]) -> Servable:
+    """A version, of TensorFlow or OpenVINO; threads (inter, intra) as of `Servable`."""
+    if (pathlib.Path(path) / openvino_model.MODEL_FILE).is_file():
+        return OpenVINOServable(path, threads[1])
+    return Servable(path, threads)
+
+
 class Server:
     """Both protocols, the models behind them, and the way to start and stop them together."""
 
@@ -93,7 +103,7 @@ class Server:
         models = []
         for config in configs:
             gauge = metrics.version.labels(config.name)
-            models.append(Model(config, lambda path: Servable(path, threads), gauge.set))
+            models.append(Model(config, lambda path: load(path, threads), gauge.set))
         self.core = Core(models, options, metrics)
         self.port = self.rest_api_port = 0
         self._poller = Poller(models, options.file_system_poll_wait_seconds)

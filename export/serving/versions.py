@@ -17,6 +17,8 @@ from tensorflow_serving.config import model_server_config_pb2
 from export.serving.errors import Code, ServingError, invalid
 from export.serving.servable import Servable
 
+VERSION_FILES = ("saved_model.pb", "model.xml")  # of TensorFlow and of OpenVINO
+
 
 @dataclasses.dataclass
 class _Version:
@@ -127,7 +129,7 @@ class Model:
         if not paths and not self._warned:
             logging.warning(
                 "%s: nothing to serve under %s yet: it has no directory named with a number that "
-                "holds a saved_model.pb",
+                "holds a saved_model.pb or a model.xml",
                 self.name,
                 self._config.base_path,
             )
@@ -209,7 +211,7 @@ class Model:
 
 
 def find_versions(base_path: str) -> dict[int, pathlib.Path]:
-    """Complete version directories by number: those that hold a `saved_model.pb`."""
+    """Complete version directories by number: those that hold one of `VERSION_FILES`."""
     try:
         with os.scandir(base_path) as entries:
             paths = [pathlib.Path(entry.path) for entry in entries if entry.name.isascii()]
@@ -219,7 +221,9 @@ def find_versions(base_path: str) -> dict[int, pathlib.Path]:
     return {
         int(path.name): path
         for path in paths
-        if path.name.isdecimal() and len(path.name) < 19 and (path / "saved_model.pb").is_file()
+        if path.name.isdecimal()
+        and len(path.name) < 19
+        and any((path / name).is_file() for name in VERSION_FILES)
     }
 
 

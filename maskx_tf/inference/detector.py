@@ -202,7 +202,7 @@ def load_export(path: str) -> Detector:
         )
     vocabulary = Vocabulary.load(classes)
     if (directory / openvino_model.MODEL_FILE).is_file():
-        return Detector(openvino_model.load(directory, vocabulary), vocabulary, name=path)
+        return Detector(openvino_model.OpenVINOModel(directory, vocabulary), vocabulary, name=path)
     loaded = tf.saved_model.load(literal(directory))
     # A signature does not keep its variables alive; the closure does, through `loaded`.
     prompts = loaded.signatures.get("box_prompts")

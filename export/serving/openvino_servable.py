@@ -1,0 +1,93 @@
+"""One loaded version of an OpenVINO export, served as a SavedModel is."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
+
+from export.serving import errors
+from export.serving.servable import DEFAULT_SIGNATURE, Servable, remaining_s
+from maskx_tf.data import decoding
+from maskx_tf.data.classes import Vocabulary
+from maskx_tf.inference import image_bytes, openvino_model
+
+_DTYPES = {  # of the outputs that are not float32
+    "num_detections": tf.int32,
+    "detection_classes": tf.int32,
+    "detection_class_names": tf.string,
+    "detection_masks": tf.uint8,
+    "detection_mask_seen": tf.bool,
+    "image_size": tf.int32,
+}
+_INPUTS = {  # of the signatures
+    DEFAULT_SIGNATURE: ("image_bytes", tf.string, [None]),
+    "image_tensor": ("images", tf.uint8, [None, None, None, 3]),
+}
+
+
+class OpenVINOServable(Servable):
+    """An OpenVINO model that is ready to run, with the signatures of a SavedModel's export.
+
+    Files are decoded here and go through the model one by one, as they may differ in size.
+    """
+
+    def __init__(self, path: str, threads: int = 0):
+        """Loads the model at `path`, to compute in so many threads, 0: OpenVINO's choice."""
+        self._path = pathlib.Path(path)
+        vocabulary = Vocabulary.load(self._path / "assets" / "classes.json")
+        self._model = openvino_model.OpenVINOModel(self._path, vocabulary, threads)
+        self.signatures = {
+            name: _signature(taken, self._model.shapes) for name, taken in _INPUTS.items()
+        }
+
+    def _run(
+        self, signature, inputs: Mapping[str, np.ndarray], names: list[str], deadline: float
+    ) -> dict[str, np.ndarray]:
+        (images,) = inputs.values()
+        if not len(images):
+            outputs = {name: signature.outputs[name] for name in names}
+            return {name: _empty(info) for name, info in outputs.items()}
+        if "images" in inputs:
+            found = self._model(images)
+            return {name: found[name] for name in names}
+        parts = []
+        for encoded in images:
+            remaining_s(deadline)
+            parts.append(self._model(_decode(encoded)[None]))
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def close(self) -> None:
+        """Frees the model's memory; nothing may be running."""
+        del self._model
+
+
+def _decode(encoded: bytes) -> np.ndarray:
+    try:
+        return image_bytes.decode(tf.constant(encoded)).numpy()
+    except tf.errors.OpError as error:
+        raise errors.invalid(decoding.reason(error)) from None
+
+
+def _signature(taken: tuple, shapes: Mapping[str, list]) -> meta_graph_pb2.SignatureDef:
+    signature = meta_graph_pb2.SignatureDef(method_name="tensorflow/serving/predict")
+    signature.inputs[taken[0]].CopyFrom(_tensor_info(*taken))
+    for name, shape in shapes.items():
+        dtype = _DTYPES.get(name, tf.float32)
+        signature.outputs[name].CopyFrom(_tensor_info(name, dtype, shape))
+    return signature
+
+
+def _empty(info: meta_graph_pb2.TensorInfo) -> np.ndarray:
+    """An output for no image."""
+    shape = [max(dim.size, 0) for dim in info.tensor_shape.dim]
+    return np.zeros([0, *shape[1:]], tf.as_dtype(info.dtype).as_numpy_dtype)
+
+
+def _tensor_info(name: str, dtype: tf.DType, shape: list) -> meta_graph_pb2.TensorInfo:
+    return meta_graph_pb2.TensorInfo(
+        name=name, dtype=dtype.as_datatype_enum, tensor_shape=tf.TensorShape(shape).as_proto()
+    )
