@@ -19,7 +19,7 @@ from absl import flags
 
 from maskx_tf.checkpoints import latest_checkpoint
 from maskx_tf.errors import ImageError, UserError
-from maskx_tf.inference import mask_post
+from maskx_tf.inference import mask_post, tiles
 from maskx_tf.inference.detector import Detector, load_checkpoint, load_export
 from maskx_tf.inference.image_files import find_images, image_ids, left_out, overlay_paths
 from maskx_tf.ops import dense_crf
@@ -36,6 +36,14 @@ def define_flags() -> None:
     flags.DEFINE_string("saved_model", "", "Exported model to predict with instead.")
     flags.DEFINE_float("score_threshold", 0.5, "Detections below this score are not drawn.")
     flags.DEFINE_string("annotations", "", "COCO json that gives the image ids by file name.")
+    flags.DEFINE_integer(
+        "tile",
+        0,
+        "Side in pixels of overlapping tiles that large images are looked at in; 0: the whole "
+        "image at once.",
+        lower_bound=0,
+    )
+    flags.DEFINE_float("overlap", 0.25, "Share of a side that neighbouring tiles have in common.")
     mask_post.define_flags()
 
 
@@ -47,6 +55,8 @@ def predict(
     score_threshold: float,
     model: Sequence[str | int] = (),
     crf: dense_crf.Parameters | None = None,
+    tile: int = 0,
+    overlap: float = 0.25,
 ) -> list[str]:
     """Writes detections.json and the overlays of image files; shows a progress bar.
 
@@ -62,6 +72,8 @@ def predict(
       score_threshold: detections below this score are written but not drawn.
       model: tells the weights from others: results of others are not gone on with.
       crf: refines the masks.
+      tile: side of the tiles that images are looked at in; 0: the whole image at once.
+      overlap: of tiles, see `inference.tiles`.
 
     Returns:
       One line for each image that could not be read.
@@ -72,6 +84,8 @@ def predict(
     targets = overlay_paths(paths, output_dir / "overlays")
     output = output_dir / "detections.json"
     task = {"model": list(model), "score_threshold": score_threshold, "crf": crf and list(crf)}
+    if tile:
+        task |= {"tile": tile, "overlap": overlap}
     problems = []
     with contextlib.closing(
         Journal(output.with_name(f"{output.name}.journal"), task, lambda result: result["image"])
@@ -89,7 +103,10 @@ def predict(
                 if tuple(image) in drawn and target.exists():
                     continue
                 try:
-                    detections = detector(path, min_score=0)
+                    if tile:
+                        detections = detector.tiled(path, tile, overlap, min_score=0)
+                    else:
+                        detections = detector(path, min_score=0)
                 except ImageError as error:
                     problems.append(str(error))
                     continue
@@ -139,6 +156,7 @@ def main() -> None:
     paths = find_images(values.images)
     crf = mask_post.from_flags(values)
     ids = image_ids(paths, values.annotations)
+    tiles.check(values.tile or 1, values.overlap)
     if text := left_out(values.images):
         print(text, file=sys.stderr)
     path = values.saved_model or latest_checkpoint(values.model_dir)
@@ -146,7 +164,15 @@ def main() -> None:
     output_dir = pathlib.Path(values.output_dir)
     with Interruption().handled():
         problems = predict(
-            detector, paths, ids, output_dir, values.score_threshold, _model(path), crf
+            detector,
+            paths,
+            ids,
+            output_dir,
+            values.score_threshold,
+            _model(path),
+            crf,
+            values.tile,
+            values.overlap,
         )
     print(f"written: {output_dir / 'detections.json'} and {output_dir / 'overlays'}/")
     if problems:

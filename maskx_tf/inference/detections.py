@@ -69,18 +69,18 @@ class Detection:
 
     def mask(self, threshold: float = 0.5) -> np.ndarray:
         """The mask in the image, uint8 {0, 1} [height, width]; pasting as of `ops.masks`."""
-        region, top, left = self._region(threshold)
+        region, top, left = self.region(threshold)
         image = np.zeros(self.image_size, np.uint8)
         image[top : top + region.shape[0], left : left + region.shape[1]] = region
         return image
 
     def rle(self, threshold: float = 0.5) -> mask_ops.Rle:
         """The mask as COCO's compressed run-length code."""
-        return mask_ops.encode_region(*self._region(threshold), *self.image_size)
+        return mask_ops.encode_region(*self.region(threshold), *self.image_size)
 
     def polygons(self, threshold: float = 0.5) -> list[list[float]]:
         """The mask's exact outline as COCO polygons [x1, y1, x2, y2, …]; see `ops.polygons`."""
-        return polygons.outline(*self._region(threshold))
+        return polygons.outline(*self.region(threshold))
 
     @property
     def box_xywh(self) -> tuple[float, float, float, float]:
@@ -97,7 +97,8 @@ class Detection:
             )
         return self.box_mask / 255.0 if self.box_mask.dtype == np.uint8 else self.box_mask
 
-    def _region(self, threshold: float) -> tuple[np.ndarray, int, int]:
+    def region(self, threshold: float = 0.5) -> tuple[np.ndarray, int, int]:
+        """The mask's pixels, uint8 {0, 1} [h, w], and where they start: top, left."""
         return mask_ops.paste_region(
             self.probabilities(),
             self.mask_window_yxyx or self.box_yxyx,

@@ -16,7 +16,7 @@ import tensorflow as tf
 from maskx_tf import checkpoints
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.inference import inputs, openvino_model
+from maskx_tf.inference import inputs, openvino_model, tiles
 from maskx_tf.inference.detections import MASK_OUTPUTS, Detections
 from maskx_tf.inference.module import DetectionModule
 from maskx_tf.inference.segmenter import ExportedSegmenter, Segmenter
@@ -101,6 +101,31 @@ class Detector:
                 image = source if isinstance(source, str | os.PathLike | bytes) else pixels
                 results.append(self._finished(detections, min_score, name, image))
         return results
+
+    def tiled(
+        self,
+        image: inputs.Image,
+        tile: int = 1024,
+        overlap: float = 0.25,
+        min_score: float = 0.5,
+        max_pixels: int = inputs.MAX_TILED_PIXELS,
+    ) -> Detections:
+        """The objects in a large image, found in overlapping tiles and made whole.
+
+        Args:
+          image: as of `__call__`.
+          tile: side of the tiles in pixels.
+          overlap: share of a side that neighbours have in common at least; see `tiles.detect`.
+          min_score: as of `__call__`.
+          max_pixels: files of more are refused.
+
+        Raises:
+          ImageError: as of `__call__`.
+          UserError: there are no such tiles.
+        """
+        name, pixels = inputs.read_image(image, max_pixels)
+        detections = tiles.detect(self._detect, pixels, tile, overlap)
+        return self._finished(detections, min_score, name, pixels)
 
     def _detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """All that is found in images uint8 [H, W, 3]; those of one size share batches."""

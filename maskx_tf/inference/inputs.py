@@ -22,9 +22,15 @@ from maskx_tf.inference import image_bytes
 # The path of an image file, its bytes, a picture of Pillow, or uint8 RGB [H, W, 3].
 Image = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
 
+MAX_TILED_PIXELS = 200_000_000  # of files that are looked at tile by tile
 
-def read_image(image: Image) -> tuple[str, np.ndarray]:
+
+def read_image(image: Image, max_pixels: int = image_bytes.MAX_PIXELS) -> tuple[str, np.ndarray]:
     """The name of an image ("" if it has none) and its pixels, uint8 RGB [H, W, 3], upright.
+
+    Args:
+      image: as above.
+      max_pixels: files of more are refused before they are decoded.
 
     Raises:
       ImageError: it cannot be read, or is of another kind.
@@ -32,19 +38,19 @@ def read_image(image: Image) -> tuple[str, np.ndarray]:
     if isinstance(image, str | os.PathLike):
         name = os.fspath(image)
         try:
-            return name, _decode(pathlib.Path(image).read_bytes(), name)
+            return name, _decode(pathlib.Path(image).read_bytes(), name, max_pixels)
         except OSError as error:
             raise ImageError(f"{name} cannot be read: {error.strerror}.") from None
     if isinstance(image, bytes):
-        return "", _decode(image, "image")
+        return "", _decode(image, "image", max_pixels)
     if isinstance(image, PIL.Image.Image):
         return getattr(image, "filename", ""), to_rgb(PIL.ImageOps.exif_transpose(image))
     return "", _pixels(image)
 
 
-def _decode(encoded: bytes, name: str) -> np.ndarray:
+def _decode(encoded: bytes, name: str, max_pixels: int) -> np.ndarray:
     try:
-        return image_bytes.decode(tf.constant(upright_file(encoded))).numpy()
+        return image_bytes.decode(tf.constant(upright_file(encoded)), max_pixels).numpy()
     except BadImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except (tf.errors.OpError, ValueError) as error:
