@@ -116,8 +116,12 @@ def export(
 
 def require_supported(config: Config) -> None:
     """A UserError where the graph has no counterpart in OpenVINO."""
-    supported = {"box_roi_op": "align", "mask_roi_op": "align"}
-    supported |= {"point_head": "none", "mask_scoring": "none"}
+    supported = {
+        "box_roi_op": "align",
+        "mask_roi_op": "align",
+        "point_head": "none",
+        "mask_scoring": "none",
+    }
     for name, value in supported.items():
         if getattr(config, name) != value:
             raise UserError(
