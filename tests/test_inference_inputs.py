@@ -205,7 +205,7 @@ class TestClasses:
 
 
 def test_an_exported_model_says_that_it_takes_no_boxes(detector):
-    with pytest.raises(UserError, match="exported model.*load the run or checkpoint"):
+    with pytest.raises(UserError, match="no signature for given boxes.*load the run"):
         detector.masks(array(), [[0, 0, 5, 5]], "cat")
 
 

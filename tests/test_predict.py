@@ -238,6 +238,17 @@ def test_what_is_done_is_kept_when_it_breaks_off(folder, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "detections.json").read_text()) == found
 
 
+def test_images_are_looked_at_in_tiles(folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        Detector, "tiled", lambda self, path, *tiles, **_: asked.append(tiles) or self(path, 0)
+    )
+    for tile in (0, 40):
+        paths = [folder / "a.png"]
+        predict.predict(fake_detector(), paths, [0], tmp_path, 0.5, tile=tile, overlap=0.5)
+    assert asked == [(40, 0.5)]
+
+
 class TestGoingOn:
     """Of a prediction that was killed, which no handler sees: its journal is left."""
 
@@ -346,6 +357,8 @@ def use(monkeypatch, tmp_path):
             saved_model="",
             annotations="",
             score_threshold=0.5,
+            tile=0,
+            overlap=0.25,
             **NO_MASK_POST,
         )
         monkeypatch.setattr(flags, "FLAGS", values)
@@ -435,6 +448,8 @@ def test_evaluate_checks_its_output_first(run_dir, tmp_path, monkeypatch):
         "model_dir": str(run_dir),
         "masks": "model",
         "kernels": "own",
+        "results": "",
+        "given_box_results": "",
     } | NO_MASK_POST
     monkeypatch.setattr(checkpoints, "load_model", None)
     for output, message in (
