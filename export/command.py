@@ -27,6 +27,7 @@ from maskx_tf.system.interruption import Interruption
 
 # What an OpenVINO model has no use for: its images come decoded, in batches.
 SAVED_MODEL_ONLY = (
+    "batching",
     "allowed_batch_sizes",
     "batch_timeout_micros",
     "num_batch_threads",
@@ -48,6 +49,13 @@ def define_flags() -> None:
     flags.DEFINE_string("output_dir", "", "Directory for the versions 1, 2, 3, …")
     flags.DEFINE_list("images", [], "Images to check the export on, besides random ones.")
     flags.DEFINE_string("model_name", default.model_name, "Name in SERVING.md's commands.")
+    flags.DEFINE_enum(
+        "batching",
+        "graph",
+        ["graph", "none"],
+        "graph: the graph forms batches of concurrent requests; none: it does not, and has no "
+        "operation that converters and other runtimes do not know.",
+    )
     flags.DEFINE_list("allowed_batch_sizes", sizes, "Batch sizes; a batch is padded to the next.")
     flags.DEFINE_integer(
         "batch_timeout_micros", batching.timeout_us, "Microseconds a request waits for others."
@@ -158,7 +166,8 @@ def _options(values) -> Options:
         values.num_batch_threads,
         values.max_enqueued_batches,
     )
-    return Options(values.model_name, batching, values.max_pixels, values.rle)
+    shared = values.batching == "graph"
+    return Options(values.model_name, batching, shared, values.max_pixels, values.rle)
 
 
 def _read_image(path: str, max_pixels: int) -> np.ndarray:

@@ -30,12 +30,15 @@ class Options:
     Attributes:
       model_name: in the commands of SERVING.md and the warm-up requests.
       batching: how the graph forms batches.
+      shared_batches: whether it does: by an operation (BatchFunction) that other runtimes and
+        converters do not know. If not, the images of a request are a batch.
       max_pixels: encoded images with more are refused.
       rle: whether COCO run-length codes are among the outputs.
     """
 
     model_name: str = "maskx"
     batching: Batching = dataclasses.field(default_factory=Batching)
+    shared_batches: bool = True
     max_pixels: int = image_bytes.MAX_PIXELS
     rle: bool = False
 
@@ -96,7 +99,14 @@ def export(
     with versions.unfinished(output_dir) as saved:
         outputs = write(model, config, vocabulary, mask_class_ids, options, saved.parent)
         warmup.write(saved, options.model_name, batching, batch[0], batch[-1])
-        serving_files.write(saved, options.model_name, batching, options.max_pixels, outputs)
+        serving_files.write(
+            saved,
+            options.model_name,
+            batching,
+            options.max_pixels,
+            outputs,
+            options.shared_batches,
+        )
         comparison.compare(str(saved), asked, expected, config.precision)
         return str(versions.publish(saved, output_dir))
 
@@ -122,7 +132,7 @@ def write(
         config,
         vocabulary,
         mask_class_ids,
-        options.batching,
+        options.batching if options.shared_batches else None,
         options.max_pixels,
         options.rle,
     )

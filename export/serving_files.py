@@ -73,16 +73,22 @@ in training. `assets/classes.json` lists the classes.
 
 - Images of more than $max_pixels pixels are refused from their header, before they are decoded.
 - An image that cannot be decoded fails its own request only (INVALID_ARGUMENT, HTTP 400), but that
-  request as a whole. A request may have at most $most_images images; one with more is refused
-  (INVALID_ARGUMENT) before any of them is decoded.
-- The graph forms batches of up to $largest images (sizes $sizes; a request waits
-  $timeout_us µs for others). If more than $max_enqueued batches wait: UNAVAILABLE (HTTP 503).
+  request as a whole.$batches
 - gRPC clients take answers of up to 4 MB unless told otherwise; those for some tens of images are
   larger. Open the channel with `grpc.max_receive_message_length` = -1, as maskx's client does.
-- Do not pass `--enable_batching`; `batching_parameters.txt` explains why.
+- Do not pass `--enable_batching`: it would merge requests before their images are decoded.
 - `tf_serving_warmup_requests` has requests for each batch size. Loading takes as long as answering
   them.
 """)
+
+_BATCHES = string.Template("""\
+ A request may have at most $most_images images; one with more is refused
+  (INVALID_ARGUMENT) before any of them is decoded.
+- The graph forms batches of up to $largest images (sizes $sizes; a request waits
+  $timeout_us µs for others). If more than $max_enqueued batches wait: UNAVAILABLE (HTTP 503).""")
+_NO_BATCHES = """\
+ The images of a request are one batch, which takes a canvas of
+  memory for each; requests do not share batches (--batching=none)."""
 
 
 def batching_parameters(batching: Batching) -> str:
@@ -103,8 +109,9 @@ def write(
     batching: Batching,
     max_pixels: int,
     outputs: dict[str, str],
+    shared_batches: bool = True,
 ) -> None:
-    """Writes assets.extra/SERVING.md and assets.extra/batching_parameters.txt.
+    """Writes assets.extra/SERVING.md and, with `shared_batches`, batching_parameters.txt beside it.
 
     Args:
       directory: the SavedModel.
@@ -112,20 +119,26 @@ def write(
       batching: how the graph forms batches.
       max_pixels: of an image.
       outputs: name -> type and shape.
+      shared_batches: whether it forms any.
     """
     extra = directory / DIRECTORY
     extra.mkdir(exist_ok=True)
-    (extra / "batching_parameters.txt").write_text(batching_parameters(batching))
+    batches = _NO_BATCHES
+    if shared_batches:
+        (extra / "batching_parameters.txt").write_text(batching_parameters(batching))
+        batches = _BATCHES.substitute(
+            largest=batching.allowed_sizes[-1],
+            sizes=", ".join(map(str, batching.allowed_sizes)),
+            timeout_us=batching.timeout_us,
+            max_enqueued=batching.max_enqueued,
+            most_images=batching.most_rows,
+        )
     width = max(len(name) for name in outputs)
     lines = [f"    {name:{width}}  {text}" for name, text in outputs.items()]
     text = _SERVING.substitute(
         model_name=model_name,
         outputs="\n".join(lines),
         max_pixels=f"{max_pixels:,}",
-        largest=batching.allowed_sizes[-1],
-        sizes=", ".join(map(str, batching.allowed_sizes)),
-        timeout_us=batching.timeout_us,
-        max_enqueued=batching.max_enqueued,
-        most_images=batching.most_rows,
+        batches=batches,
     )
     (extra / "SERVING.md").write_text(text)

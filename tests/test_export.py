@@ -249,6 +249,26 @@ def test_a_batch_is_compared_in_requests_of_the_size_allowed():
     assert asked[-1].description == "a batch of 1 images"
 
 
+@pytest.mark.thorough
+def test_an_export_without_batching_has_no_batch_function(tmp_path):
+    config = tiny.config()
+    operations = {}
+    for shared in (True, False):
+        directory = tmp_path / str(shared)
+        directory.mkdir()
+        options = saved_model.Options(shared_batches=shared)
+        arguments = tiny.model(config), config, tiny.VOCABULARY, tiny.SET_A, options, directory
+        saved_model.write(*arguments)
+        graph = saved_model_pb2.SavedModel.FromString(
+            (directory / "model" / "saved_model.pb").read_bytes()
+        ).meta_graphs[0]
+        functions = graph.graph_def.library.function
+        operations[shared] = {node.op for function in functions for node in function.node_def}
+    assert operations[True] - operations[False] == {"BatchFunction"}
+    detect = tf.saved_model.load(str(tmp_path / "False" / "model")).signatures["image_tensor"]
+    assert detect(images=tf.constant(tiny.images(1)[0][None]))["num_detections"][0] > 0
+
+
 def test_versions_count_up(tmp_path):
     root = tmp_path / "root"
     for name in ("1", "9", "notes"):
@@ -356,7 +376,7 @@ def test_a_wrong_run_length_code_is_noticed():
 )
 def test_wrong_options(flags, text):
     options = command._options(flag_values())
-    assert options == saved_model.Options("maskx", Batching((1, 3), 5, 6, 7), 8, True)
+    assert options == saved_model.Options("maskx", Batching((1, 3), 5, 6, 7), True, 8, True)
     with pytest.raises(UserError, match=text):
         command._options(flag_values(**flags))
 
@@ -372,6 +392,7 @@ def flag_values(**changes):
         "rle": True,
         "format": "saved_model",
         "int8": False,
+        "batching": "graph",
     }
     return types.SimpleNamespace(**values | changes)
 

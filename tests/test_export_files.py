@@ -121,6 +121,14 @@ def test_serving_md(tmp_path):
     assert written == serving_files.batching_parameters(Batching((1, 8), 5, 6, 7))
 
 
+def test_without_shared_batches_the_files_say_so(tmp_path):
+    outputs = {"num_detections": "int32 [B]"}
+    serving_files.write(tmp_path, "fish", Batching(), 9, outputs, shared_batches=False)
+    text = (tmp_path / "assets.extra" / "SERVING.md").read_text()
+    assert "--batching=none" in text and "$" not in text.replace("$PWD", "").replace("$(", "")
+    assert not (tmp_path / "assets.extra" / "batching_parameters.txt").exists()
+
+
 def test_warmup_images_are_what_the_signature_takes(tmp_path):
     """JPEG files: not arrays, which REST and gRPC clients of this signature cannot send."""
     pair = np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4, 3), np.uint8)
