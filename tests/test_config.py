@@ -77,6 +77,8 @@ def values_of(field: dataclasses.Field) -> st.SearchStrategy:
     if field.name == "mask_source_weights":
         one_each = st.sampled_from(["human:1", "maskx_tf:0.5", "my, own: tool:0"])
         return st.lists(one_each, unique=True).map(tuple)
+    if field.name == "cascade_ious":
+        return st.sampled_from([(), (0.5, 0.5), (0.5, 0.6, 0.7)])
     if field.name == "mask_branches":
         return st.lists(st.sampled_from(["coords", "cam"]), unique=True).map(tuple)
     least = {"pixel_mean": 3, "pixel_std": 3, "anchor_ratios": 1}.get(field.name, 0)
@@ -94,6 +96,8 @@ def configs(draw) -> Config:
         options["keep_best"] = "box_ap_a"
     if not (options["keep_best"] and options["eval_interval"]):
         options["patience"] = 0
+    if options["cascade_ious"]:
+        options["roi_positive_iou"] = 0.5
     if "cam" in options["mask_branches"]:
         options["box_head"] = "conv"
     if options["pairwise_dilation"] >= options["mask_upsampling"] * options["mask_roi_size"]:

@@ -79,7 +79,9 @@ def test_gpus_are_left_alone_where_they_are_not_asked_for(monkeypatch):
 def test_a_mean_over_rois_weighs_a_replica_by_its_rois(monkeypatch):
     """Of a replica with a quarter of all RoIs; of images each replica has as many."""
     monkeypatch.setattr(replicas, "total", lambda counts: 4.0 * counts)
-    terms = objective.loss_terms(config_lib.Config(loss_projection=1.0, loss_pairwise=1.0))
+    every = {"point_head": "agnostic", "mask_scoring": "agnostic"}
+    config = config_lib.Config(loss_projection=1.0, loss_pairwise=1.0, **every)
+    terms = objective.loss_terms(config)
     assert len(terms) == len(TERMS)
     losses = {term.name: (tf.constant(3.0), tf.constant(2.0)) for term in terms}
     for term, share in zip(terms, objective.shares(losses, terms).values(), strict=True):
