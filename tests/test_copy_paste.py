@@ -124,7 +124,8 @@ def test_the_largest_objects_are_kept():
     assert labels["classes"].tolist() == [2, 3]
 
 
-@pytest.mark.parametrize("sizes", [[(40, 60)] * 6, thorough([(40, 60), (60, 40)] * 3)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("sizes", [[(40, 60)] * 6, [(40, 60), (60, 40)] * 3])
 def test_training_pastes_objects_of_set_a_and_resumes(tmp_path, sizes):
     """Cats have masks in training, dogs do not: a dog is of its own image."""
     annotations = [harness.annotation(i, [3, 4, 20, 10], category_id=1) for i in range(1, 7)]

@@ -19,6 +19,7 @@ from maskx_tf.inference import detector
 from maskx_tf.inference.batching import Batching
 from maskx_tf.ops import masks as mask_ops
 from tests import commands, exports, harness, tiny
+from tests.harness import thorough
 
 IMAGES = tiny.images(20)
 
@@ -141,20 +142,20 @@ def test_predicting_from_the_export_equals_predicting_from_the_checkpoint(export
 class TestBoxPrompts:
     BOXES = np.array([[2.0, 3, 30, 41], [10, 5, 28, 22], [0, 0, 60, 60]])
 
-    def test_masks_are_those_of_the_checkpoint(self, exported):
+    @pytest.mark.parametrize("repeats", [1, thorough(0), thorough(40)])
+    def test_masks_are_those_of_the_checkpoint(self, exported, repeats):
         """Also of more boxes than a request may have, and of none."""
         checkpoint = detector.load_checkpoint(str(exported / "run"))
         export = detector.load_export(str(exported / "export"))
         names = [checkpoint.class_names[i] for i in (0, 3, 2)]
-        for repeats in (0, 1, 40):
-            boxes, classes = np.tile(self.BOXES, [repeats, 1]), names * repeats
-            wanted, found = (m.masks(IMAGES[0], boxes, classes) for m in (checkpoint, export))
-            assert len(found) == 3 * repeats and found.class_names.tolist() == classes
-            np.testing.assert_allclose(found.box_masks / 255, wanted.box_masks, atol=1.1 / 255)
-            np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
-            np.testing.assert_allclose(found.boxes_yxyx, wanted.boxes_yxyx)
-            for name in ("class_ids", "category_ids", "mask_seen", "image_size"):
-                np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
+        boxes, classes = np.tile(self.BOXES, [repeats, 1]), names * repeats
+        wanted, found = (m.masks(IMAGES[0], boxes, classes) for m in (checkpoint, export))
+        assert len(found) == 3 * repeats and found.class_names.tolist() == classes
+        np.testing.assert_allclose(found.box_masks / 255, wanted.box_masks, atol=1.1 / 255)
+        np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
+        np.testing.assert_allclose(found.boxes_yxyx, wanted.boxes_yxyx)
+        for name in ("class_ids", "category_ids", "mask_seen", "image_size"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
 
     def ask(self, signatures, boxes, names, image=IMAGES[0]):
         outputs = signatures["box_prompts"](

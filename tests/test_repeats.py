@@ -79,6 +79,7 @@ def _places(found, paths):
         yield index.Place(paths[shard], index.Frame(int(offset), int(length)))
 
 
+@pytest.mark.thorough
 def test_training_sees_rare_classes_more_often_and_resumes(tmp_path):
     annotations = [
         harness.annotation(i, [3, 4, 20, 10], category_id=2 if i == 4 else 1) for i in range(1, 9)
