@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -152,3 +153,8 @@ def write(
         key: f"{value.dtype.name} {['B', *value.shape[1:]]}".replace("'", "")
         for key, value in outputs.items()
     }
+
+
+if __name__ == "__main__":  # as the command was called before it wrote other formats
+    print("error: the command is maskx export, or python -m export.command.", file=sys.stderr)
+    sys.exit(2)

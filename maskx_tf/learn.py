@@ -227,7 +227,7 @@ def learn(folder: str, places: Places, start: str, recipe: str, record_options: 
     marker = places.root / "exported.json"
     if not marker.is_file() or json.loads(marker.read_text()) != checkpoint:
         subcommand.run(
-            "export.saved_model", f"--model_dir={best}", f"--output_dir={places.root / 'exported'}"
+            "export.command", f"--model_dir={best}", f"--output_dir={places.root / 'exported'}"
         )
         write_atomically(marker, json.dumps(checkpoint) + "\n")
     return report_text(places, train, evaluation, filled)

@@ -68,6 +68,11 @@ def test_the_command_says_what_it_wrote(exported, path):
     assert second.startswith(f"how to serve it: {path}/") and second.endswith("/SERVING.md")
 
 
+def test_the_module_that_was_the_command_names_it():
+    done = commands.in_process("export.saved_model")
+    assert done.returncode == 2 and "maskx export" in done.stderr
+
+
 @pytest.mark.thorough
 def test_clean_process_reproduces_the_model(path, expected, tmp_path):
     """Boxes within 1e-3 px, scores within 1e-5, masks within 1/255, all else equal."""

@@ -127,7 +127,7 @@ def test_the_whole_way_killed_once(records, tmp_path, monkeypatch):
     text = learn.learn(*arguments)
     assert places.options.read_text() == options
     assert called[-4:] == [
-        *("maskx_tf.train", "maskx_tf.evaluate", "maskx_tf.evaluate", "export.saved_model"),
+        *("maskx_tf.train", "maskx_tf.evaluate", "maskx_tf.evaluate", "export.command"),
     ]
     assert (places.root / "exported/1/saved_model.pb").is_file()
     assert "Mean IoU of masks in given boxes" in text and "@best" in text

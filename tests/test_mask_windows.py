@@ -72,7 +72,7 @@ def test_outputs_of_an_export_are_pasted_into_their_windows():
 class Recorder:
     """Takes what an evaluator gets."""
 
-    def add(self, image_id, boxes_yxyx, scores, classes, rles):
+    def add(self, image_id, boxes_yxyx, scores, classes, rles, mask_scores):
         self.boxes, self.rles = boxes_yxyx, rles
 
     def add_given_boxes(self, image_id, boxes_yxyx, classes, rles):

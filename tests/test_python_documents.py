@@ -48,7 +48,8 @@ def place(tmp_path, monkeypatch):
         config = tiny.config(model_dir=run, convolutions="direct", score_threshold=0.01)
         checkpoints.save_run(config, tiny.VOCABULARY, tiny.SET_A)
         tf.train.Checkpoint(model=tiny.model(config)).save(f"{run}/ckpt")
-    Image.fromarray(harness.random_image(240, 320)).save("photo.jpg")
+    for photo in ("photo.jpg", "aerial.tif"):
+        Image.fromarray(harness.random_image(240, 320)).save(photo)
     return tmp_path
 
 
