@@ -62,4 +62,6 @@ def from_tensorflow(error) -> ServingError:
     noise = ("Detected at node", "Node: ")
     kept = [line for line in message.splitlines() if not line.startswith(noise)]
     code = _BY_NUMBER.get(error.error_code, Code.UNKNOWN)
+    if code is Code.DEADLINE_EXCEEDED:  # TensorFlow's words: Timed out waiting for notification
+        kept = ["the deadline passed while the model ran"]
     return ServingError(code, "\n".join(kept).strip() or type(error).__name__)
