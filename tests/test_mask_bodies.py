@@ -335,19 +335,15 @@ def test_every_body_trains_resumes_evaluates_grows_and_is_exported(
 ):
     """On cached features, as without a cache; the export compares itself with the model."""
     side = max(4, choices.MASK_BODIES[body].divisor)
-    config = runs.config(
+    config = whole_way.stage_2(
         shapes_data,
-        tmp_path / "plain",
-        mode="stage2_masks",
-        init_checkpoint=str(stage_1),
+        tmp_path,
+        stage_1,
         mask_body=body,
         mask_roi_size=side,
         mask_filters=4,
         mask_norm="group_norm",
         mask_mlp=side <= 8,
-        train_steps=2,
-        checkpoint_interval=1,
-        score_threshold=0.0,
     )
     whole_way.check(config, shapes_data, tmp_path, str(tmp_path / "cache"), atol=1e-6)
 

@@ -14,9 +14,16 @@ from maskx_tf.inference.detections import Detections
 from maskx_tf.model import variable_key
 from maskx_tf.ops import masks as mask_ops
 from maskx_tf.ops.mask_targets import mask_ious, object_areas
-from tests import batches, runs, stub_server, whole_way
+from tests import batches, stub_server, whole_way
 
 SEED = tf.constant([0, 0])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact_gradients():
+    """As training does, see `devices.make_strategy`."""
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
 
 
 class TestTargets:
@@ -174,16 +181,12 @@ class TestModel:
 @pytest.mark.slow
 def test_it_trains_resumes_evaluates_grows_and_is_exported(shapes_data, stage_1, tmp_path):
     """On cached features, as without a cache; the export compares itself with the model."""
-    config = runs.config(
+    config = whole_way.stage_2(
         shapes_data,
-        tmp_path / "plain",
-        mode="stage2_masks",
-        init_checkpoint=str(stage_1),
+        tmp_path,
+        stage_1,
         mask_scoring="transfer",
         mask_scoring_units=8,
-        train_steps=2,
-        checkpoint_interval=1,
-        score_threshold=0.0,
     )
     whole_way.check(config, shapes_data, tmp_path, str(tmp_path / "cache"), atol=1e-6)
     signatures = tf.saved_model.load(str(tmp_path / "export" / "1")).signatures

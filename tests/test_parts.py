@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export import saved_model
 from maskx_tf import checkpoints, objective, training
 from maskx_tf.adding import grow
 from maskx_tf.assembly import build_model
@@ -19,7 +18,7 @@ from maskx_tf.layers.mask_head import MaskHead
 from maskx_tf.model import trained_variables, variable_key
 from maskx_tf.objective import loss_terms, shares, training_losses
 from maskx_tf.training import parameter_table
-from tests import batches, runs
+from tests import batches, runs, whole_way
 
 CONFIG = batches.tiny_config(mask_mlp=False, score_threshold=0.01)
 SEED = tf.constant([0, 0])
@@ -183,23 +182,13 @@ class TestCascadeOption:
 def test_a_cascade_trains_resumes_evaluates_and_is_exported(tmp_path):
     """In two stages, with cached features; the export compares itself with the model."""
     runs.write_data(tmp_path)
-    options = {"cascade_ious": (0.5, 0.6), "score_threshold": 0.0}
-    options |= {"train_steps": 2, "checkpoint_interval": 1}
-    boxes = runs.config(tmp_path, tmp_path / "boxes", mode="stage1_boxes", **options)
-    training.train(boxes)
-    options |= {"mode": "stage2_masks", "init_checkpoint": str(tmp_path / "boxes")}
-    training.train(runs.config(tmp_path, tmp_path / "plain", **options))
-    options |= {"feature_cache": str(tmp_path / "cache")}
-    cut = runs.config(tmp_path, tmp_path / "run", **options)
-    training.train(cut.replace(train_steps=1))
-    results = training.train(cut.replace(eval_records=(str(tmp_path / "records" / "val"),)))
-    assert np.isfinite(results["mask_given_boxes"]["all"]["AP"])
-    loaded, plain = (checkpoints.load_model(str(tmp_path / name)) for name in ("run", "plain"))
-    for a, b in zip(loaded.model.get_weights(), plain.model.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    cascade = {"cascade_ious": (0.5, 0.6)}
+    detector = tmp_path / "boxes"
+    training.train(runs.config(tmp_path, detector, mode="stage1_boxes", train_steps=2, **cascade))
+    config = whole_way.stage_2(tmp_path, tmp_path, detector, **cascade)
+    whole_way.check(config, tmp_path, tmp_path, str(tmp_path / "cache"), atol=1e-6, grows=False)
     with pytest.raises(UserError, match="--cascade_ious"):
-        grow.check(loaded)
-    saved_model.export(*loaded, str(tmp_path / "export"))
+        grow.check(checkpoints.load_model(str(tmp_path / "run")))
 
 
 def rois_of_last_stage(model):

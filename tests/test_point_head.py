@@ -22,9 +22,16 @@ from maskx_tf.model import MaskXRCNN, trained_variables, variable_key
 from maskx_tf.ops import points
 from maskx_tf.ops.conventions import CONVENTIONS
 from maskx_tf.ops.mask_targets import mask_targets, point_targets
-from tests import batches, runs, tiny, whole_way
+from tests import batches, tiny, whole_way
 
 SEED = tf.constant([0, 0])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exact_gradients():
+    """As training does, see `devices.make_strategy`."""
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
 
 
 def normal(*shape):
@@ -333,17 +340,13 @@ def test_given_boxes_have_refined_masks():
 @pytest.mark.slow
 def test_it_trains_resumes_evaluates_grows_and_is_exported(shapes_data, stage_1, tmp_path):
     """The export compares itself with the model, whose masks are larger than the mask head's."""
-    config = runs.config(
+    config = whole_way.stage_2(
         shapes_data,
-        tmp_path / "plain",
-        mode="stage2_masks",
-        init_checkpoint=str(stage_1),
+        tmp_path,
+        stage_1,
         point_head="transfer",
         point_units=8,
         mask_rois="ground_truth",
-        train_steps=2,
-        checkpoint_interval=1,
-        score_threshold=0.0,
     )
     whole_way.check(config, shapes_data, tmp_path, "", atol=1e-6)
     loaded = tf.saved_model.load(str(tmp_path / "export" / "1"))

@@ -7,10 +7,31 @@ import numpy as np
 from export import saved_model
 from maskx_tf import add_classes, checkpoints, training
 from maskx_tf.config import Config
-from tests import harness
+from tests import harness, runs
 
 
-def check(config: Config, data: pathlib.Path, directory: pathlib.Path, cache: str, atol: float):
+def stage_2(data: pathlib.Path, directory: pathlib.Path, detector: pathlib.Path, **changes):
+    """Options for `check`: masks on a detector, without a threshold of scores."""
+    return runs.config(
+        data,
+        directory / "plain",
+        mode="stage2_masks",
+        init_checkpoint=str(detector),
+        train_steps=2,
+        checkpoint_interval=1,
+        score_threshold=0.0,
+        **changes,
+    )
+
+
+def check(
+    config: Config,
+    data: pathlib.Path,
+    directory: pathlib.Path,
+    cache: str,
+    atol: float,
+    grows: bool = True,
+):
     """Trains, resumes, evaluates, takes a class, is exported; the export compares itself.
 
     Args:
@@ -19,6 +40,7 @@ def check(config: Config, data: pathlib.Path, directory: pathlib.Path, cache: st
       directory: for all that arises.
       cache: --feature_cache of the run that resumes, or "".
       atol: of its weights, against those of the run that was not cut and had no cache.
+      grows: whether it takes a class.
     """
     training.train(config)
     resumed = config.replace(
@@ -32,9 +54,10 @@ def check(config: Config, data: pathlib.Path, directory: pathlib.Path, cache: st
     loaded, plain = (checkpoints.load_model(str(directory / name)) for name in ("run", "plain"))
     for a, b in zip(loaded.model.get_weights(), plain.model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=atol)
-    annotations = [harness.annotation(1, [5, 8, 25, 20], category_id=1, segmentation=[])]
-    boxes, images = harness.write_coco(directory, annotations, sizes=[(40, 60)], names=("emu",))
-    add_classes.add_classes(str(directory / "run"), boxes, images, str(directory / "grown"))
-    grown = checkpoints.load_model(str(directory / "grown"))
-    assert grown.vocabulary.names[-1] == "emu"
-    saved_model.export(*grown, str(directory / "export"))
+    if grows:
+        annotations = [harness.annotation(1, [5, 8, 25, 20], category_id=1, segmentation=[])]
+        boxes, images = harness.write_coco(directory, annotations, sizes=[(40, 60)], names=("emu",))
+        add_classes.add_classes(str(directory / "run"), boxes, images, str(directory / "grown"))
+        loaded = checkpoints.load_model(str(directory / "grown"))
+        assert loaded.vocabulary.names[-1] == "emu"
+    saved_model.export(*loaded, str(directory / "export"))
