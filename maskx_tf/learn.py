@@ -62,6 +62,11 @@ class Places(NamedTuple):
         return self.root / "records" / split
 
 
+def _with_masks(train: Manifest) -> list[str]:
+    """Set A: the classes that have masks to train on."""
+    return [name for name, (_, masks) in train.class_counts.items() if masks]
+
+
 def options_text(places: Places, train: Manifest, val: Manifest, start: str, recipe: str) -> str:
     """The flagfile of the training: every line follows from the data or the start.
 
@@ -75,7 +80,7 @@ def options_text(places: Places, train: Manifest, val: Manifest, start: str, rec
     Raises:
       UserError: no object to train on has a mask, or `start` is no run.
     """
-    with_masks = [name for name, (_, masks) in train.class_counts.items() if masks]
+    with_masks = _with_masks(train)
     if not with_masks:
         raise UserError(
             f"None of the {train.num_objects} objects in {places.records('train')} has a mask: "
@@ -214,8 +219,8 @@ def learn(folder: str, places: Places, start: str, recipe: str, record_options: 
         print(f"\n{places.options} is there, and used as it is.")
     else:
         text = options_text(places, train, val, start, recipe)
-        with_masks = [name for name, (_, masks) in train.class_counts.items() if masks]
-        write_atomically(places.root / "set_a.txt", "".join(f"{name}\n" for name in with_masks))
+        set_a = "".join(f"{name}\n" for name in _with_masks(train))
+        write_atomically(places.root / "set_a.txt", set_a)
         write_atomically(places.options, text)
         print(f"\n{places.options}:\n{text}")
     config_lib.read_flagfile(str(places.options))  # refuses what cannot be
@@ -288,6 +293,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    if sys.argv[1:] and not sys.argv[1].startswith("-"):
-        sys.argv[1] = f"--folder={sys.argv[1]}"
+    sys.argv = cli.first_to_flag(sys.argv, "folder")
     cli.run(main)

@@ -217,13 +217,7 @@ def main() -> None:
         print_losses(content)
 
 
-def folder_to_flag(argv: Sequence[str]) -> list[str]:
-    """The command line with `--folder` for the one argument that belongs to no flag."""
-    return [*argv[:1], *(f"--folder={a}" if i == 0 and not a.startswith("-") else a
-                         for i, a in enumerate(argv[1:]))]  # fmt: skip
-
-
 if __name__ == "__main__":
     define_flags()
-    sys.argv = folder_to_flag(sys.argv)
+    sys.argv = cli.first_to_flag(sys.argv, "folder")
     cli.run(main)

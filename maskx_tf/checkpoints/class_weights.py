@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,12 +27,11 @@ def read(path: str, kind: str = "cls+box") -> np.ndarray:
       float32 [K, D] in the order of the vocabulary, without background.
     """
     reader = tf.train.load_checkpoint(literal(latest_checkpoint(path)))
-    names = reader.get_variable_to_shape_map()
-    stages = itertools.takewhile(
-        lambda name: _KEY.format(name, "cls") in names, map(box_head_name, itertools.count(2))
-    )
-    *_, last = box_head_name(1), *stages
-    rows = [reader.get_tensor(_KEY.format(last, part))[1:] for part in kind.split("+")]
+    stage = 1
+    while reader.has_tensor(_KEY.format(box_head_name(stage + 1), "cls")):
+        stage += 1
+    keys = [_KEY.format(box_head_name(stage), part) for part in kind.split("+")]
+    rows = [reader.get_tensor(key)[1:] for key in keys]
     return np.concatenate([row.reshape(len(row), -1) for row in rows], axis=1)
 
 

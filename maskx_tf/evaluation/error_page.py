@@ -195,12 +195,11 @@ def _draw(
     scale = min(1.0, _SIDE_PX / max(image.shape[:2]))
     if scale < 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    boxes = scale * np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
-    boxes_yxyx = np.concatenate([boxes[:, 1::-1], boxes[:, 1::-1] + boxes[:, :1:-1]], axis=1)
+    corners = [(y, x, y + height, x + width) for x, y, width, height in (r["bbox"] for r in rows)]
     scores = [row["score"] for row in rows] if rows and "score" in rows[0] else None
     return visualize.draw_detections(
         image,
-        boxes_yxyx,
+        scale * np.array(corners, np.float64).reshape(-1, 4),
         [row["category_id"] for row in rows],
         [row.get("segmentation") or None for row in rows],
         names,

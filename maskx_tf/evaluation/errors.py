@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools import mask as mask_lib
 
+from maskx_tf.evaluation.operating_point import MIN_IOU
+
 CLASS, BOX, MASK, BOTH = "class", "box", "mask", "both"
 DUPLICATE, BACKGROUND, MISSED = "duplicate", "background", "missed"
 KINDS = {
@@ -26,7 +28,7 @@ KINDS = {
     BACKGROUND: "where no object is",
     MISSED: "objects that no detection is near",
 }
-MIN_IOU = 0.5  # of a right detection with its object
+_PLACES = {kind: place for place, kind in enumerate(KINDS)}
 BACKGROUND_IOU = 0.1  # up to which a detection is of no object
 MAX_DETECTIONS = 100  # of an image, all classes together
 _RECALLS = np.linspace(0.0, 1.0, 101)  # as COCO has them
@@ -87,9 +89,8 @@ class Analysis:
             if no other detection has the object, other detections are gone, missed objects do not
             count.
         """
-        kinds = list(KINDS)
         class_id, score, counts, is_right, kind, mended_class = self._rows.T
-        mended = np.isin(kind, [kinds.index(name) for name in mend])
+        mended = np.isin(kind, [_PLACES[name] for name in mend])
         keep = np.where(mended, mended_class > 0, counts > 0)
         classes, is_right = np.where(mended, mended_class, class_id), (is_right > 0) | mended
         gone = self.missed if MISSED in mend else Counter[int]()
@@ -225,8 +226,8 @@ class _Image:
                 # Of several that would take an object, the first has the highest score.
                 mended = 0 if self.is_claimed[place] else obj["category_id"]
                 self.is_claimed[place] = True
-            place_of_kind = list(KINDS).index(kind)
-            rows.append(_Row(class_id, score, not self._in_crowd[i], False, place_of_kind, mended))
+            counts = not self._in_crowd[i]
+            rows.append(_Row(class_id, score, counts, False, _PLACES[kind], mended))
         return rows
 
     def _kind(self, i: int) -> tuple[str, int | None]:

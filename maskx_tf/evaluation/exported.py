@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tqdm
 
-from maskx_tf.data import decoding
-from maskx_tf.data.records import index, manifest, schema
 from maskx_tf.evaluation import coco
 from maskx_tf.evaluation.ground_truth import ground_truth_from_records
+from maskx_tf.evaluation.record_images import RecordImages
 from maskx_tf.inference.detector import Detector
 
 
@@ -24,10 +24,9 @@ def images(records: Sequence[str], most: int | None = None) -> Iterator[tuple[in
     Raises:
       UserError: the records are damaged or missing.
     """
-    places = index.places_by_image_id(manifest.find_shards(records))
-    for image_id, place in list(places.items())[:most]:
-        columns, _ = schema.columns_of(place.read())
-        yield image_id, decoding.to_array(columns["image/encoded"])
+    read_image = RecordImages(records)
+    for image_id in itertools.islice(read_image, most):
+        yield image_id, read_image(image_id)
 
 
 def evaluate(

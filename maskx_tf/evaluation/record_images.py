@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -22,6 +22,10 @@ class RecordImages:
 
     def __init__(self, records: Sequence[str]):
         self._places = index.places_by_image_id(manifest.find_shards(records))
+
+    def __iter__(self) -> Iterator[int]:
+        """The ids, in the order of the records."""
+        return iter(self._places)
 
     def __call__(self, image_id: int) -> np.ndarray:
         """uint8 RGB [H, W, 3]; KeyError if there is none of the id."""

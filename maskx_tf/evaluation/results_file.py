@@ -244,8 +244,8 @@ def _nearest(objects: Sequence[Mapping[str, Any]], rows: Sequence[Result]) -> li
     if not objects:
         return []
     boxes = np.array([each["bbox"] for each in objects], np.float64)
-    corners = np.array([row.box_yxyx for row in rows], np.float64)
-    others = np.concatenate([corners[:, 1::-1], (corners[:, 2:] - corners[:, :2])[:, ::-1]], axis=1)
+    corners = (row.box_yxyx for row in rows)
+    others = np.array([(x1, y1, x2 - x1, y2 - y1) for y1, x1, y2, x2 in corners], np.float64)
     overlaps = mask_lib.iou(boxes, others, np.zeros(len(rows), np.uint8))  # [objects, rows]
     return [
         rows[int(of_object.argmax())]._replace(class_id=each["category_id"])

@@ -106,12 +106,13 @@ class ExportedSegmenter:
           UserError: the export refuses the image or a box.
         """
         names = np.array(self._vocabulary.names, object)[class_ids - 1]
+        encoded = tf.io.encode_png(image, compression=1)[None]
         parts = []
         for start in range(0, max(len(boxes_yxyx), 1), MOST_BOXES):
             part = slice(start, start + MOST_BOXES)
             try:
                 outputs = self._signature(
-                    image_bytes=tf.io.encode_png(image, compression=1)[None],
+                    image_bytes=encoded,
                     boxes=tf.constant(boxes_yxyx[None, part], tf.float32),
                     class_names=tf.constant(names[None, part], tf.string),
                 )

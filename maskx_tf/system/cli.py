@@ -45,6 +45,14 @@ def run(main: Callable[[], None]) -> None:
         app.run(guarded, flags_parser=_parse)
 
 
+def first_to_flag(argv: Sequence[str], name: str) -> list[str]:
+    """The command line with its first word as --name=WORD, unless that is a flag itself."""
+    words = list(argv)
+    if words[1:] and not words[1].startswith("-"):
+        words[1] = f"--{name}={words[1]}"
+    return words
+
+
 def _note(text: str) -> None:
     print(text, file=sys.stderr)
 
