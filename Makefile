@@ -7,7 +7,8 @@ PYTHON ?= python3.13 python3.12 python3.11 python3
 PY := .venv/bin/python
 PIP := -m pip --disable-pip-version-check
 STAMP := .venv/.installed
-PYTEST := $(PY) -m pytest -q -n 2 --dist loadfile
+# A test that kills its worker ends the run: with a new worker, pytest-xdist 3.8 may wait for ever.
+PYTEST := $(PY) -m pytest -q -n 2 --dist loadfile --max-worker-restart 0
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 

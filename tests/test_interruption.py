@@ -13,17 +13,12 @@ from maskx_tf.system.interruption import Interrupted, Interruption
 from tests.harness import REPOSITORY
 
 
-def send(number):
-    """To this process; its Python handler has run when this returns."""
-    os.kill(os.getpid(), number)
-
-
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 )
 def test_at_once(number, status):
     with pytest.raises(Interrupted) as raised, Interruption().handled():
-        send(number)
+        signal.raise_signal(number)
     assert raised.value.code == status and raised.value.signal_name == number.name
 
 
@@ -32,13 +27,13 @@ def test_deferred(capfd):
     with interruption.handled():
         with interruption.deferred():
             assert not interruption.received
-            send(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             reached.append("after the signal")
             assert interruption.received
             with pytest.raises(Interrupted):
                 interruption.end()
         with pytest.raises(Interrupted):
-            send(signal.SIGTERM)  # outside it, at once again
+            signal.raise_signal(signal.SIGTERM)  # outside it, at once again
     assert reached
     assert capfd.readouterr().err == "SIGTERM: ending after this step, with a checkpoint.\n"
 
@@ -46,9 +41,9 @@ def test_deferred(capfd):
 def test_the_second_ctrl_c_does_not_wait():
     interruption = Interruption()
     with interruption.handled(), interruption.deferred():
-        send(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         with pytest.raises(SystemExit) as raised:
-            send(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     # Not `Interrupted`, upon which the run would save.
     assert raised.value.code == 130 and not isinstance(raised.value, Interrupted)
 
@@ -56,8 +51,8 @@ def test_the_second_ctrl_c_does_not_wait():
 def test_sigterm_after_ctrl_c_waits():
     interruption = Interruption()
     with interruption.handled(), interruption.deferred():
-        send(signal.SIGINT)
-        send(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Interrupted) as raised:
             interruption.end()
     assert raised.value.code == 143
@@ -67,7 +62,7 @@ def test_nohup_is_obeyed():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Interruption().handled():
-            send(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
 
