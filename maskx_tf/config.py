@@ -300,8 +300,8 @@ class Config:
     box_roi_size: int = _detector(7, "Side of the RoI features of the box head.", POSITIVE)
     box_roi_op: str = _detector(
         "align",
-        "How RoI features of the box head arise: RoIAlign, max pooling in whole cells, or warping "
-        "(docs/mask_heads.md).",
+        "How RoI features of the box head arise: RoIAlign, max pooling in whole cells, warping, or "
+        "averages of whole cells (docs/mask_heads.md).",
         choices=tuple(ROI_OPERATORS),
         is_later=True,
     )

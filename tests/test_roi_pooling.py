@@ -1,5 +1,6 @@
-"""RoI pooling and warping against values worked by hand, their definitions, finite differences."""
+"""RoI operators against values worked by hand, their definitions, finite differences."""
 
+import fractions
 import math
 
 import numpy as np
@@ -9,7 +10,12 @@ import tensorflow as tf
 from maskx_tf.assembly import build_model
 from maskx_tf.layers import choices
 from maskx_tf.layers.roi_align import roi_align
-from maskx_tf.layers.roi_pooling import roi_pool, roi_warp
+from maskx_tf.layers.roi_pooling import (
+    position_sensitive_roi_pool,
+    roi_average,
+    roi_pool,
+    roi_warp,
+)
 from maskx_tf.objective import training_losses
 from tests import batches
 from tests.harness import thorough
@@ -92,9 +98,7 @@ class TestPool:
 
 
 def bins(low, high, size, stride=4):
-    first, last = (
-        int(math.copysign(math.floor(abs(v) + 0.5), v)) for v in (low / stride, (high - 1) / stride)
-    )
+    first, last = rounded(low / stride), rounded((high - 1) / stride)
     cells = max(last - first + 1, 1)
     return [
         (first + math.floor(i * cells / size), first + math.ceil((i + 1) * cells / size))
@@ -136,7 +140,105 @@ class TestWarp:
         np.testing.assert_allclose(tape.gradient(warped, box)[0], differences, atol=5e-3)
 
 
-@pytest.mark.parametrize("operator", ["pool", thorough("warp")])
+class TestPositionSensitive:
+    def test_worked_by_hand(self):
+        """Channel c, row y, column x is 10 c + y + x / 10; outside and inside of 2 x 2 parts."""
+        y, x = np.mgrid[:4, :4]
+        features = tf.constant(10 * np.arange(8) + (y + x / 10)[..., None], tf.float32)[None]
+        outside = [
+            [0, 0.1, 10.2, 10.3],
+            [1, 1.1, 11.2, 11.3],
+            [22, 22.1, 32.2, 32.3],
+            [23, 23.1, 33.2, 33.3],
+        ]
+        box = tf.constant([[0.0, 0, 4, 4]])  # pixels 0 to 3
+        found = position_sensitive_roi_pool(features, box, [0], 4, 1, parts=2)[0]
+        np.testing.assert_allclose(found[..., 0], outside, atol=1e-5)
+        np.testing.assert_allclose(found[..., 1], np.array(outside) + 40, atol=1e-5)
+
+    @pytest.mark.parametrize(("size", "parts"), [(6, 3), (7, 1)])
+    def test_is_the_definition(self, size, parts):
+        """Boxes beyond the map, of less than a pixel, and of no area among them."""
+        rng = np.random.default_rng(0)
+        features = rng.normal(size=(2, 9, 12, 2 * parts**2)).astype(np.float32)
+        low = rng.uniform(-8, 40, (30, 2))
+        boxes = np.concatenate([low, low + rng.uniform(0.1, 40, (30, 2))], 1).astype(np.float32)
+        boxes[:3] = [0, 0, 0, 0], [8, 8, 8, 8], [30, 30, 20, 20]
+        images = np.arange(30) % 2
+        found = position_sensitive_roi_pool(
+            tf.constant(features), boxes, images, size, 4, True, parts
+        )
+        np.testing.assert_allclose(
+            found, averages(features, boxes, images, size, 4, parts), atol=1e-5
+        )
+
+    def test_gradient_is_that_of_finite_differences(self):
+        """It is linear: one difference is exact, in float64 but for rounding."""
+        rng = np.random.default_rng(0)
+        features = tf.constant(rng.normal(size=(1, 5, 6, 8)))
+        boxes, weights = tf.constant([[1.0, 2, 17, 22]]), rng.normal(size=(1, 4, 4, 2))
+
+        def value(of_features):
+            pooled = position_sensitive_roi_pool(of_features, boxes, [0], 4, 4, parts=2)
+            return tf.reduce_sum(pooled * weights)
+
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            loss = value(features)
+        gradient = tape.gradient(loss, features).numpy()
+        for place in rng.integers(0, gradient.shape, (8, 4)):
+            step = np.zeros(gradient.shape)
+            step[tuple(place)] = 1
+            difference = float(value(features + step) - loss)
+            assert difference == pytest.approx(gradient[tuple(place)], abs=1e-9)
+        assert np.count_nonzero(gradient) > 20
+
+    def test_parts_are_a_choice_among_averages_of_all_maps(self):
+        """What a position-sensitive map of 1x1 kernels gives is the kernel of the part, applied to
+        the averages of what it reads: `mask_bodies.fcis` computes it so."""
+        rng = np.random.default_rng(1)
+        features = tf.constant(rng.normal(size=(1, 12, 12, 5)), tf.float32)
+        kernels = tf.constant(rng.normal(size=(5, 3 * 4)), tf.float32)
+        boxes = tf.constant([[2.0, 5, 40, 44], [0, 0, 10, 30]])
+        maps = tf.tensordot(features, kernels, 1)
+        found = position_sensitive_roi_pool(maps, boxes, [0, 0], 4, 4, parts=2)
+        averaged = roi_average(features, boxes, [0, 0], 4, 4).numpy()
+        by_part = kernels.numpy().reshape(5, 3, 2, 2)
+        for i in range(4):
+            for j in range(4):
+                wanted = averaged[:, i, j] @ by_part[:, :, i // 2, j // 2]
+                np.testing.assert_allclose(found[:, i, j], wanted, atol=1e-5)
+
+
+def averages(features, boxes, images, size, stride, parts):
+    """`position_sensitive_roi_pool` in NumPy, as the release has it, in exact fractions."""
+    height, width = features.shape[1:3]
+    wanted = np.zeros([len(boxes), size, size, features.shape[-1] // parts**2], np.float32)
+    for n, (box, image) in enumerate(zip(boxes, images, strict=True)):
+        spans = []
+        for low, high, limit in ((box[0], box[2], height), (box[1], box[3], width)):
+            first = fractions.Fraction(rounded(low), stride)
+            last = fractions.Fraction(rounded(high - 1) + 1, stride)
+            step = max(last - first, fractions.Fraction(1, 10)) / size
+            ends = [
+                (math.floor(first + i * step), math.ceil(first + (i + 1) * step))
+                for i in range(size)
+            ]
+            spans.append([tuple(min(max(end, 0), limit) for end in pair) for pair in ends])
+        for i, (y0, y1) in enumerate(spans[0]):
+            for j, (x0, x1) in enumerate(spans[1]):
+                part = (i * parts // size) * parts + j * parts // size
+                cells = features[image, y0:y1, x0:x1, part :: parts**2]
+                if cells[..., 0].size:
+                    wanted[n, i, j] = cells.mean((0, 1))
+    return wanted
+
+
+def rounded(value):
+    return int(math.copysign(math.floor(abs(value) + 0.5), value))
+
+
+@pytest.mark.parametrize("operator", ["pool", thorough("warp"), thorough("average")])
 def test_both_heads_take_the_operator(operator):
     config = batches.tiny_config(box_roi_op=operator, mask_roi_op=operator)
     model = build_model(config, batches.NUM_CLASSES)
@@ -154,7 +256,7 @@ def test_both_heads_take_the_operator(operator):
     assert all(np.isfinite(tf.convert_to_tensor(gradient)).all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("operator", [roi_pool, roi_warp, roi_align])
+@pytest.mark.parametrize("operator", [roi_pool, roi_warp, roi_average, roi_align])
 def test_no_roi_has_no_gradient(operator):
     """A level of the pyramid without RoIs; the process ended where max_pool2d was used."""
 

@@ -63,6 +63,7 @@ ROI_OPERATORS = {
     "align": "maskx_tf.layers.roi_align:roi_align",
     "pool": "maskx_tf.layers.roi_pooling:roi_pool",
     "warp": "maskx_tf.layers.roi_pooling:roi_warp",
+    "average": "maskx_tf.layers.roi_pooling:roi_average",
 }
 
 

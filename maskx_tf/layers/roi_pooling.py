@@ -1,6 +1,6 @@
-"""RoI operators from before RoIAlign: max pooling in whole cells, and warping.
+"""RoI operators from before RoIAlign: pooling in whole cells, by maximum or mean, and warping.
 
-Both have the signature of `roi_align.roi_align`.
+All have the signature of `roi_align.roi_align`.
 """
 
 import tensorflow as tf
@@ -65,6 +65,87 @@ def roi_pool(
     has_cells = length > 0
     has_cells = has_cells[:, :, None, 0] & has_cells[:, None, :, 1]
     return tf.where(has_cells[..., None], pooled, tf.zeros([], features.dtype))
+
+
+def position_sensitive_roi_pool(
+    features: tf.Tensor,
+    boxes_yxyx: tf.Tensor,
+    image_indices: tf.Tensor,
+    output_size: int,
+    stride: int,
+    half_pixel: bool = True,
+    parts: int = 7,
+) -> tf.Tensor:
+    """Position-sensitive RoI pooling (FCIS, Li et al. 2017): means of bins of whole cells.
+
+    The output has `parts` x `parts` parts, and each reads maps of its own. Corners are rounded to
+    pixels; bin i of S over h cells from y on has the cells from floor(y + i h / S) to
+    ceil(y + (i + 1) h / S), with y and h not rounded. A RoI is at least a tenth of a cell long. A
+    bin without a cell of the map is 0. The gradient goes to the cells, none to the boxes.
+
+    Args:
+      features: [B, H, W, C k k] with k = parts; channel (c k + y) k + x is that of part (y, x).
+      boxes_yxyx, image_indices, output_size, stride: as of `roi_align`.
+      half_pixel: has no effect, as cells are whole.
+      parts: k.
+
+    Returns:
+      [N, S, S, C] in the dtype of `features`.
+    """
+    del half_pixel
+    _, height, width, _ = tf.unstack(tf.shape(features))
+    channels = features.shape[-1] // parts**2
+    # In units of 1 / (10 stride S) cells everything is whole: no bin reaches a cell too far.
+    unit = 10 * stride * output_size
+    low, high = 10 * _rounded(boxes_yxyx[:, :2]), 10 * (_rounded(boxes_yxyx[:, 2:] - 1.0) + 1)
+    length = tf.maximum(high - low, stride)[:, None]  # [N, 1, 2]
+    low = low[:, None] * output_size
+    bins = tf.range(output_size)[:, None]  # [S, 1]
+    limits = tf.stack([height, width])
+    start = tf.clip_by_value((low + bins * length) // unit, 0, limits)  # [N, S, 2]
+    end = tf.clip_by_value(-(-(low + (bins + 1) * length) // unit), 0, limits)
+    count = tf.maximum(end - start, 0)
+    most = tf.maximum(tf.reduce_max(count, axis=(0, 1)), 0)  # [2]; of no RoI it is negative
+    part = tf.range(output_size) * parts // output_size
+    parts_of_bins = part[:, None] * parts + part  # [S, S]
+    of_parts = tf.reshape(features, [-1, height, width, channels, parts**2])
+    of_parts = tf.transpose(of_parts, [0, 1, 2, 4, 3]) if parts > 1 else of_parts
+    cells = tf.reshape(of_parts, [-1, channels])
+    images = tf.cast(image_indices, tf.int32)[:, None, None]
+
+    def add_cell(step, total):
+        offset = tf.stack([step // most[1], step % most[1]])
+        inside = offset < count
+        inside = inside[:, :, None, 0] & inside[:, None, :, 1]
+        places = tf.minimum(start + offset, limits - 1)
+        index = (images * height + places[:, :, None, 0]) * width + places[:, None, :, 1]
+        values = tf.gather(cells, index * parts**2 + parts_of_bins)  # [N, S, S, C]
+        zero = tf.zeros([], features.dtype)
+        return step + 1, total + tf.where(inside[..., None], values, zero)
+
+    shape = [tf.shape(boxes_yxyx)[0], output_size, output_size, channels]
+    _, total = tf.while_loop(
+        lambda step, _: step < most[0] * most[1],
+        add_cell,
+        (tf.constant(0), tf.zeros(shape, features.dtype)),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, *shape[1:]])),
+    )
+    areas = tf.maximum(count[:, :, None, 0] * count[:, None, :, 1], 1)
+    return total / tf.cast(areas, features.dtype)[..., None]
+
+
+def roi_average(
+    features: tf.Tensor,
+    boxes_yxyx: tf.Tensor,
+    image_indices: tf.Tensor,
+    output_size: int,
+    stride: int,
+    half_pixel: bool = True,
+) -> tf.Tensor:
+    """`position_sensitive_roi_pool` whose parts read the same maps; as `roi_align`."""
+    return position_sensitive_roi_pool(
+        features, boxes_yxyx, image_indices, output_size, stride, half_pixel, parts=1
+    )
 
 
 def _rounded(x: tf.Tensor) -> tf.Tensor:
