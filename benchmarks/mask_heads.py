@@ -16,7 +16,7 @@ from maskx_tf.layers.mask_head import MaskHead
 from maskx_tf.system import cli
 
 CHANNELS = 256
-WIDTHS = {"fcn": 256, "aspp": 256, "aspp_v2": 256, "mlp": 512}  # others: 64
+WIDTHS = {"fcn": 256, "aspp": 256, "aspp_v2": 256, "mlp": 512, "fcis": 32}  # others: 64
 SIDES = {"hourglass": 32}  # others: 14
 
 

@@ -80,7 +80,7 @@ def test_mask_body(name):
     def make():
         return MaskHead(choices.load(choice.constructor)(filters=8))
 
-    inputs = normal(N, side, side, C), normal(N, 8)
+    inputs = normal(N, side, side, C), normal(N, make().body.filters)
     head = check_layer(make, *inputs)
     assert head.body.upsampling == 2
     assert head(*inputs).shape == (N, 2 * side, 2 * side)

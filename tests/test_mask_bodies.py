@@ -1,5 +1,7 @@
 """Each mask body against an independent oracle; every one of them through the whole house."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,6 +15,7 @@ from maskx_tf.layers import choices
 from maskx_tf.layers.backbone import ConvNorm, ResidualBlock
 from maskx_tf.layers.mask_bodies import aspp, hourglass
 from maskx_tf.layers.mask_bodies.body import Deconvolution, in_rows
+from maskx_tf.layers.mask_bodies.fcis import FCIS
 from maskx_tf.layers.mask_bodies.fcn import FCN
 from maskx_tf.layers.mask_bodies.gcn import GCN
 from maskx_tf.layers.mask_bodies.mlp import MLP
@@ -237,6 +240,47 @@ class TestMLP:
         weights, bias = body.code.get_weights()
         assert reduced.shape[1] == 4 * 4 * 2
         np.testing.assert_allclose(body(x), reduced @ weights + bias, atol=1e-4)
+
+
+class TestFCIS:
+    def test_worked_by_hand(self):
+        """Outside [1 2; 0 -1] and inside [3 1; 0 1] in each part: logits, and one joint score."""
+        body = FCIS(2, upsampling=1)
+        x = np.tile([[[[1, 3]], [[2, 1]]], [[[0, 0]], [[-1, 1]]]], [7, 7, 1, 1]).astype(np.float32)
+        x = x.reshape(7, 2, 7, 2, 2).transpose(0, 2, 1, 3, 4)[None]
+        inside_outside = tf.constant([[0.0, 1, 1, 0]])
+        masks = tf.sigmoid(body.logits(tf.constant(x), inside_outside))[0]
+        wanted = [[0.880797, 0.268941], [0.5, 0.880797]]
+        np.testing.assert_allclose(masks[4:6, 8:10], wanted, atol=1e-6)
+        np.testing.assert_allclose(body.scores(tf.constant(x), inside_outside[None]), [[1.5]])
+
+    @pytest.mark.parametrize("upsampling", [1, thorough(2)])
+    @pytest.mark.parametrize("output", ["transfer", "class_specific"])
+    def test_is_the_definition(self, output, upsampling):
+        """A pixel has its part's kernels; the class's come after them, or are them."""
+        x, side = normal(2, 14, 14, 5), 14 * upsampling
+        body = awake(FCIS(3, upsampling, output=output), x)
+        reduced = relu(x @ body.reduce.conv.kernel.numpy()[0, 0] + body.reduce.conv.bias.numpy())
+        reduced = tf.image.resize(reduced, [side, side]).numpy()
+        of_classes = normal(4, body.filters)
+        parts = np.arange(side) * 7 // side
+        maps = np.zeros([2, 4, 2, side, side])
+        for (i, y), (j, x_) in itertools.product(enumerate(parts), enumerate(parts)):
+            pixel, part = reduced[:, i, j], 7 * y + x_
+            if output == "transfer":
+                pixel = pixel @ body.part_kernels.numpy()[part] + body.part_biases.numpy()[part]
+                kernels = of_classes.reshape(4, 2, 3)
+            else:
+                kernels = of_classes.reshape(4, 2, 49, 3)[:, :, part]
+            maps[..., i, j] = np.einsum("nc,ktc->nkt", pixel, kernels)
+        features = body(x)
+        chosen = tf.constant(of_classes[[3, 1]])
+        wanted = (maps[:, :, 0] - maps[:, :, 1])[[0, 1], [3, 1]]
+        np.testing.assert_allclose(body.logits(features, chosen), wanted, atol=1e-4)
+        kernels = tf.constant(of_classes)
+        kernels = tf.stack([kernels, kernels]) if output == "transfer" else kernels
+        wanted = maps.max(2).mean((2, 3))
+        np.testing.assert_allclose(body.scores(features, kernels), wanted, atol=1e-4)
 
 
 class TestUpsampling:

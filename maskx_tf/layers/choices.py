@@ -52,6 +52,7 @@ MASK_BODIES = {
     "aspp": MaskBody("maskx_tf.layers.mask_bodies.aspp:ASPPv3"),
     "aspp_v2": MaskBody("maskx_tf.layers.mask_bodies.aspp:ASPPv2"),
     "gcn": MaskBody("maskx_tf.layers.mask_bodies.gcn:GCN"),
+    "fcis": MaskBody("maskx_tf.layers.mask_bodies.fcis:FCIS", divisor=7, has_pixels=False),
 }
 # Layers as `box_head.BoxHead`; one with `class_activations` can tell the mask head of them.
 BOX_HEADS = {
