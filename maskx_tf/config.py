@@ -221,6 +221,12 @@ class Config:
         "Which convolution of a bottleneck has the stride: the first 1x1 (MSRA) or the 3x3.",
         choices=("1x1", "3x3"),
     )
+    backbone_output_stride: int = _detector(
+        32,
+        "Largest stride of the backbone's features; 16, 8 dilate later stages (docs/weights.md).",
+        Check(lambda v: v in (8, 16, 32), "be 8, 16 or 32"),
+        is_later=True,
+    )
     backbone_padding: str = _detector(
         "symmetric",
         "Padding where the backbone has a stride: the same on all sides (Detectron, Keras, "
@@ -561,9 +567,10 @@ class Config:
             )
 
     def _check_levels(self) -> None:
-        last = BACKBONES[self.backbone].last_stage
+        stage = BACKBONES[self.backbone].last_stage
+        last = min(stage, self.backbone_output_stride.bit_length() - 1)
         allowed = {
-            "frozen_stages": (self.frozen_stages <= last, f"at most {last}"),
+            "frozen_stages": (self.frozen_stages <= stage, f"at most {stage}"),
             "min_level": (2 <= self.min_level <= last, f"from 2 to {last}"),
             "max_level": (self.max_level >= last, f"at least {last}"),
         }
@@ -571,7 +578,8 @@ class Config:
             if not is_allowed:
                 raise UserError(
                     f"{name}={getattr(self, name)} must be {must}: the last stage of "
-                    f"backbone={self.backbone} is {last}."
+                    f"backbone={self.backbone} is {stage}"
+                    + (f", of level {last} here." if last < stage else ".")
                 )
 
     @property

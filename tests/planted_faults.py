@@ -46,6 +46,13 @@ class Fault:
 FAULTS = (
     # Arithmetic
     Fault(
+        "dilation_forgets_which_convolution_had_the_stride",
+        "maskx_tf/layers/backbone.py",
+        "after if first else rate",
+        "after",
+        "test_output_stride.py::test_which_convolution_keeps_the_old_rate",
+    ),
+    Fault(
         "iou_mixes_y_and_x",
         "maskx_tf/ops/boxes.py",
         "tf.minimum(a[..., 2], b[..., 2]) - tf.maximum(a[..., 0], b[..., 0])",

@@ -146,7 +146,7 @@ def products(layer, channels=MANY):
     [
         (3, MANY, MANY, {"strides": 2}),
         (3, MANY, MANY, {"dilation_rate": 2}),
-        (3, MANY, MANY, {"pad": 1}),
+        (3, MANY, MANY, {"pad": (1, 1)}),
         (3, MANY, MANY, {"dtype": "bfloat16"}),
         (3, MANY - 1, MANY, {}),
         (3, MANY, MANY - 1, {}),

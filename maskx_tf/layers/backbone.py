@@ -49,6 +49,9 @@ class ConvNorm(tf_keras.layers.Layer):
     With stride 2, Keras' "same" pads even inputs more at the bottom and the right, which shifts the
     features. Model Garden's weights are trained with it; the published ones and Keras' are trained
     with the same padding on all sides. See `padding` of `ResNet`.
+
+    Where it is `dense`, the outputs that a stride of 2 leaves out are computed too: every second of
+    its outputs is one with the stride.
     """
 
     def __init__(
@@ -60,17 +63,21 @@ class ConvNorm(tf_keras.layers.Layer):
         relu: bool = True,
         padding: str = "symmetric",
         dilation: int = 1,
+        dense: bool = False,
         initializer: str | tf_keras.initializers.Initializer | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         pad = None
-        if isinstance(size, int) and stride > 1 and padding == "symmetric":
-            pad = size // 2 or None  # a 1x1 kernel needs none either way
+        if isinstance(size, int) and size > 1 and stride > 1:  # 1x1 kernels need none either way
+            if dense and padding == "same":
+                pad = (0, (size - 1) * dilation)  # as with the stride on even inputs
+            elif not dense and padding == "symmetric":
+                pad = (size // 2, size // 2)
         self.conv = Conv2D(
             filters,
             size,
-            strides=stride,
+            strides=1 if dense else stride,
             pad=pad,
             dilation_rate=dilation,
             use_bias=norm == "none",
@@ -104,7 +111,7 @@ class ConvNorm(tf_keras.layers.Layer):
             self._folded_bias = tf.Variable(bias, trainable=False, name="bias")
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), filters]."""
+        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), filters]; dense, [B, H, W, …]."""
         # Merging costs a product of the kernel's size and saves two of the features', forward and
         # backward. In half precision it would round the statistics.
         if self._folded_bias is not None:
@@ -123,7 +130,11 @@ class ConvNorm(tf_keras.layers.Layer):
 
 
 class ResidualBlock(tf_keras.layers.Layer):
-    """Bottleneck (1x1, 3x3, 1x1) or basic (3x3, 3x3) block, projected where shapes differ."""
+    """Bottleneck (1x1, 3x3, 1x1) or basic (3x3, 3x3) block, projected where shapes differ.
+
+    Its 3x3 convolutions have dilation `rate`; if it is `dense` (see `ConvNorm`), those after the
+    one with the stride have `stride` times that.
+    """
 
     def __init__(
         self,
@@ -135,25 +146,28 @@ class ResidualBlock(tf_keras.layers.Layer):
         project: bool,
         stride_on: str = "1x1",
         padding: str = "symmetric",
+        rate: int = 1,
+        dense: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
         outer = 4 * filters if bottleneck else filters
+        after = rate * stride if dense else rate
+        conv = functools.partial(ConvNorm, norm=norm, padding=padding, dense=dense)
         if bottleneck:
-            strides = (stride, 1) if stride_on == "1x1" else (1, stride)
+            first = stride_on == "1x1"
+            strides, rate = (stride, 1) if first else (1, stride), after if first else rate
             self.convs = [
-                ConvNorm(filters, 1, strides[0], norm, name="conv1"),
-                ConvNorm(filters, 3, strides[1], norm, padding=padding, name="conv2"),
-                ConvNorm(outer, 1, 1, norm, relu=False, name="conv3"),
+                conv(filters, 1, strides[0], name="conv1"),
+                conv(filters, 3, strides[1], dilation=rate, name="conv2"),
+                conv(outer, 1, 1, relu=False, name="conv3"),
             ]
         else:
             self.convs = [
-                ConvNorm(filters, 3, stride, norm, padding=padding, name="conv1"),
-                ConvNorm(outer, 3, 1, norm, relu=False, padding=padding, name="conv2"),
+                conv(filters, 3, stride, dilation=rate, name="conv1"),
+                conv(outer, 3, 1, dilation=after, relu=False, name="conv2"),
             ]
-        self.shortcut = (
-            ConvNorm(outer, 1, stride, norm, relu=False, name="shortcut") if project else None
-        )
+        self.shortcut = conv(outer, 1, stride, relu=False, name="shortcut") if project else None
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[B, H, W, C] -> [B, H / stride, W / stride, outer filters]."""
@@ -171,6 +185,9 @@ class ResNet(tf_keras.layers.Layer):
         its stem; the others have bottlenecks, and a 7x7 convolution with max-pooling.
       width: stage i has width * 2**(i - 2) filters, times 4 in bottlenecks.
       stem_width: filters of the stem; 0: width.
+      output_stride: stages whose stride would exceed it are dilated in place of strided; their
+        features are those of a network without dilation, with others between. The last of them has
+        the level.
       normalization: see `normalization_layer`.
       stride_on: `1x1` or `3x3`, the convolution of a bottleneck that has the stride.
       frozen_stages: 0: none, 1: the stem, 2: stem and stage 2, …; no gradient enters these.
@@ -187,10 +204,11 @@ class ResNet(tf_keras.layers.Layer):
         frozen_stages: int = 2,
         padding: str = "symmetric",
         stem_width: int = 0,
+        output_stride: int = 32,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.frozen_stages = frozen_stages
+        self.frozen_stages, self.last_level = frozen_stages, int(math.log2(output_stride))
         self.pool_padding = padding
         padding = "symmetric" if padding == "caffe" else padding  # of the convolutions
         stem_width = stem_width or width
@@ -205,6 +223,7 @@ class ResNet(tf_keras.layers.Layer):
         self.pool = bottleneck
         self.stages: dict[str, list[ResidualBlock]] = {}
         for stage, count in enumerate(STAGES[variant], start=2):
+            before, rate = (2 ** max(0, s - self.last_level) for s in (stage - 1, stage))
             self.stages[str(stage)] = [
                 ResidualBlock(
                     width * 2 ** (stage - 2),
@@ -214,6 +233,8 @@ class ResNet(tf_keras.layers.Layer):
                     project=index == 0 and (bottleneck or stage > 2),
                     stride_on=stride_on,
                     padding=padding,
+                    rate=rate if index else before,
+                    dense=index == 0 and rate > before,
                     name=f"res{stage}_{index}",
                 )
                 for index in range(count)
@@ -226,7 +247,7 @@ class ResNet(tf_keras.layers.Layer):
     @property
     def levels(self) -> tuple[int, ...]:
         """Levels of the feature maps: stride 2**level."""
-        return tuple(int(stage) for stage in self.stages)
+        return tuple(level for level in map(int, self.stages) if level <= self.last_level)
 
     def call(self, images: tf.Tensor, training: bool = False) -> dict[int, tf.Tensor]:
         """Normalised images [B, H, W, 3] -> {level: [B, H / 2**level, W / 2**level, C]}."""
@@ -241,12 +262,12 @@ class ResNet(tf_keras.layers.Layer):
         if self.frozen_stages == 1:
             x = tf.stop_gradient(x)
         features = {}
-        for level in self.levels:
-            for block in self.stages[str(level)]:
+        for stage, blocks in self.stages.items():
+            for block in blocks:
                 x = block(x, training=training)
-            if level <= self.frozen_stages:
+            if int(stage) <= self.frozen_stages:
                 x = tf.stop_gradient(x)
-            features[level] = x
+            features[min(int(stage), self.last_level)] = x
         return features
 
 

@@ -43,16 +43,21 @@ class Conv2D(tf_keras.layers.Conv2D):
 
     Args:
       filters, kernel_size: of the Keras layer.
-      pad: rows and columns of zeros on all sides, in place of TensorFlow's "same", which with
+      pad: rows and columns of zeros before and after, in place of TensorFlow's "same", which with
         stride 2 pads even inputs more at the bottom and the right.
       **kwargs: of the Keras layer.
     """
 
     def __init__(
-        self, filters: int, kernel_size: int | tuple[int, int], *, pad: int | None = None, **kwargs
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        pad: tuple[int, int] | None = None,
+        **kwargs,
     ):
         super().__init__(filters, kernel_size, padding="same", **kwargs)
-        self._pad = "SAME" if pad is None else [[0, 0], [pad, pad], [pad, pad], [0, 0]]
+        self._pad = "SAME" if pad is None else [[0, 0], pad, pad, [0, 0]]
         is_plain = pad is None and {self.strides, self.dilation_rate} == {(1, 1)}
         self._may_use_winograd = (
             _algorithm == "winograd" and is_plain and self.kernel_size == (3, 3)
