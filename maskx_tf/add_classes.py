@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 
@@ -107,8 +107,28 @@ def add_classes(
     if not similar_names:
         _check_spelling(names, loaded.vocabulary.names, boxes)
     records = _known_records(loaded, known_records)
-    detector = FrozenDetector(loaded)
-    samples, counts = examples.collect(detector, source, pathlib.Path(images), names, seed, crowds)
+    rows: list[fit.Rows] = []
+    for stage in range(1, len(loaded.model.box_heads) + 1):
+        detector = FrozenDetector(loaded, stage)
+        samples, counts = examples.collect(
+            detector, source, pathlib.Path(images), names, seed, crowds
+        )
+        if stage == 1:
+            _check_counts(counts, names, boxes)
+        expected = None
+        if records:
+            means = known.class_means(detector, records, known_images, seed)
+            expected = prior.mix_of(means, samples.means(len(names)))
+        rows.append(fit.fit(detector.head, samples, len(names), expected, prior_strength))
+    category_ids = [source.vocabulary.external_ids[source.vocabulary.names.index(n)] for n in names]
+    grown = grow.grow(loaded, names, category_ids, rows)
+    checkpoints.save_new(grown, output_dir)
+    listed = ", ".join(f"{name} ({counts[name]} boxes)" for name in names)
+    return f"added: {listed}\nwritten: {output_dir}, {grown.vocabulary.num_classes} classes"
+
+
+def _check_counts(counts: Mapping[str, int], names: Sequence[str], boxes: str) -> None:
+    """Refuses new classes without examples, and warns of those with few."""
     if missing := [name for name in names if not counts[name]]:
         raise UserError(
             f"--boxes={boxes} has no usable box of {', '.join(map(repr, missing))}; add some, or "
@@ -116,16 +136,6 @@ def add_classes(
         )
     if few := [name for name in names if counts[name] < _FEW]:
         print(f"warning: few examples, expect poor results: {', '.join(few)}", file=sys.stderr)
-    expected = None
-    if records:
-        means = known.class_means(detector, records, known_images, seed)
-        expected = prior.mix_of(means, samples.means(len(names)))
-    category_ids = [source.vocabulary.external_ids[source.vocabulary.names.index(n)] for n in names]
-    rows = fit.fit(loaded.model.box_head, samples, len(names), expected, prior_strength)
-    grown = grow.grow(loaded, names, category_ids, rows)
-    checkpoints.save_new(grown, output_dir)
-    listed = ", ".join(f"{name} ({counts[name]} boxes)" for name in names)
-    return f"added: {listed}\nwritten: {output_dir}, {grown.vocabulary.num_classes} classes"
 
 
 def _check_spelling(new: Sequence[str], known: Sequence[str], boxes: str) -> None:

@@ -300,6 +300,13 @@ class Config:
         Check(lambda v: len(v) != 1 and all(0 < iou <= 1 for iou in v), "list two or more IoUs"),
         is_later=True,
     )
+    cascade_loss_weights: tuple[float, ...] = _training(
+        (),
+        "Weights of the losses of each head of a cascade, as 1,0.5,0.25. Empty: all 1, and each "
+        "head gives backbone and FPN its part of the gradient only (docs/family.md).",
+        Check(lambda v: all(weight > 0 for weight in v), "be positive"),
+        is_later=True,
+    )
     roi_canonical_size: float = _detector(
         224.0, "RoI side in pixels that level 4 is meant for.", POSITIVE
     )
@@ -547,6 +554,11 @@ class Config:
             raise UserError(
                 f"roi_positive_iou={self.roi_positive_iou} has no meaning beside "
                 f"cascade_ious={text_of(self.cascade_ious)}, which begins with the first head's."
+            )
+        if len(self.cascade_loss_weights) not in (0, len(self.cascade_ious)):
+            raise UserError(
+                f"cascade_loss_weights={text_of(self.cascade_loss_weights)} must have a weight for "
+                f"each of cascade_ious={text_of(self.cascade_ious)}, or be empty."
             )
         if "cam" in self.mask_branches and self.box_head != "conv":
             raise UserError(

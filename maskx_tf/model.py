@@ -440,12 +440,24 @@ class MaskXRCNN(tf_keras.Model):
 
     def _boxes(self, pyramid, rois, valid, image_sizes, image_scales):
         """Box heads and NMS over RoIs [B, P, 4], by class group."""
+        groups = self.box_heads[-1].groups
+        if len(self.box_heads) == 1:
+            return self._boxes_of(groups, pyramid, rois, valid, image_sizes, image_scales)
+        # Where a RoI moves to follows from the classes of its group and of those before it.
+        return [
+            detected
+            for group in groups
+            for detected in self._boxes_of([group], pyramid, rois, valid, image_sizes, image_scales)
+        ]
+
+    def _boxes_of(self, groups, pyramid, rois, valid, image_sizes, image_scales):
+        """`_boxes` of some class groups, which share the RoIs of each stage."""
         config, head = self.config, self.box_heads[-1]
-        batch, count = tf.shape(rois)[0], rois.shape[1]
+        batch, count, last = tf.shape(rois)[0], rois.shape[1], groups[-1].stop
         stage_logits: list[tf.Tensor] = []
         for stage in self.box_heads:
             features = stage(self.roi_features(pyramid, rois, config.box_roi_size))
-            stage_logits.append(stage.class_logits(features))
+            stage_logits.append(stage.class_logits(features)[:, :last])
             if stage is not head:
                 rois = stage.refine(features, stage_logits[-1], rois, image_sizes)
         in_original = self.conventions.decode_in_original and image_scales is not None
@@ -455,16 +467,16 @@ class MaskXRCNN(tf_keras.Model):
         logits = detections.mean_logits(stage_logits)
         detected = detections.select_by_group(
             tf.reshape(features, [batch, count, head.units]),
-            tf.reshape(logits, [batch, count, self.num_classes + 1]),
+            tf.reshape(logits, [batch, count, last]),
             rois,
             valid,
             image_sizes,
             head.decode,
-            head.groups,
+            groups,
             score_threshold=config.score_threshold,
             nms_iou=config.nms_iou,
-            candidates=config.nms_candidates,
-            max_detections=config.max_detections,
+            candidates=config.nms_candidates * len(groups) // len(head.groups),
+            max_detections=config.max_detections * len(groups) // len(head.groups),
             conventions=self.conventions,
         )
         if in_original:

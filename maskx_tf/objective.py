@@ -64,21 +64,22 @@ class MaskExamples(NamedTuple):
 def loss_terms(config: Config, stages: int = 1) -> tuple[losses.Term, ...]:
     """The losses that a run trains, with their weights; `stages` is the number of box heads."""
     trains_boxes, trains_masks = config.mode != "stage2_masks", config.has_masks
-    found = []
-    for term in losses.TERMS:
-        weight, steps = (
-            getattr(config, value) if isinstance(value, str) else value
-            for value in (term.weight, term.warmup_steps)
-        )
-        if weight and (trains_masks if term.part == "mask_head" else trains_boxes):
-            found.append(term._replace(weight=weight, warmup_steps=steps))
-    further = [
-        term._replace(name=_of_stage(term.name, stage), mean_over=_of_stage(term.mean_over, stage))
-        for stage in range(2, stages + 1)
-        for term in found
-        if term.part == "box_head"
-    ]
-    return (*found, *further)
+    trained = []
+    for stage, of_stage in enumerate(config.cascade_loss_weights or [1.0] * stages, start=1):
+        for term in losses.TERMS:
+            weight, steps = (
+                getattr(config, value) if isinstance(value, str) else value
+                for value in (term.weight, term.warmup_steps)
+            )
+            of_heads = term.part == "box_head"
+            is_trained = trains_masks if term.part == "mask_head" else trains_boxes
+            if weight and is_trained and (of_heads or stage == 1):
+                name, mean_over = (_of_stage(name, stage) for name in (term.name, term.mean_over))
+                weight = weight * of_stage if of_heads else weight
+                trained.append(
+                    term._replace(name=name, mean_over=mean_over, weight=weight, warmup_steps=steps)
+                )
+    return tuple(trained)
 
 
 def _of_stage(name: str, stage: int) -> str:
@@ -258,7 +259,8 @@ def _box_losses(model, pyramid, sample: RoiSample, labels, image_sizes) -> Losse
     for stage, head in enumerate(model.box_heads, start=1):
         rois = sample.boxes_yxyx
         of_rois = model.roi_features(pyramid, rois, model.config.box_roi_size)
-        features = head(_share_gradient(of_rois, len(model.box_heads)))
+        divisor = 1 if model.config.cascade_loss_weights else len(model.box_heads)
+        features = head(_share_gradient(of_rois, divisor))
         logits = head.class_logits(features)
         found = _losses_of_box_head(head, features, logits, sample, labels)
         result |= {_of_stage(name, stage): loss for name, loss in found.items()}

@@ -46,12 +46,18 @@ def old():
     return LoadedModel(tiny.model(OPTIONS), OPTIONS, tiny.VOCABULARY, tiny.SET_A)
 
 
+def with_loud_classes(old):
+    """Two new classes that would push the old ones out if places, or boxes, were shared."""
+    rows = [
+        random_rows(head, 2)._replace(cls_bias=np.array([1.0, 1.5], np.float32))
+        for head in old.model.box_heads
+    ]
+    return grow.grow(old, ["emu", "fox"], [9, 4], rows)
+
+
 @pytest.fixture(scope="module")
 def grown(old):
-    rows = random_rows(old.model.box_head, 2)
-    # Loud new classes: they would push the old ones out if places were shared.
-    rows = rows._replace(cls_bias=np.array([1.0, 1.5], np.float32))
-    return grow.grow(old, ["emu", "fox"], [9, 4], rows)
+    return with_loud_classes(old)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +73,28 @@ def detections_of(found, image, classes):
 
 
 def test_old_classes_are_detected_the_same_to_the_bit(old, grown, batch):
+    check_old_classes(old, grown, batch)
+
+
+@pytest.mark.thorough
+def test_old_classes_of_a_cascade_are_detected_the_same_to_the_bit(batch):
+    """Also where new classes would move RoIs, or change the mean of the heads' scores."""
+    config = OPTIONS.replace(cascade_ious=(0.5, 0.6), score_threshold=0.0)
+    model = tiny.model(config)
+    rng = np.random.default_rng(1)
+    for head in model.box_heads:
+        head.cls_kernel.assign(rng.normal(0, 0.02, head.cls_kernel.shape))
+        head.box_kernel.assign(rng.normal(0, 0.02, head.box_kernel.shape))
+    old = LoadedModel(model, config, tiny.VOCABULARY, tiny.SET_A)
+    grown = with_loud_classes(old)
+    for head in grown.model.box_heads:  # boxes that move
+        head.box_bias.assign(tf.ones_like(head.box_bias) * tf.range(7.0)[:, None])
+    for head, same in zip(model.box_heads, grown.model.box_heads, strict=True):
+        head.box_bias.assign(same.box_bias[:5])
+    check_old_classes(old, grown, batch)
+
+
+def check_old_classes(old, grown, batch):
     before = {
         key: value.numpy() for key, value in tf.function(old.model, autograph=False)(*batch).items()
     }
@@ -142,7 +170,7 @@ def test_groups_must_fit():
 def test_vocabulary_and_a_second_round(grown):
     assert grown.vocabulary.names[4:] == ("emu", "fox")
     assert grown.vocabulary.external_ids == (1, 3, 4, 7, 9, 10)  # 4 was taken
-    again = grow.grow(grown, ["gnu"], [11], random_rows(grown.model.box_head, 1))
+    again = grow.grow(grown, ["gnu"], [11], [random_rows(grown.model.box_head, 1)])
     assert again.config.class_groups == (4, 2, 1)
     assert again.config.max_detections == 24  # 8 for each group
 
@@ -358,8 +386,9 @@ def test_class_means_near_the_features_of_the_boxes(old, records, monkeypatch):
         "jitter",
         lambda box, rng: np.repeat(box[None], regions.JITTERED, axis=0),
     )
-    config = old.config.replace(roi_positive_iou=0.9999)
-    means = known.class_means(FrozenDetector(old._replace(config=config)), records, 100, 0)
+    config = old.config
+    monkeypatch.setattr(old.model.box_head, "positive_iou", 0.9999)
+    means = known.class_means(FrozenDetector(old), records, 100, 0)
     expected = []
     options = config.replace(batch_size=1)
     data = pipeline.make_dataset(records, options, old.vocabulary, (), training=False, seed=0)
@@ -532,9 +561,7 @@ def test_unreadable_images_are_left_out(old, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_export_grows_and_serves_the_old_classes_the_same(old, tmp_path):
-    rows = random_rows(old.model.box_head, 2)
-    rows = rows._replace(cls_bias=np.array([1.0, 1.5], np.float32))
-    grown = grow.grow(old, ["emu", "fox"], [9, 4], rows)
+    grown = with_loud_classes(old)
     image = tiny.images(1)[0][None]
     module = DetectionModule(*old)
     before = {key: value.numpy()[0] for key, value in module.detect_images(image).items()}

@@ -81,6 +81,8 @@ def values_of(field: dataclasses.Field) -> st.SearchStrategy:
         return st.lists(one_each, unique=True).map(tuple)
     if field.name == "cascade_ious":
         return st.sampled_from([(), (0.5, 0.5), (0.5, 0.6, 0.7)])
+    if field.name == "cascade_loss_weights":
+        return st.sampled_from([(), (1.0, 0.5)])
     if field.name == "mask_branches":
         return st.lists(st.sampled_from(["coords", "cam"]), unique=True).map(tuple)
     least = {"pixel_mean": 3, "pixel_std": 3, "anchor_ratios": 1}.get(field.name, 0)
@@ -98,6 +100,7 @@ def configs(draw) -> Config:
         options["keep_best"] = "box_ap_a"
     if not (options["keep_best"] and options["eval_interval"]):
         options["patience"] = 0
+    options["cascade_loss_weights"] = (0.5,) * len(options["cascade_ious"])
     if options["cascade_ious"]:
         options["roi_positive_iou"] = 0.5
     if "cam" in options["mask_branches"]:
@@ -130,6 +133,8 @@ def test_every_option_reaches_the_file(name):
         "eval_interval": 7,
     }
     companions.pop(name, None)
+    if name == "cascade_loss_weights":
+        companions["cascade_ious"] = (0.5, 0.6)
 
     @settings(max_examples=3, deadline=None, database=None)
     @given(other)

@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 
 from maskx_tf import checkpoints, objective, training
-from maskx_tf.adding import grow
 from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints import class_weights
 from maskx_tf.errors import UserError
@@ -150,6 +149,21 @@ class TestCascadeOption:
             assert len(build_model(config, batches.NUM_CLASSES).box_heads) == stages
         np.testing.assert_allclose(gradients[3], gradients[1] / 3, rtol=1e-6)
 
+    def test_weights_of_the_losses_of_each_head(self, monkeypatch):
+        """As published: with them, features get the whole gradient of each head's loss."""
+        weighted = self.CONFIG.replace(cascade_loss_weights=(1, 0.5, 0.25))
+        weights = {term.name: term.weight for term in loss_terms(weighted, stages=3)}
+        assert weights["class"] == weights["rpn_box"] == 1
+        assert weights["box_2"] == 0.5 and weights["class_3"] == 0.25
+        divisors = []
+        share = lambda features, divisor: divisors.append(divisor) or features  # noqa: E731
+        monkeypatch.setattr(objective, "_share_gradient", share)
+        labels = batches.to_tensors(batches.random_labels())
+        for config in (self.CONFIG, weighted):
+            model = build_model(config, batches.NUM_CLASSES)
+            training_losses(model, batches.random_features(), labels, SEED)
+        assert divisors == [3, 3, 3, 1, 1, 1]
+
     def test_class_weights_of_a_checkpoint_are_the_last_heads(self, tmp_path):
         model = build_model(self.CONFIG, batches.NUM_CLASSES)
         path = tf.train.Checkpoint(model=model).save(str(tmp_path / "ckpt"))
@@ -171,6 +185,14 @@ class TestCascadeOption:
             ({"cascade_ious": (0.5,)}, "cascade_ious=0.5 "),
             ({"cascade_ious": (0.5, 1.5)}, "cascade_ious=0.5,1.5 "),
             ({"cascade_ious": (0.5, 0.6), "roi_positive_iou": 0.6}, "roi_positive_iou=0.6 "),
+            (
+                {"cascade_ious": (0.5, 0.6), "cascade_loss_weights": (1.0, 0.5, 0.25)},
+                "cascade_loss_weights=1.0,0.5,0.25 ",
+            ),
+            (
+                {"cascade_ious": (0.5, 0.6), "cascade_loss_weights": (1.0, 0.0)},
+                "cascade_loss_weights=1.0,0.0 ",
+            ),
         ],
     )
     def test_what_has_no_meaning_is_refused(self, changes, named):
@@ -186,9 +208,10 @@ def test_a_cascade_trains_resumes_evaluates_and_is_exported(tmp_path):
     detector = tmp_path / "boxes"
     training.train(runs.config(tmp_path, detector, mode="stage1_boxes", train_steps=2, **cascade))
     config = whole_way.stage_2(tmp_path, tmp_path, detector, **cascade)
-    whole_way.check(config, tmp_path, tmp_path, str(tmp_path / "cache"), atol=1e-6, grows=False)
-    with pytest.raises(UserError, match="--cascade_ious"):
-        grow.check(checkpoints.load_model(str(tmp_path / "run")))
+    whole_way.check(config, tmp_path, tmp_path, str(tmp_path / "cache"), atol=1e-6)
+    grown = checkpoints.load_model(str(tmp_path / "grown"))
+    rows = [head.cls_kernel.numpy()[-1] for head in grown.model.box_heads]
+    assert not np.array_equal(*rows) and np.all([row.any() for row in rows])
 
 
 def rois_of_last_stage(model):

@@ -6,7 +6,7 @@ import json
 import pathlib
 import string
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino as ov
@@ -116,12 +116,14 @@ def export(
 
 def require_supported(config: Config) -> None:
     """A UserError where the graph has no counterpart in OpenVINO."""
-    supported = {
+    supported: dict[str, Any] = {
         "box_roi_op": "align",
         "mask_roi_op": "align",
         "point_head": "none",
         "mask_scoring": "none",
     }
+    if config.cascade_ious:  # each group of classes has a cascade of its own
+        supported["class_groups"] = config.class_groups[:1]
     for name, value in supported.items():
         if getattr(config, name) != value:
             raise UserError(

@@ -20,7 +20,6 @@ from maskx_tf.data.coco.instances import CocoJson
 from maskx_tf.data.coco.issues import STORED_AS_PNG, Issue, summary, tabulate
 from maskx_tf.data.coco.objects import IGNORED, read_objects
 from maskx_tf.data.image_formats import BadImageError
-from maskx_tf.layers.box_head import DELTA_WEIGHTS
 from maskx_tf.ops import boxes
 
 
@@ -104,7 +103,7 @@ def _no_samples(loaded: LoadedModel) -> Samples:
 
 
 def _of_image(detector, image, objects, names, rng, counts) -> Samples:
-    config = detector.loaded.config
+    config, head = detector.loaded.config, detector.head
     resized, size, scale = preprocessing.resize_and_pad(
         image, config.image_min_side, config.image_max_side
     )
@@ -113,13 +112,13 @@ def _of_image(detector, image, objects, names, rng, counts) -> Samples:
         return _no_samples(detector.loaded)
     counts.update(names[label - 1] for label in given.labels if label)
     view = detector.look(resized[None], size[None])
-    regions = regions_of(view.proposals.numpy(), given, size.numpy(), config.roi_positive_iou, rng)
+    regions = regions_of(view.proposals.numpy(), given, size.numpy(), head.positive_iou, rng)
     found, probabilities = detector.features(view, regions.boxes_yxyx)
     positive = regions.labels > 0
     targets = boxes.encode(
         tf.constant(regions.matched, tf.float32),
         tf.constant(regions.boxes_yxyx, tf.float32),
-        DELTA_WEIGHTS,
+        head.delta_weights,
     ).numpy()
     weights = sample_weights(regions, probabilities.numpy(), config.roi_positive_fraction)
     return Samples(found.numpy(), regions.labels, weights, np.where(positive[:, None], targets, 0))

@@ -17,14 +17,16 @@ class View(NamedTuple):
 
 
 class FrozenDetector:
-    """Graphs of a model's first stage and box head, for any size and number of regions.
+    """Graphs of a model's RPN and a box head, for any size and number of regions.
 
     Attributes:
       loaded: the model.
+      head: the box head; of a cascade, that of the stage.
     """
 
-    def __init__(self, loaded: LoadedModel):
+    def __init__(self, loaded: LoadedModel, stage: int = 1):
         model, config = loaded.model, loaded.config
+        head = model.box_heads[stage - 1]
 
         @tf.function(
             autograph=False,
@@ -53,10 +55,10 @@ class FrozenDetector:
         )
         def features(pyramid, boxes_yxyx):
             rois = model.roi_features(pyramid, boxes_yxyx[None], config.box_roi_size)
-            found = model.box_head(rois)
-            return found, tf.nn.softmax(model.box_head.class_logits(found))
+            found = head(rois)
+            return found, tf.nn.softmax(head.class_logits(found))
 
-        self.loaded = loaded
+        self.loaded, self.head = loaded, head
         self._look, self._features = look, features
 
     def look(self, image: tf.Tensor, size: tf.Tensor) -> View:

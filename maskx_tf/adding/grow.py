@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from maskx_tf.adding.fit import Rows
@@ -21,11 +23,6 @@ def check(loaded: LoadedModel) -> None:
             "(--mask_output=class_specific): a new class would have none. Use a model with "
             "--mask_output=transfer."
         )
-    if config.cascade_ious:
-        raise UserError(
-            "this model has a cascade of box heads (--cascade_ious), and new classes are fitted to "
-            "one head. Use a model with one."
-        )
     if config.has_transfer and config.transfer_input == "embedding":
         raise UserError(
             "T of this model reads class embeddings (--transfer_input=embedding), and a new class "
@@ -33,14 +30,16 @@ def check(loaded: LoadedModel) -> None:
         )
 
 
-def grow(loaded: LoadedModel, names: list[str], category_ids: list[int], rows: Rows) -> LoadedModel:
+def grow(
+    loaded: LoadedModel, names: list[str], category_ids: list[int], rows: Sequence[Rows]
+) -> LoadedModel:
     """The model with new classes after the old ones, in a group of their own.
 
     Args:
       loaded: the old model.
       names: M new classes.
       category_ids: their ids in their data set; taken over where no old class has them.
-      rows: their weights.
+      rows: their weights in each of the box heads.
     """
     vocabulary = _vocabulary(loaded.vocabulary, names, category_ids)
     config = loaded.config
@@ -52,7 +51,10 @@ def grow(loaded: LoadedModel, names: list[str], category_ids: list[int], rows: R
         nms_candidates=round(config.nms_candidates * share),
     )
     model = build_model(config, vocabulary.num_classes)
-    added = dict(zip(CLASS_ROWS, rows, strict=True))
+    added: dict[str, np.ndarray] = {}
+    for head, of_head in zip(model.box_heads, rows, strict=True):
+        keys = (key.replace("box_head", head.name, 1) for key in CLASS_ROWS)
+        added |= zip(keys, of_head, strict=True)
     old = {variable_key(variable): variable.numpy() for variable in loaded.model.weights}
     for variable in model.weights:
         key = variable_key(variable)

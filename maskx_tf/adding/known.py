@@ -68,7 +68,8 @@ def class_means(
                 continue
             view = detector.look(image["image"], image["image_size"])
             size = image["image_size"][0].numpy()
-            found = regions_of(view.proposals.numpy(), given, size, config.roi_positive_iou, rng)
+            iou = detector.head.positive_iou
+            found = regions_of(view.proposals.numpy(), given, size, iou, rng)
             regions = found.boxes_yxyx[found.labels > 0]
             owners = found.example[found.labels > 0]
             features = detector.features(view, regions)[0].numpy()
