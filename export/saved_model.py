@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from export import comparison, serving_files, versions, warmup
+from export import comparison, serving_files, signatures, versions, warmup
 from maskx_tf.config import Config
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
@@ -57,8 +57,9 @@ def export(
 
     Signatures: `serving_default` (`image_bytes` string [B]), `image_tensor` (`images` uint8
     [B, H, W, 3]) and `box_prompts` (`image_bytes` string [1], `boxes` float32 [1, N, 4],
-    `class_names` string [1, N]); outputs as of `DetectionModule`. T is folded into a constant
-    table, batch normalisation into the kernels: `model` is changed so, with the same results.
+    `class_names` string [1, N]), with outputs as of `DetectionModule`; `class_names` (`ids` int32
+    [1, N]); and the stages of `BoxPrompts`. T is folded into a constant table, batch normalisation
+    into the kernels: `model` is changed so, with the same results.
 
     Args:
       model: a `MaskXRCNN`.
@@ -92,9 +93,9 @@ def export(
         model, config, vocabulary, mask_class_ids, max_pixels=options.max_pixels
     )
     by_signature = {
-        "serving_default": reference.detect_bytes,
-        "image_tensor": reference.detect_images,
-        "box_prompts": reference.segment_boxes,
+        signatures.DEFAULT: reference.detect_bytes,
+        signatures.IMAGES: reference.detect_images,
+        signatures.BOX_PROMPTS: reference.segment_boxes,
     }
     expected = [comparison.answer(by_signature, request) for request in asked]
     with versions.unfinished(output_dir) as saved:
@@ -137,18 +138,21 @@ def write(
         options.max_pixels,
         options.rle,
     )
-    signatures = {
-        "serving_default": module.detect_bytes.get_concrete_function(),
-        "image_tensor": module.detect_images.get_concrete_function(),
-        "box_prompts": module.segment_boxes.get_concrete_function(),
+    functions = {
+        signatures.DEFAULT: module.detect_bytes.get_concrete_function(),
+        signatures.IMAGES: module.detect_images.get_concrete_function(),
+        signatures.BOX_PROMPTS: module.segment_boxes.get_concrete_function(),
+        signatures.CLASSES: module.class_names.get_concrete_function(),
+        signatures.FEATURES: module.prompts.features,
+        signatures.MASKS: module.prompts.masks,
     }
     # Only what the graphs read is saved: T's own weights are not needed once it is folded.
-    captured = {id(c) for function in signatures.values() for c in function.captured_inputs}
+    captured = {id(c) for function in functions.values() for c in function.captured_inputs}
     module.weights = [v for v in model.variables if id(v.handle) in captured]
     path = versions.write_classes(directory, vocabulary, mask_class_ids)
     module.classes = tf.saved_model.Asset(str(path))
-    tf.saved_model.save(module, f"{literal(directory)}/model", signatures=signatures)
-    outputs = signatures["serving_default"].structured_outputs
+    tf.saved_model.save(module, f"{literal(directory)}/model", signatures=functions)
+    outputs = functions[signatures.DEFAULT].structured_outputs
     return {
         key: f"{value.dtype.name} {['B', *value.shape[1:]]}".replace("'", "")
         for key, value in outputs.items()

@@ -364,7 +364,7 @@ class TestErrors:
         (tmp_path / "1" / "saved_model.pb").write_text("")
         done = threading.Event()
 
-        def load(path, threads):
+        def load(path, *others):
             assert done.wait(60)
             raise OSError("damaged")
 

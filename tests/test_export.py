@@ -91,7 +91,9 @@ def test_clean_process_reproduces_the_model(path, expected, tmp_path):
 
 
 def test_signatures(signatures):
-    assert set(signatures) == {"serving_default", "image_tensor", "box_prompts"}
+    own = {"serving_default", "image_tensor", "box_prompts"}
+    stages = {"box_prompts_features", "box_prompts_masks"}
+    assert set(signatures) == own | stages | {"class_names"}
     (spec,) = signatures["serving_default"].structured_input_signature[1].values()
     assert (spec.name, spec.shape.as_list(), spec.dtype) == ("image_bytes", [None], tf.string)
     (spec,) = signatures["image_tensor"].structured_input_signature[1].values()
@@ -100,14 +102,25 @@ def test_signatures(signatures):
     assert {name: spec.shape.as_list() for name, spec in specs.items()} == {
         "image_bytes": [1], "boxes": [1, None, 4], "class_names": [1, None],
     }  # fmt: skip
-    for name, signature in signatures.items():
-        outputs = signature.structured_outputs
+    for name in own:
+        outputs = signatures[name].structured_outputs
         if name == "box_prompts":
             assert outputs.keys() == signatures["image_tensor"].structured_outputs.keys()
             continue
         assert outputs["detection_masks"].shape.as_list() == [None, 6, 14, 14]
         assert all(output.shape.as_list()[0] is None for output in outputs.values())
         assert "detection_rle_bytes" in outputs  # REST writes what ends so in base64
+
+
+def test_classes_have_names_by_their_ids(signatures):
+    names, count = tiny.VOCABULARY.names, tiny.VOCABULARY.num_classes
+    found = signatures["class_names"](ids=tf.constant([[count, 1]]))
+    assert found["class_names"].numpy().tolist() == [[names[-1].encode(), names[0].encode()]]
+    assert found["mask_seen"].numpy().tolist() == [[count in tiny.SET_A, 1 in tiny.SET_A]]
+    assert found["num_classes"].numpy().tolist() == [count]
+    for wrong in (0, count + 1):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"1 to {count}"):
+            signatures["class_names"](ids=tf.constant([[wrong]]))
 
 
 def test_only_the_weights_in_use_are_saved_and_nothing_runs_python(path):

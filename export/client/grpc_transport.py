@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from export import signatures
 from export.client.errors import ServerError, UnavailableError
-from export.client.prompts import SIGNATURE, Prompts
+from export.client.prompts import Prompts
 from export.client.rest import is_loopback
 from maskx_tf.errors import ImageError
 
@@ -77,7 +78,7 @@ class GrpcTransport:
         tensor.tensor_shape.dim.add(size=1)
         tensor.string_val.append(image)
         if prompts:
-            request.model_spec.signature_name = SIGNATURE
+            request.model_spec.signature_name = signatures.BOX_PROMPTS
             count = len(prompts.class_names)
             boxes, names = (request.inputs[name] for name in ("boxes", "class_names"))
             boxes.dtype, names.dtype = predict_pb2.DT_FLOAT, predict_pb2.DT_STRING

@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from maskx_tf.errors import UserError
 
-SIGNATURE = "box_prompts"  # of the SavedModel
-
 
 class Prompts(NamedTuple):
     """N boxes of an image with their classes.

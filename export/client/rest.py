@@ -12,8 +12,9 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+from export import signatures
 from export.client.errors import ServerError, UnavailableError
-from export.client.prompts import SIGNATURE, Prompts
+from export.client.prompts import Prompts
 from maskx_tf.errors import ImageError
 
 
@@ -79,7 +80,7 @@ class RestTransport:
         if prompts:
             instance["boxes"] = prompts.boxes_yxyx.tolist()
             instance["class_names"] = list(prompts.class_names)
-        signature_name = SIGNATURE if prompts else self._signature_name
+        signature_name = signatures.BOX_PROMPTS if prompts else self._signature_name
         body = {"signature_name": signature_name, "instances": [instance]}
         request = urllib.request.Request(
             self.name, json.dumps(body).encode(), {"Content-Type": "application/json"}

@@ -34,6 +34,8 @@ class Options:
       file_system_poll_wait_seconds: between looks for new versions; 0: only at the start.
       shutdown_grace_seconds: for requests under way when told to stop.
       rest_api_enable_cors_support: pages of other origins may send requests.
+      feature_cache_bytes: of the features of images that boxes were asked of last, see
+        `FeatureCache`; 0: none are kept.
     """
 
     host: str = "127.0.0.1"
@@ -46,6 +48,7 @@ class Options:
     file_system_poll_wait_seconds: float = 1.0
     shutdown_grace_seconds: float = 30.0
     rest_api_enable_cors_support: bool = False
+    feature_cache_bytes: int = 512 << 20
 
 
 class Core:

@@ -15,7 +15,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.serving import errors, metadata, servable, tensors
+from export import signatures
+from export.serving import errors, metadata, tensors
 from export.serving.core import Core, require_model_spec
 from export.serving.errors import Code, ServingError
 from export.serving.versions import Model
@@ -104,7 +105,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         number, name, outputs = self._core.predict(model, *_which(spec), read, deadline)
         response = predict_pb2.PredictResponse()
         response.model_spec.name = model.name
-        response.model_spec.signature_name = name or servable.DEFAULT_SIGNATURE
+        response.model_spec.signature_name = name or signatures.DEFAULT
         response.model_spec.version.value = number
         for key, array in outputs.items():
             response.outputs[key].CopyFrom(tensors.to_proto(array))

@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 
+from export import signatures
 from export.serving import errors
-from export.serving.servable import DEFAULT_SIGNATURE, Servable, remaining_s
+from export.serving.servable import Servable, remaining_s
 from maskx_tf.data import decoding
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.inference import image_bytes, openvino_model
@@ -24,7 +25,7 @@ _DTYPES = {  # of the outputs that are not float32
     "image_size": tf.int32,
 }
 _INPUTS = {  # of the signatures
-    DEFAULT_SIGNATURE: ("image_bytes", tf.string, [None]),
+    signatures.DEFAULT: ("image_bytes", tf.string, [None]),
     "image_tensor": ("images", tf.uint8, [None, None, None, 3]),
 }
 
@@ -37,7 +38,7 @@ class OpenVINOServable(Servable):
 
     def __init__(self, path: str, threads: int = 0):
         """Loads the model at `path`, to compute in so many threads, 0: OpenVINO's choice."""
-        self._path = pathlib.Path(path)
+        self._path, self._cache = pathlib.Path(path), None
         vocabulary = Vocabulary.load(self._path / "assets" / "classes.json")
         self._model = openvino_model.OpenVINOModel(self._path, vocabulary, threads)
         self.signatures = {

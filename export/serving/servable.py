@@ -11,11 +11,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from export import signatures
 from export.serving import errors, tensors
 from export.serving.errors import Code, ServingError
+from export.serving.feature_cache import FeatureCache
 from maskx_tf.system.literal_paths import literal
 
-DEFAULT_SIGNATURE = "serving_default"
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MAX_WARMUP_RECORDS = 1000  # TensorFlow Serving's limit
 
@@ -24,11 +25,20 @@ class Servable:
     """A SavedModel that is ready to run; safe to use from several threads.
 
     Attributes:
-      signatures: SignatureDef by name.
+      signatures: SignatureDef by name, but for the stages of `box_prompts`: features of an image
+        are too large to be sent.
     """
 
-    def __init__(self, path: str, threads: tuple[int, int] = (0, 0)):
-        """Loads the model at `path`; `threads` (inter, intra) of its session, 0: TensorFlow's."""
+    def __init__(
+        self, path: str, threads: tuple[int, int] = (0, 0), cache: FeatureCache | None = None
+    ):
+        """Loads the model.
+
+        Args:
+          path: of the version.
+          threads: (inter, intra) of its session, 0: TensorFlow's.
+          cache: keeps the features of images that boxes are asked of; None: none does.
+        """
         inter, intra = threads
         options = tf.compat.v1.ConfigProto(
             inter_op_parallelism_threads=inter, intra_op_parallelism_threads=intra
@@ -46,6 +56,8 @@ class Servable:
             raise
         self._session.graph.finalize()
         self.signatures = dict(meta_graph.signature_def)
+        self._stages = [self.signatures.pop(name, None) for name in signatures.STAGES]
+        self._cache = cache if all(self._stages) else None  # earlier exports have no stages
 
     def signature(self, name: str):
         """The SignatureDef called `name`, empty: the default.
@@ -53,7 +65,7 @@ class Servable:
         Raises:
           ServingError: FAILED_PRECONDITION, as TensorFlow Serving has it.
         """
-        name = name or DEFAULT_SIGNATURE
+        name = name or signatures.DEFAULT
         if name not in self.signatures or name.startswith("__"):
             raise ServingError(
                 Code.FAILED_PRECONDITION, f'Serving signature key "{name[:100]}" not found.'
@@ -86,9 +98,30 @@ class Servable:
         names = _outputs(signature, output_filter)
         remaining_s(deadline)
         try:
+            if self._cache and signature is self.signatures.get(signatures.BOX_PROMPTS):
+                return self._run_in_stages(self._cache, inputs, names, deadline)
             return self._run(signature, inputs, names, deadline)
         except tf.errors.OpError as error:
             raise errors.from_tensorflow(error) from None
+
+    def _run_in_stages(
+        self,
+        cache: FeatureCache,
+        inputs: Mapping[str, np.ndarray],
+        names: list[str],
+        deadline: float,
+    ) -> dict[str, np.ndarray]:
+        """`box_prompts`, with the features of an image that was asked about before."""
+        features, masks = self._stages
+        image = {"image_bytes": inputs["image_bytes"]}
+        of_image = cache.get(
+            self,
+            image["image_bytes"][0],
+            lambda: self._run(features, image, sorted(features.outputs), deadline),
+            remaining_s(deadline),
+        )
+        boxes = {key: value for key, value in inputs.items() if key not in image}
+        return self._run(masks, {**boxes, **of_image}, names, deadline)
 
     def _run(
         self, signature, inputs: Mapping[str, np.ndarray], names: list[str], deadline: float
@@ -118,6 +151,8 @@ class Servable:
 
     def close(self) -> None:
         """Frees the model's memory; nothing may be running."""
+        if self._cache:
+            self._cache.drop(self)
         self._session.close()
 
 

@@ -26,6 +26,7 @@ from aiohttp import web
 
 from export.serving import grpc_api, model_config, rest
 from export.serving.core import Core, Options
+from export.serving.feature_cache import FeatureCache
 from export.serving.metrics import Metrics
 from export.serving.openvino_servable import OpenVINOServable
 from export.serving.poller import Poller
@@ -73,6 +74,12 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "max_request_bytes", default.max_request_bytes, "Largest request.", 1024, (1 << 31) - 1
     )
+    flags.DEFINE_integer(
+        "feature_cache_bytes",
+        default.feature_cache_bytes,
+        "Memory for features of the images that boxes were asked of last; 0: none are kept.",
+        0,
+    )
     flags.DEFINE_float(
         "shutdown_grace_seconds",
         default.shutdown_grace_seconds,
@@ -87,11 +94,11 @@ def define_flags() -> None:
     )
 
 
-def load(path: str, threads: tuple[int, int]) -> Servable:
-    """A version, of TensorFlow or OpenVINO; threads (inter, intra) as of `Servable`."""
+def load(path: str, threads: tuple[int, int], cache: FeatureCache | None = None) -> Servable:
+    """A version, of TensorFlow or OpenVINO; threads (inter, intra) and cache as of `Servable`."""
     if (pathlib.Path(path) / openvino_model.MODEL_FILE).is_file():
         return OpenVINOServable(path, threads[1])
-    return Servable(path, threads)
+    return Servable(path, threads, cache)
 
 
 class Server:
@@ -100,10 +107,12 @@ class Server:
     def __init__(self, configs: list, options: Options, threads: tuple[int, int] = (0, 0)):
         """Takes ModelConfigs, and (inter, intra) threads of each model's session."""
         metrics = Metrics()
+        size = options.feature_cache_bytes
+        cache = FeatureCache(size) if size else None
         models = []
         for config in configs:
             gauge = metrics.version.labels(config.name)
-            models.append(Model(config, lambda path: load(path, threads), gauge.set))
+            models.append(Model(config, lambda path: load(path, threads, cache), gauge.set))
         self.core = Core(models, options, metrics)
         self.port = self.rest_api_port = 0
         self._poller = Poller(models, options.file_system_poll_wait_seconds)

@@ -12,7 +12,7 @@ from maskx_tf.data import decoding, preprocessing
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.inference.batching import Batching, on_rows
 from maskx_tf.inference.image_bytes import MAX_PIXELS, decode
-from maskx_tf.inference.segmenter import MOST_BOXES, expected_iou
+from maskx_tf.inference.prompts import BoxPrompts
 from maskx_tf.ops import graph_rle
 from maskx_tf.ops.boxes import mask_windows
 
@@ -48,7 +48,8 @@ class DetectionModule(tf.Module):
                               of 0.5: `counts` of COCO's compressed code; empty in the padding
 
     `segment_boxes` takes one image with boxes, and returns these in their order as its detections.
-    Their scores are what the model expects of their masks (`segmenter.expected_iou`).
+    Their scores are what the model expects of their masks (`segmenter.expected_iou`). `prompts` has
+    its two stages apart.
 
     Original pixels are those of the upright image where a JPEG file has an EXIF orientation.
 
@@ -100,7 +101,7 @@ class DetectionModule(tf.Module):
             tf.TensorSpec([None, 2], tf.float32),
             tf.TensorSpec([None, 2], tf.float32),
         ]
-        self._segment = _prompted_network(model)
+        self.prompts = BoxPrompts(model, config, self._names, self._results, max_pixels)
         unique = uuid.uuid4().hex
         self._networks = [
             on_rows(network, signature, batching, f"maskx_{unique}_{lie}")
@@ -140,36 +141,20 @@ class DetectionModule(tf.Module):
           boxes: boxes_yxyx in pixels of the original image, at most `MOST_BOXES`.
           class_names: of the boxes; "": the class that the box head finds most probable there.
         """
-        image = decode(image_bytes[0], self._max_pixels)
-        image_size = tf.shape(image)[:2]
-        boxes = tf.clip_by_value(boxes, 0.0, tf.cast(tf.tile(image_size, [2]), tf.float32))
-        classes = self._class_ids(class_names[0])
-        sides = boxes[0, :, 2:] - boxes[0, :, :2]
-        count = tf.shape(boxes)[1]
-        text = (
-            f"The request has {{}} boxes and {{}} classes; at most {MOST_BOXES}, as many of each."
-        )
-        fits = (count == tf.size(classes)) & (count <= MOST_BOXES)
-        boxes = decoding.require(boxes, fits, text, count, tf.size(classes))
-        has_area = tf.reduce_all(sides > 0.0)
-        boxes = decoding.require(boxes, has_area, "A box has no area in the image.")
-        canvas, size, scale = preprocessing.resize_and_pad(image, *self._sides)
-        filling = tf.cast(count == 0, tf.int32)  # a box for the network where there is none
-        of_network = tf.pad(boxes * tf.tile(scale, [2]), [[0, 0], [0, filling], [0, 0]])
-        classes = tf.pad(classes, [[0, filling]], constant_values=1)
-        found = self._segment(canvas[None], size[None], scale[None], of_network, classes[None])
-        found = {key: value[:, :count] for key, value in found.items()}
-        return self._results(found | {"num_detections": count[None]}, boxes, image_size[None])
+        features = self.prompts.features(image_bytes)
+        return self.prompts.masks(boxes=boxes, class_names=class_names, **features)
 
-    def _class_ids(self, names: tf.Tensor) -> tf.Tensor:
-        """int32 [N] ids of names, 0 of an empty one."""
-        is_of = names[:, None] == self._names[None, 1:]  # [N, K]
-        known = tf.reduce_any(is_of, axis=1)
-        unknown = tf.boolean_mask(names, ~known & (names != ""))
-        text = "The model does not know the classes {}."
-        names = decoding.require(names, tf.size(unknown) == 0, text, unknown)
-        is_named = known & (names != "")
-        return tf.where(is_named, tf.argmax(is_of, axis=1, output_type=tf.int32) + 1, 0)
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None], tf.int32, name="ids")])
+    def class_names(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Names and `mask_seen` [1, N] of classes, and `num_classes` K [1]; ids in 1..K."""
+        count = tf.size(self._names) - 1
+        text = "A class has an id of 1 to {}."
+        ids = decoding.require(ids, tf.reduce_all((ids > 0) & (ids <= count)), text, count)
+        return {
+            "class_names": tf.gather(self._names, ids),
+            "mask_seen": tf.gather(self._mask_seen, ids),
+            "num_classes": count[None],
+        }
 
     def _detect(self, to_pixels, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Detections of B images, each of which `to_pixels` turns into uint8 [H, W, 3]."""
@@ -260,21 +245,3 @@ def _portrait_network(model):
     """The same for transposed portrait canvases."""
     network = _landscape_network(model)
     return lambda canvases, *others: network(tf.transpose(canvases, [0, 2, 1, 3]), *others)
-
-
-def _prompted_network(model):
-    """Masks of boxes [1, N, 4] on a canvas, of their classes or, where 0, of the likeliest."""
-
-    def run(canvas, sizes, scales, boxes, classes):
-        pyramid = model.pyramid(canvas, sizes)
-        likeliest = lambda: model.likeliest_classes(pyramid, boxes)  # noqa: E731
-        chosen = tf.cond(tf.reduce_all(classes > 0), lambda: classes, likeliest)
-        classes = tf.where(classes > 0, classes, chosen)
-        masks = model.masks(pyramid, boxes, classes, scales)
-        return {
-            "detection_classes": classes,
-            "detection_scores": tf.cast(expected_iou(masks), tf.float32),
-            "detection_masks": tf.cast(tf.round(255 * masks), tf.uint8),
-        }
-
-    return run
