@@ -109,7 +109,7 @@ def export(
             outputs,
             options.shared_batches,
         )
-        comparison.compare(str(saved), asked, expected, config.precision)
+        comparison.compare(str(saved), asked, expected, comparison.tolerance_of(config))
         return str(versions.publish(saved, output_dir))
 
 

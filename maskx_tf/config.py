@@ -443,6 +443,20 @@ class Config:
     mask_scoring_units: int = _mask_head(
         1_024, "Units of the fully connected layers of mask_scoring.", POSITIVE, is_later=True
     )
+    loss_joint: float = _training(
+        0.0,
+        "Weight of FCIS's class loss: the mask head's inside and outside maps also tell the class, "
+        "and their score is added to the box head's (docs/mask_heads.md); 0: they do not.",
+        NOT_NEGATIVE,
+        is_later=True,
+    )
+    hard_rois: float = _training(
+        1.0,
+        "Share of the RoIs, those of the largest losses, that the mask head learns from with "
+        "loss_joint (OHEM).",
+        Check(lambda v: 0 < v <= 1, "lie in (0, 1]"),
+        is_later=True,
+    )
     loss_projection: float = _mask_head(
         0.0,
         "Weight of BoxInst's projection loss, which learns from boxes alone (docs/mask_heads.md).",
@@ -473,6 +487,12 @@ class Config:
     # Detections
     score_threshold: float = _detections(0.05, "Detections below this score are dropped.", FRACTION)
     nms_iou: float = _detections(0.5, "NMS threshold between detections of a class.", FRACTION)
+    box_passes: int = _detections(
+        1,
+        "With 2, boxes are RoIs of the box head once more, and both times compete (FCIS, MNC).",
+        Check(lambda v: v in (1, 2), "be 1 or 2"),
+        is_later=True,
+    )
     nms_candidates: int = _detections(
         1_000, "Highest-scoring (RoI, class) pairs that reach the NMS.", POSITIVE
     )
@@ -572,10 +592,36 @@ class Config:
                 f"mask_roi_size={self.mask_roi_size} must be a multiple of {divisor} with "
                 f"mask_body={self.mask_body}."
             )
+        self._check_joint_scores()
         if self.loss_pairwise and self.pairwise_dilation >= self.mask_size:
             raise UserError(
                 f"pairwise_dilation={self.pairwise_dilation} must be less than the side of a mask, "
                 f"{self.mask_size} cells."
+            )
+
+    def _check_joint_scores(self) -> None:
+        if not self.loss_joint:
+            if self.hard_rois != 1:
+                raise UserError(
+                    f"hard_rois={self.hard_rois} needs loss_joint: RoIs without an object have no "
+                    "other loss in the mask head."
+                )
+            return
+        needed = {
+            "mask_body": (("fcis",), "which has inside and outside maps"),
+            "mask_output": (("transfer", "class_specific"), "which tells classes apart"),
+            "mask_rois": (("proposals",), "as RoIs without an object are learned from too"),
+        }
+        for name, (values, why) in needed.items():
+            if getattr(self, name) not in values:
+                raise UserError(
+                    f"loss_joint={self.loss_joint} needs {name}={' or '.join(values)}, {why}; it "
+                    f"is {getattr(self, name)}."
+                )
+        if "cam" in self.mask_branches:
+            raise UserError(
+                f"loss_joint={self.loss_joint} and mask_branches={text_of(self.mask_branches)} "
+                "exclude each other: cam needs to be told the class."
             )
 
     def _check_levels(self) -> None:
@@ -629,6 +675,11 @@ class Config:
     def has_mask_scoring(self) -> bool:
         """Whether masks have scores of their own."""
         return self.mask_scoring != "none"
+
+    @property
+    def has_joint_scores(self) -> bool:
+        """Whether the mask head scores classes too."""
+        return self.loss_joint > 0 and self.has_masks
 
     @property
     def refined_mask_size(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from maskx_tf.ops import boxes, mask_targets
+from maskx_tf.ops import boxes, mask_targets, sampling
 
 # Where the smooth L1 loss turns from quadratic to linear, as published.
 RPN_BETA = 1.0 / 9.0
@@ -77,6 +77,31 @@ def mask_loss(
     entropy = tf.reduce_mean(entropy, axis=[1, 2])  # [R]
     total, count = _masked_sum(entropy if weights is None else entropy * weights, valid)
     return total / tf.maximum(count, 1.0), count
+
+
+def hard_rois(
+    logits: tf.Tensor,
+    targets: tf.Tensor,
+    valid: tf.Tensor,
+    class_logits: tf.Tensor,
+    classes: tf.Tensor,
+    scored: tf.Tensor,
+    share: float,
+) -> tf.Tensor:
+    """FCIS's choice of RoIs by their losses: that of the class, and 10 times that of the mask.
+
+    Args:
+      logits, targets, valid: as of `mask_loss`, [R, m, m] and [R].
+      class_logits, classes, scored: as of `class_loss`, [R, K + 1] and [R].
+      share: see `sampling.hardest`.
+
+    Returns:
+      bool [R].
+    """
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+    of_masks = tf.where(valid, tf.reduce_mean(entropy, axis=[1, 2]), 0.0)
+    of_classes = tf.nn.sparse_softmax_cross_entropy_with_logits(classes, class_logits)
+    return sampling.hardest(of_classes + 10.0 * of_masks, scored, share)
 
 
 def mask_iou_loss(
@@ -218,6 +243,15 @@ TERMS = (
         mean_over="mask",
         of_masks=lambda logits, examples, _: mask_loss(
             logits, examples.targets, examples.valid, examples.weights
+        ),
+    ),
+    Term(
+        "joint",
+        "mask_head",
+        mean_over="joint",
+        weight="loss_joint",
+        of_masks=lambda _, examples, __: class_loss(
+            examples.class_logits, examples.classes, examples.scored
         ),
     ),
     Term(

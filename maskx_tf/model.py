@@ -15,6 +15,7 @@ from maskx_tf.layers import (
     choices,
     cost_model,
     detections,
+    joint_scores,
     mask_branches,
     roi_align,
 )
@@ -255,6 +256,62 @@ class MaskXRCNN(tf_keras.Model):
         kernels = self.point_weights.kernels(classes, self.w_det)
         return self.point_head(fine.sample(shares_yx), coarse, *kernels)
 
+    def class_logits(self, pyramid: dict[int, tf.Tensor], rois_yxyx: tf.Tensor) -> tf.Tensor:
+        """Logits float32 [B, N, K + 1] of the box heads for RoIs [B, N, 4]."""
+        rois = self.roi_features(pyramid, rois_yxyx, self.config.box_roi_size)
+        logits = detections.mean_logits([h.class_logits(h(rois)) for h in self.box_heads])
+        return tf.reshape(logits, [*tf.unstack(tf.shape(rois_yxyx)[:2]), self.num_classes + 1])
+
+    def joint_logits(
+        self,
+        roi_features: tf.Tensor,
+        classes: tf.Tensor,
+        class_logits: tf.Tensor,
+        training: bool = False,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mask logits and class logits of one and the same inside and outside maps (FCIS).
+
+        Args:
+          roi_features: [N, S, S, C].
+          classes: int32 [N], of the masks; they are scored whatever the box heads say.
+          class_logits: float32 [N, K + 1], of the box heads.
+          training: as of `mask_logits`.
+
+        Returns:
+          Mask logits [N, m, m]; `class_logits` plus the joint scores of the likeliest classes or,
+          where each class has kernels of its own, of all.
+        """
+        pixels = self.mask_head.pixels(roi_features, training=training)
+        logits = self.mask_head.of_pixels(pixels, *self.mask_kernels(classes))
+        return logits, self._add_scores(pixels, class_logits, classes)
+
+    def _add_scores(self, pixels, class_logits, classes=None) -> tf.Tensor:
+        """Class logits [N, K + 1] plus joint scores, of `classes` [N] and the likeliest ones."""
+        body = self.mask_head.body
+        if self.config.mask_output == "class_specific":  # as published: of all
+            kernels, _ = self.mask_kernels(tf.range(self.num_classes + 1))
+            return class_logits + body.scores(pixels, kernels)
+        scored = joint_scores.candidates(class_logits, self.box_heads[-1].groups, classes)
+        kernels, _ = self.mask_kernels(tf.reshape(scored, [-1]))
+        kernels = tf.reshape(kernels, [-1, scored.shape[1], body.filters])
+        return joint_scores.add(class_logits, scored, body.scores(pixels, kernels))
+
+    def _joint_class_logits(self, pyramid, rois, class_logits, image_scales) -> tf.Tensor:
+        """Class logits [B, N, K + 1] of RoIs [B, N, 4] with joint scores; image by image."""
+        config = self.config
+
+        def of_image(inputs):
+            index, windows, logits = inputs
+            levels = {level: features[index][None] for level, features in pyramid.items()}
+            of_image = tf.zeros_like(windows[:, 0], tf.int32)
+            size = config.mask_roi_size
+            features = self.flat_roi_features(levels, windows, of_image, size, config.mask_roi_op)
+            return self._add_scores(self.mask_head.pixels(features), logits)
+
+        inputs = (tf.range(tf.shape(rois)[0]), self.mask_rois(rois, image_scales), class_logits)
+        spec = tf.TensorSpec(class_logits.shape[1:], tf.float32)
+        return tf.map_fn(of_image, inputs, fn_output_signature=spec)
+
     def mask_ious(
         self, roi_features: tf.Tensor, logits: tf.Tensor, classes: tf.Tensor
     ) -> tf.Tensor:
@@ -315,10 +372,8 @@ class MaskXRCNN(tf_keras.Model):
 
     def likeliest_classes(self, pyramid: dict[int, tf.Tensor], boxes_yxyx: tf.Tensor) -> tf.Tensor:
         """The most probable class but the background of boxes [B, N, 4]: int32 [B, N]."""
-        rois = self.roi_features(pyramid, boxes_yxyx, self.config.box_roi_size)
-        logits = detections.mean_logits([h.class_logits(h(rois)) for h in self.box_heads])
-        classes = tf.argmax(logits[:, 1:], axis=-1, output_type=tf.int32) + 1
-        return tf.reshape(classes, tf.shape(boxes_yxyx)[:2])
+        logits = self.class_logits(pyramid, boxes_yxyx)
+        return tf.argmax(logits[..., 1:], axis=-1, output_type=tf.int32) + 1
 
     def mask_features(
         self,
@@ -441,7 +496,7 @@ class MaskXRCNN(tf_keras.Model):
     def _boxes(self, pyramid, rois, valid, image_sizes, image_scales):
         """Box heads and NMS over RoIs [B, P, 4], by class group."""
         groups = self.box_heads[-1].groups
-        if len(self.box_heads) == 1:
+        if len(self.box_heads) == self.config.box_passes == 1:
             return self._boxes_of(groups, pyramid, rois, valid, image_sizes, image_scales)
         # Where a RoI moves to follows from the classes of its group and of those before it.
         return [
@@ -453,21 +508,22 @@ class MaskXRCNN(tf_keras.Model):
     def _boxes_of(self, groups, pyramid, rois, valid, image_sizes, image_scales):
         """`_boxes` of some class groups, which share the RoIs of each stage."""
         config, head = self.config, self.box_heads[-1]
-        batch, count, last = tf.shape(rois)[0], rois.shape[1], groups[-1].stop
-        stage_logits: list[tf.Tensor] = []
-        for stage in self.box_heads:
-            features = stage(self.roi_features(pyramid, rois, config.box_roi_size))
-            stage_logits.append(stage.class_logits(features)[:, :last])
-            if stage is not head:
-                rois = stage.refine(features, stage_logits[-1], rois, image_sizes)
+        last = groups[-1].stop
+        features, logits, rois = self._classified(last, pyramid, rois, image_sizes, image_scales)
+        if config.box_passes == 2:
+            flat = tf.reshape(features, [-1, head.units]), tf.reshape(logits, [-1, last])
+            again = head.refine(*flat, rois, image_sizes)
+            again = self._classified(last, pyramid, again, image_sizes, image_scales)
+            both = zip((features, logits, rois), again, strict=True)
+            features, logits, rois = (tf.concat(pair, axis=1) for pair in both)
+            valid = tf.tile(valid, [1, 2])
         in_original = self.conventions.decode_in_original and image_scales is not None
         if in_original:
             rois = boxes.to_original(rois, image_scales)
             image_sizes = tf.round(image_sizes / image_scales)
-        logits = detections.mean_logits(stage_logits)
         detected = detections.select_by_group(
-            tf.reshape(features, [batch, count, head.units]),
-            tf.reshape(logits, [batch, count, last]),
+            features,
+            logits,
             rois,
             valid,
             image_sizes,
@@ -483,6 +539,21 @@ class MaskXRCNN(tf_keras.Model):
             for group in detected:
                 group["detection_boxes"] *= tf.tile(image_scales, [1, 2])[:, None]
         return detected
+
+    def _classified(self, last, pyramid, rois, image_sizes, image_scales):
+        """Features [B, P, D], class logits [B, P, last] and RoIs, of the last box head."""
+        head, (batch, count) = self.box_heads[-1], (tf.shape(rois)[0], rois.shape[1])
+        stage_logits: list[tf.Tensor] = []
+        for stage in self.box_heads:
+            features = stage(self.roi_features(pyramid, rois, self.config.box_roi_size))
+            stage_logits.append(stage.class_logits(features)[:, :last])
+            if stage is not head:
+                rois = stage.refine(features, stage_logits[-1], rois, image_sizes)
+        logits = tf.reshape(detections.mean_logits(stage_logits), [batch, count, last])
+        # The first call of all creates the mask head's weights, after this.
+        if self.config.has_joint_scores and self.mask_head.built:
+            logits = self._joint_class_logits(pyramid, rois, logits, image_scales)
+        return tf.reshape(features, [batch, count, head.units]), logits, rois
 
 
 def with_mask_scores(scores: tf.Tensor, results: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

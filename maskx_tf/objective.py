@@ -52,6 +52,9 @@ class MaskExamples(NamedTuple):
     boxes_yxyx: tf.Tensor | None = None
     images_yxyx: tf.Tensor | None = None  # float32 [R, 4], the whole image in the same cells
     colors: tf.Tensor | None = None  # float32 [R, m, m, 3], LAB of the image
+    # Where the mask head scores classes too, of RoIs without an object as well (class 0):
+    scored: tf.Tensor | None = None  # bool [R], False of the RoI that stands in for none
+    class_logits: tf.Tensor | None = None  # float32 [R, K + 1], of the box head; then of both
     # With mask scoring:
     areas: tf.Tensor | None = None  # float32 [R] of the whole objects, in cells of the masks
     ious: tf.Tensor | None = None  # float32 [R], predicted once the mask head has predicted
@@ -166,7 +169,10 @@ def frozen_mask_examples(
 
 
 def _mask_losses(model, examples: MaskExamples) -> Losses:
-    logits = model.mask_logits(examples.features, examples.classes, training=True)
+    if examples.class_logits is None:
+        logits = model.mask_logits(examples.features, examples.classes, training=True)
+    else:
+        logits, examples = _jointly(model, examples)
     if examples.points is not None:
         examples = _at_points(model, examples, logits)
     if model.mask_iou_head is not None:
@@ -174,6 +180,19 @@ def _mask_losses(model, examples: MaskExamples) -> Losses:
         examples = examples._replace(ious=ious)
     of_masks = {term.name: term.of_masks for term in loss_terms(model.config) if term.of_masks}
     return {name: compute(logits, examples, model.config) for name, compute in of_masks.items()}
+
+
+def _jointly(model, examples: MaskExamples) -> tuple[tf.Tensor, MaskExamples]:
+    """Mask logits [R, m, m] and class logits of the same maps; only hard RoIs still count."""
+    logits, class_logits = model.joint_logits(
+        examples.features, examples.classes, tf.stop_gradient(examples.class_logits), training=True
+    )
+    valid, scored = examples.valid, examples.scored
+    if model.config.hard_rois < 1:
+        of_masks, of_classes = (examples.targets, valid), (class_logits, examples.classes, scored)
+        hard = losses.hard_rois(logits, *of_masks, *of_classes, model.config.hard_rois)
+        valid, scored = valid & hard, hard
+    return logits, examples._replace(class_logits=class_logits, valid=valid, scored=scored)
 
 
 def _at_points(model, examples: MaskExamples, logits: tf.Tensor) -> MaskExamples:
@@ -237,7 +256,8 @@ def _sample_rois(model, proposals, labels, seed) -> RoiSample:
     crowd = labels["is_crowd"][..., None]
     objects = tf.where(crowd, 0.0, labels["boxes_yxyx"])
     crowds = tf.where(crowd, labels["boxes_yxyx"], 0.0)
-    masks_only = config.mode == "stage2_masks" and not learns_from_boxes(config)
+    from_boxes = learns_from_boxes(config) or config.has_joint_scores
+    masks_only = config.mode == "stage2_masks" and not from_boxes
     eligible = _has_mask(labels) if masks_only else labels["classes"] > 0
     candidates = tf.shape(proposals)[1] + tf.shape(objects)[1]
     sample, rois, matched = sampling.sample_rois(
@@ -308,7 +328,7 @@ def _losses_of_box_head(head, features, logits, sample: RoiSample, labels) -> Lo
 
 
 def _mask_examples(model, pyramid, sample: RoiSample, images, labels, seed) -> MaskExamples:
-    from_boxes = learns_from_boxes(model.config)
+    from_boxes, is_scored = learns_from_boxes(model.config), model.config.has_joint_scores
     has_mask = _has_mask(labels)
     usable = labels["classes"] > 0 if from_boxes else has_mask
     if model.config.mask_rois == "ground_truth":
@@ -317,7 +337,8 @@ def _mask_examples(model, pyramid, sample: RoiSample, images, labels, seed) -> M
         candidates = tf.shape(usable)  # [2]: images, RoIs of each
     else:
         matched = tf.gather(usable, sample.object_indices, batch_dims=1)
-        chosen, valid = sampling.where_or_first(sample.positive & matched)  # [R, 2]
+        seen = sample.valid if is_scored else sample.positive & matched
+        chosen, valid = sampling.where_or_first(seen)  # [R, 2]
         rois = tf.gather_nd(sample.boxes_yxyx, chosen)
         object_indices = tf.gather_nd(sample.object_indices, chosen)
         candidates = tf.shape(sample.positive)
@@ -340,6 +361,15 @@ def _mask_examples(model, pyramid, sample: RoiSample, images, labels, seed) -> M
     if weights is not None:
         weights = tf.gather_nd(weights, places)
     examples = MaskExamples(features, classes, targets, valid, weights=weights)
+    if is_scored:
+        examples = examples._replace(
+            scored=valid,
+            class_logits=tf.gather_nd(model.class_logits(pyramid, sample.boxes_yxyx), chosen),
+        )
+        valid &= tf.gather_nd(sample.positive, chosen)
+        examples = examples._replace(
+            classes=tf.where(valid, classes, 0), valid=valid & tf.gather_nd(has_mask, places)
+        )
     if model.point_head is not None:
         fine = model.fine_features(pyramid, rois, image_indices)
         random = tf.gather_nd(_point_draws(model.config, candidates, seed), chosen)

@@ -26,6 +26,7 @@ RANGES = {
     "max_level": (5, 9),
     "image_min_side": (1, 1333),
     "image_max_side": (1333, 10**7),
+    "box_passes": (1, 2),
 }
 ENTRY_POINT = """
 from maskx_tf import config
@@ -105,6 +106,12 @@ def configs(draw) -> Config:
         options["roi_positive_iou"] = 0.5
     if "cam" in options["mask_branches"]:
         options["box_head"] = "conv"
+    scores_classes = options["mask_body"] == "fcis" and options["mask_rois"] == "proposals"
+    scores_classes &= options["mask_output"] != "class_agnostic"
+    if not scores_classes or "cam" in options["mask_branches"]:
+        options["loss_joint"] = 0.0
+    if not options["loss_joint"]:
+        options["hard_rois"] = 1.0
     if options["pairwise_dilation"] >= options["mask_upsampling"] * options["mask_roi_size"]:
         options["loss_pairwise"] = 0.0
     low, high = sorted((options["scale_jitter_min"], options["scale_jitter_max"]))
@@ -127,7 +134,7 @@ def test_every_option_reaches_the_file(name):
     companions = {
         "transfer_embeddings": "vectors.npy",
         "scale_jitter_max": 1e9,
-        "mask_roi_size": 32,
+        "mask_roi_size": 7 * 32,
         "box_head": "conv",
         "keep_best": "box_ap_all",
         "eval_interval": 7,
@@ -135,6 +142,9 @@ def test_every_option_reaches_the_file(name):
     companions.pop(name, None)
     if name == "cascade_loss_weights":
         companions["cascade_ious"] = (0.5, 0.6)
+    if name in ("loss_joint", "hard_rois"):
+        companions |= {"mask_body": "fcis", "loss_joint": 0.4}
+        companions.pop(name, None)
 
     @settings(max_examples=3, deadline=None, database=None)
     @given(other)

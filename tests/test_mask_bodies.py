@@ -369,11 +369,12 @@ class TestOptions:
 
 
 # More layers of the kind that hourglass20 has: minutes each to trace and export, and nothing new.
-DEEPER = ("hourglass32", "hourglass52", "hourglass100")
+# test_fcis has its own.
+OTHERS = ("hourglass32", "hourglass52", "hourglass100", "fcis")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("body", [name for name in choices.MASK_BODIES if name not in DEEPER])
+@pytest.mark.parametrize("body", [name for name in choices.MASK_BODIES if name not in OTHERS])
 def test_every_body_trains_resumes_evaluates_grows_and_is_exported(
     body, shapes_data, stage_1, tmp_path
 ):

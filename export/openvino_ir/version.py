@@ -119,6 +119,8 @@ def require_supported(config: Config) -> None:
     supported: dict[str, Any] = {
         "box_roi_op": "align",
         "mask_roi_op": "align",
+        "loss_joint": 0.0,
+        "box_passes": 1,
         "point_head": "none",
         "mask_scoring": "none",
     }

@@ -45,6 +45,11 @@ def check(config: Config, replicas: int = 1) -> None:
             f"--feature_cache keeps no features of single points, which --point_head="
             f"{config.point_head} reads where masks are uncertain: leave out --feature_cache."
         )
+    if config.has_joint_scores:
+        raise UserError(
+            f"--feature_cache keeps detections, whose scores --loss_joint={config.loss_joint} "
+            "changes: leave out --feature_cache."
+        )
     if replicas > 1:
         raise UserError(f"--feature_cache is for one device, not {replicas}: set --num_gpus.")
 

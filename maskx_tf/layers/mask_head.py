@@ -44,6 +44,12 @@ class MaskHead(tf_keras.layers.Layer):
         self.body.build([*input_shape[:-1], channels])
         super().build(input_shape)
 
+    def pixels(self, roi_features: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """What the body returns of RoI features [N, S, S, C'], for all classes."""
+        if self.coordinates:
+            roi_features = with_coordinates(roi_features)
+        return self.body(roi_features, training=training)
+
     def call(
         self,
         roi_features: tf.Tensor,
@@ -62,9 +68,12 @@ class MaskHead(tf_keras.layers.Layer):
         Returns:
           float32 [N, m, m]; m = u S with the body's upsampling u.
         """
-        if self.coordinates:
-            roi_features = with_coordinates(roi_features)
-        x = self.body(roi_features, training=training)
+        return self.of_pixels(self.pixels(roi_features, training=training), kernels, biases)
+
+    def of_pixels(
+        self, x: tf.Tensor, kernels: tf.Tensor, biases: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """`call` of what `pixels` returned."""
         logits = self.body.logits(x, kernels)
         if biases is not None:
             logits += tf.cast(biases, tf.float32)[:, None, None]

@@ -151,6 +151,23 @@ def sample_rois(
     return sample, rois, tf.gather(matches.index, sample.indices, batch_dims=1)
 
 
+def hardest(losses: tf.Tensor, eligible: tf.Tensor, share: float) -> tf.Tensor:
+    """The RoIs of the largest losses (online hard example mining).
+
+    Args:
+      losses: float32 [R].
+      eligible: bool [R], those that count.
+      share: of the eligible ones, rounded up.
+
+    Returns:
+      bool [R]; of equal losses the first ones.
+    """
+    order = tf.argsort(tf.where(eligible, losses, -1.0), direction="DESCENDING", stable=True)
+    count = tf.math.count_nonzero(eligible, dtype=tf.int32)
+    most = tf.cast(tf.math.ceil(share * tf.cast(count, tf.float32)), tf.int32)
+    return eligible & (tf.math.invert_permutation(order) < most)
+
+
 def where_or_first(mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Places of the true entries of mask [B, N], int32 [R, 2], and bool [R] which of them are real.
 

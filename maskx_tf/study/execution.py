@@ -173,7 +173,8 @@ class Execution:
         flagfile = _result_file(self._plan, run).with_suffix(".flags")
         write_atomically(flagfile, config_lib.to_text(run.config))
         can_cache = run.mode == "stage2_masks" and self._plan.study.share_features
-        can_cache &= not run.config.has_point_head  # which reads more than is in a cache
+        # These read more than is in a cache, or change what it holds.
+        can_cache &= not (run.config.has_point_head or run.config.has_joint_scores)
         keeps = str(cache) if can_cache else ""
         training_cache = keeps if group.shares_features else ""
         return {
