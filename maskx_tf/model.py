@@ -286,18 +286,19 @@ class MaskXRCNN(tf_keras.Model):
         return logits, self._add_scores(pixels, class_logits, classes)
 
     def _add_scores(self, pixels, class_logits, classes=None) -> tf.Tensor:
-        """Class logits [N, K + 1] plus joint scores, of `classes` [N] and the likeliest ones."""
-        body = self.mask_head.body
+        """Logits [N, L] of classes below L plus joint scores, of `classes` [N] and likely ones."""
+        body, last = self.mask_head.body, class_logits.shape[1]
         if self.config.mask_output == "class_specific":  # as published: of all
-            kernels, _ = self.mask_kernels(tf.range(self.num_classes + 1))
+            kernels, _ = self.mask_kernels(tf.range(last))
             return class_logits + body.scores(pixels, kernels)
-        scored = joint_scores.candidates(class_logits, self.box_heads[-1].groups, classes)
+        groups = [group for group in self.box_heads[-1].groups if group.stop <= last]
+        scored = joint_scores.candidates(class_logits, groups, classes)
         kernels, _ = self.mask_kernels(tf.reshape(scored, [-1]))
         kernels = tf.reshape(kernels, [-1, scored.shape[1], body.filters])
         return joint_scores.add(class_logits, scored, body.scores(pixels, kernels))
 
     def _joint_class_logits(self, pyramid, rois, class_logits, image_scales) -> tf.Tensor:
-        """Class logits [B, N, K + 1] of RoIs [B, N, 4] with joint scores; image by image."""
+        """Class logits [B, N, L] of RoIs [B, N, 4] with joint scores; image by image."""
         config = self.config
 
         def of_image(inputs):

@@ -133,7 +133,12 @@ def test_the_local_server_answers_as_the_detector(exported):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("box_roi_op", "pool"), ("point_head", "agnostic"), ("mask_scoring", "transfer")],
+    [
+        ("box_roi_op", "pool"),
+        ("point_head", "agnostic"),
+        ("mask_scoring", "transfer"),
+        ("box_passes", 2),
+    ],
 )
 def test_what_has_no_counterpart_is_refused(name, value):
     with pytest.raises(UserError, match=f"--{name}={value} cannot be exported for OpenVINO"):

@@ -228,6 +228,24 @@ class TestModel:
                 of_passes[int(np.argmin(nearest))] += 1
         assert min(of_passes) > 0
 
+    def test_old_classes_are_found_as_without_those_added_later(self, model):
+        """Bit for bit, although RoIs move in between."""
+        features = batches.random_features()
+        before, groups = model.config, model.box_head.groups
+        arguments = model.pyramid(*features.values()), *_proposals(model, features)
+        found = []
+        for parts in ((range(1, 6),), (range(1, 6), range(6, 8))):
+            shares = {"max_detections": 5 * len(parts), "nms_candidates": 500 * len(parts)}
+            model.config = before.replace(box_passes=2, score_threshold=0.0, **shares)
+            model.box_head.groups = parts
+            found.append(model._boxes(*arguments))
+        model.config, model.box_head.groups = before, groups
+        [alone], [first, added] = found
+        for name in ("detection_boxes", "detection_scores"):
+            np.testing.assert_array_equal(alone[name], first[name])
+        assert np.any(first["num_detections"])
+        assert set(np.unique(added["detection_classes"])) <= {0, 6, 7}
+
     def test_a_folded_model_detects_the_same(self, model):
         image, size = batches.random_features().values()
         before = model(image, size)
@@ -237,6 +255,13 @@ class TestModel:
         after = copy(image, size)
         for name in ("detection_scores", "detection_masks", "detection_boxes"):
             np.testing.assert_allclose(after[name], before[name], atol=1e-3)
+
+
+def _proposals(model, features):
+    """Further arguments of `MaskXRCNN._boxes`."""
+    pyramid, sizes = model.pyramid(*features.values()), features["image_size"]
+    rois, scores = model.rpn.propose(model.rpn(pyramid), sizes, 100, 50)
+    return rois, scores > float("-inf"), sizes, None
 
 
 @pytest.mark.slow
