@@ -320,8 +320,8 @@ class Config:
     )
     box_head: str = _detector(
         "fc",
-        "Box head: two fully connected layers, or convolutions and a mean, which have class "
-        "activation maps (docs/mask_heads.md).",
+        "Box head: two fully connected layers; convolutions and a mean, which have class "
+        "activation maps (docs/mask_heads.md); or MNC's, which sees masks (docs/family.md).",
         choices=tuple(BOX_HEADS),
         is_later=True,
     )
@@ -493,6 +493,11 @@ class Config:
         Check(lambda v: v in (1, 2), "be 1 or 2"),
         is_later=True,
     )
+    mask_voting: bool = _detections(
+        False,
+        "Masks of detections are the mean of those of all RoIs around them, with box_head=mnc.",
+        is_later=True,
+    )
     nms_candidates: int = _detections(
         1_000, "Highest-scoring (RoI, class) pairs that reach the NMS.", POSITIVE
     )
@@ -586,6 +591,7 @@ class Config:
                 f"box_head={self.box_head}, in whose features a class has no place. Train a "
                 "detector with it (mode=stage1_boxes) first."
             )
+        self._check_mnc()
         divisor = MASK_BODIES[self.mask_body].divisor
         if self.mask_roi_size % divisor:
             raise UserError(
@@ -624,6 +630,41 @@ class Config:
                 "exclude each other: cam needs to be told the class."
             )
 
+    def _check_mnc(self) -> None:
+        if not self.has_mnc:
+            if self.mask_voting:
+                raise UserError(
+                    f"mask_voting={self.mask_voting} needs box_head=mnc, which has masks of RoIs, "
+                    f"not box_head={self.box_head}."
+                )
+            return
+        needed: dict[str, tuple[Any, str]] = {
+            "mode": ("end_to_end", "as its boxes follow from masks"),
+            "conventions": ("aligned", ""),
+            "cascade_ious": ((), "as box_passes are its stages"),
+            "box_roi_op": (self.mask_roi_op, "mask_roi_op: they share RoI features"),
+            "mask_roi_size": (2 * self.box_roi_size, "twice box_roi_size"),
+            "mask_roi_scale": (1.0, "the masks of boxes"),
+            "mask_rois": ("proposals", "whose masks it sees"),
+            "point_head": ("none", ""),
+            "mask_scoring": ("none", ""),
+            "loss_joint": (0.0, ""),
+            "loss_projection": (0.0, ""),
+            "loss_pairwise": (0.0, ""),
+        }
+        if self.mask_output != "class_agnostic":
+            needed |= {
+                "mask_output": ("transfer", "or class_agnostic"),
+                "mask_mlp": (True, "the masks of RoIs whose class is not known"),
+                "mask_voting": (False, "as only class-agnostic masks of RoIs can vote"),
+            }
+        for name, (value, why) in needed.items():
+            if getattr(self, name) != value:
+                raise UserError(
+                    f"{name}={text_of(getattr(self, name))} must be {text_of(value) or 'empty'} "
+                    f"with box_head=mnc{', ' if why else ''}{why}."
+                )
+
     def _check_levels(self) -> None:
         stage = BACKBONES[self.backbone].last_stage
         last = min(stage, self.backbone_output_stride.bit_length() - 1)
@@ -660,6 +701,21 @@ class Config:
     def has_masks(self) -> bool:
         """False of stage 1, where nothing trains the mask head."""
         return self.mode != "stage1_boxes"
+
+    @property
+    def has_mnc(self) -> bool:
+        """Whether the box head sees the masks of its RoIs."""
+        return self.box_head == "mnc"
+
+    @property
+    def mask_loss_weight(self) -> float:
+        """Weight of the mask loss: 2 in MNC, as published."""
+        return 2.0 if self.has_mnc else 1.0
+
+    @property
+    def roi_mask_loss_weight(self) -> float:
+        """Weight of the loss of masks of RoIs of no class, where those of boxes have one."""
+        return 2.0 if self.has_mnc and self.has_transfer else 0.0
 
     @property
     def mask_size(self) -> int:

@@ -236,15 +236,18 @@ TERMS = (
     Term("rpn_score", "rpn", IMAGES),
     Term("rpn_box", "rpn", IMAGES),
     Term("class", "box_head", mean_over="class"),
+    Term("class_of_box", "box_head", mean_over="class_of_box", weight="has_mnc"),
     Term("box", "box_head", mean_over="class"),
     Term(
         "mask",
         "mask_head",
         mean_over="mask",
+        weight="mask_loss_weight",
         of_masks=lambda logits, examples, _: mask_loss(
             logits, examples.targets, examples.valid, examples.weights
         ),
     ),
+    Term("roi_mask", "mask_head", mean_over="roi_mask", weight="roi_mask_loss_weight"),
     Term(
         "joint",
         "mask_head",

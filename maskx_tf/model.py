@@ -4,6 +4,7 @@ What its layers are is in `assembly.py`, how training losses arise from them in 
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +27,7 @@ from maskx_tf.layers.mask_iou_head import MaskIoUHead
 from maskx_tf.layers.point_head import FineFeatures, PointHead
 from maskx_tf.layers.rpn import RPN
 from maskx_tf.layers.weight_transfer import LearnedMaskWeights, WeightTransfer
-from maskx_tf.ops import boxes, points, sampling
+from maskx_tf.ops import boxes, mask_voting, points, sampling
 from maskx_tf.ops.conventions import CONVENTIONS
 
 cost_model.silence()
@@ -160,6 +161,28 @@ class MaskXRCNN(tf_keras.Model):
         operator = self.config.box_roi_op
         return self.flat_roi_features(pyramid, rois, image_indices, size, operator)
 
+    def box_features(
+        self, head: BoxHead, pyramid: dict[int, tf.Tensor], rois_yxyx: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """What a box head makes of RoIs [B, N, 4], and what it was told of their masks.
+
+        Returns:
+          Box features [B * N, U]; with MNC's head masks [B * N, m, m], probabilities, else None.
+        """
+        if not self.config.has_mnc:
+            return head(self.roi_features(pyramid, rois_yxyx, self.config.box_roi_size)), None
+        features = self.roi_features(pyramid, rois_yxyx, self.config.mask_roi_size)
+        masks = tf.sigmoid(self.roi_mask_logits(features))
+        return head(features, masks), masks
+
+    def roi_mask_logits(self, roi_features: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Mask logits [N, m, m] of RoI features [N, S, S, C] whose classes are not known."""
+        no_classes = tf.zeros_like(roi_features[:, 0, 0, 0], tf.int32)
+        if self.config.mask_output == "class_agnostic":
+            return self.mask_logits(roi_features, no_classes, training)
+        no_kernels = tf.zeros([tf.shape(roi_features)[0], self.mask_head.body.filters])
+        return self.mask_head(roi_features, no_kernels, training=training)
+
     def flat_roi_features(
         self,
         pyramid: dict[int, tf.Tensor],
@@ -258,8 +281,9 @@ class MaskXRCNN(tf_keras.Model):
 
     def class_logits(self, pyramid: dict[int, tf.Tensor], rois_yxyx: tf.Tensor) -> tf.Tensor:
         """Logits float32 [B, N, K + 1] of the box heads for RoIs [B, N, 4]."""
-        rois = self.roi_features(pyramid, rois_yxyx, self.config.box_roi_size)
-        logits = detections.mean_logits([h.class_logits(h(rois)) for h in self.box_heads])
+        logits = detections.mean_logits(
+            [h.class_logits(self.box_features(h, pyramid, rois_yxyx)[0]) for h in self.box_heads]
+        )
         return tf.reshape(logits, [*tf.unstack(tf.shape(rois_yxyx)[:2]), self.num_classes + 1])
 
     def joint_logits(
@@ -470,6 +494,9 @@ class MaskXRCNN(tf_keras.Model):
             results = self.mask_results(
                 pyramid, detected["detection_boxes"], detected["detection_classes"], image_scales
             )
+            if self.config.mask_voting:
+                voted = detected.pop("voted_masks")
+                results["masks"] = mask_voting.voted_or_own(voted, results["masks"])
             detected |= with_mask_scores(detected["detection_scores"], results)
         return detections.by_falling_score(groups)
 
@@ -480,7 +507,10 @@ class MaskXRCNN(tf_keras.Model):
         image_scales: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """`detect` without masks."""
-        return detections.by_falling_score(self._detect_groups(pyramid, image_sizes, image_scales))
+        groups = self._detect_groups(pyramid, image_sizes, image_scales)
+        for detected in groups:
+            detected.pop("voted_masks", None)
+        return detections.by_falling_score(groups)
 
     def _detect_groups(self, pyramid, image_sizes, image_scales) -> list[dict[str, tf.Tensor]]:
         """`detect_boxes` of each class group on its own."""
@@ -507,24 +537,27 @@ class MaskXRCNN(tf_keras.Model):
         ]
 
     def _boxes_of(self, groups, pyramid, rois, valid, image_sizes, image_scales):
-        """`_boxes` of some class groups, which share the RoIs of each stage."""
-        config, head = self.config, self.box_heads[-1]
-        last = groups[-1].stop
-        features, logits, rois = self._classified(last, pyramid, rois, image_sizes, image_scales)
+        """`_boxes` of some class groups, which share the RoIs of each stage and pass.
+
+        With `--mask_voting` also "voted_masks" [B, D, m, m].
+        """
+        config, head, last = self.config, self.box_heads[-1], groups[-1].stop
+        seen = self._classify(last, pyramid, rois, image_sizes, image_scales)
         if config.box_passes == 2:
-            flat = tf.reshape(features, [-1, head.units]), tf.reshape(logits, [-1, last])
-            again = head.refine(*flat, rois, image_sizes)
-            again = self._classified(last, pyramid, again, image_sizes, image_scales)
-            both = zip((features, logits, rois), again, strict=True)
-            features, logits, rois = (tf.concat(pair, axis=1) for pair in both)
+            flat = tf.reshape(seen.features, [-1, head.units]), tf.reshape(seen.logits, [-1, last])
+            again = head.refine(*flat, seen.rois_yxyx, image_sizes)
+            again = self._classify(last, pyramid, again, image_sizes, image_scales)
+            both = zip(seen, again, strict=True)
+            seen = _Classified(*(tf.concat(values, axis=1) for values in both))
             valid = tf.tile(valid, [1, 2])
+        rois = seen.rois_yxyx
         in_original = self.conventions.decode_in_original and image_scales is not None
         if in_original:
             rois = boxes.to_original(rois, image_scales)
             image_sizes = tf.round(image_sizes / image_scales)
         detected = detections.select_by_group(
-            features,
-            logits,
+            seen.features,
+            seen.logits,
             rois,
             valid,
             image_sizes,
@@ -536,17 +569,21 @@ class MaskXRCNN(tf_keras.Model):
             max_detections=config.max_detections * len(groups) // len(head.groups),
             conventions=self.conventions,
         )
-        if in_original:
-            for group in detected:
+        for group in detected:
+            if in_original:
                 group["detection_boxes"] *= tf.tile(image_scales, [1, 2])[:, None]
+            if config.mask_voting:
+                group["voted_masks"] = mask_voting.vote_in_batch(
+                    seen.masks, rois, seen.logits, valid, group
+                )
         return detected
 
-    def _classified(self, last, pyramid, rois, image_sizes, image_scales):
-        """Features [B, P, D], class logits [B, P, last] and RoIs, of the last box head."""
+    def _classify(self, last: int, pyramid, rois, image_sizes, image_scales) -> "_Classified":
+        """What the box heads say of RoIs [B, P, 4] and classes below `last`."""
         head, (batch, count) = self.box_heads[-1], (tf.shape(rois)[0], rois.shape[1])
         stage_logits: list[tf.Tensor] = []
         for stage in self.box_heads:
-            features = stage(self.roi_features(pyramid, rois, self.config.box_roi_size))
+            features, masks = self.box_features(stage, pyramid, rois)
             stage_logits.append(stage.class_logits(features)[:, :last])
             if stage is not head:
                 rois = stage.refine(features, stage_logits[-1], rois, image_sizes)
@@ -554,7 +591,23 @@ class MaskXRCNN(tf_keras.Model):
         # The first call of all creates the mask head's weights, after this.
         if self.config.has_joint_scores and self.mask_head.built:
             logits = self._joint_class_logits(pyramid, rois, logits, image_scales)
-        return tf.reshape(features, [batch, count, head.units]), logits, rois
+        if masks is None:
+            masks = tf.zeros([batch * count, 0, 0])
+        return _Classified(
+            tf.reshape(features, [batch, count, head.units]),
+            logits,
+            rois,
+            tf.reshape(masks, [batch, count, *masks.shape[1:]]),
+        )
+
+
+class _Classified(NamedTuple):
+    """RoIs of the last box head and what it says of them."""
+
+    features: tf.Tensor  # float32 [B, P, D]
+    logits: tf.Tensor  # float32 [B, P, K + 1], whose probabilities are the mean over the stages
+    rois_yxyx: tf.Tensor  # float32 [B, P, 4]
+    masks: tf.Tensor  # float32 [B, P, m, m], with MNC's head; else 0 x 0
 
 
 def with_mask_scores(scores: tf.Tensor, results: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maskx_tf import losses
+from maskx_tf import losses, mnc_objective
+from maskx_tf.box_objective import Losses, RoiSample, box_losses, of_stage
 from maskx_tf.config import Config
 from maskx_tf.layers import roi_align, rpn
 from maskx_tf.layers.point_head import FineFeatures
@@ -13,17 +14,6 @@ from maskx_tf.model import MaskXRCNN
 from maskx_tf.ops import boxes, points, replicas, sampling
 from maskx_tf.ops.colors import rgb_to_lab
 from maskx_tf.ops.mask_targets import mask_targets, object_areas, point_targets
-
-Losses = dict[str, losses.Loss]
-
-
-class RoiSample(NamedTuple):
-    """RoIs of a batch that the heads are trained on, S of each image."""
-
-    boxes_yxyx: tf.Tensor  # float32 [B, S, 4]
-    object_indices: tf.Tensor  # int32 [B, S] into the objects of the image
-    positive: tf.Tensor  # bool [B, S]
-    valid: tf.Tensor  # bool [B, S]
 
 
 class PointExamples(NamedTuple):
@@ -67,26 +57,24 @@ class MaskExamples(NamedTuple):
 def loss_terms(config: Config, stages: int = 1) -> tuple[losses.Term, ...]:
     """The losses that a run trains, with their weights; `stages` is the number of box heads."""
     trains_boxes, trains_masks = config.mode != "stage2_masks", config.has_masks
+    stages = config.box_passes if config.has_mnc else stages
+    stage_weights = config.cascade_loss_weights or [1.0] * stages
     trained = []
-    for stage, of_stage in enumerate(config.cascade_loss_weights or [1.0] * stages, start=1):
+    for stage, stage_weight in enumerate(stage_weights, start=1):
         for term in losses.TERMS:
             weight, steps = (
                 getattr(config, value) if isinstance(value, str) else value
                 for value in (term.weight, term.warmup_steps)
             )
-            of_heads = term.part == "box_head"
+            of_heads = term.part == "box_head" or (config.has_mnc and term.part == "mask_head")
             is_trained = trains_masks if term.part == "mask_head" else trains_boxes
             if weight and is_trained and (of_heads or stage == 1):
-                name, mean_over = (_of_stage(name, stage) for name in (term.name, term.mean_over))
-                weight = weight * of_stage if of_heads else weight
+                name, mean_over = (of_stage(name, stage) for name in (term.name, term.mean_over))
+                weight = weight * stage_weight if of_heads else weight
                 trained.append(
                     term._replace(name=name, mean_over=mean_over, weight=weight, warmup_steps=steps)
                 )
     return tuple(trained)
-
-
-def _of_stage(name: str, stage: int) -> str:
-    return name if stage == 1 else f"{name}_{stage}"
 
 
 def learns_from_boxes(config: Config) -> bool:
@@ -144,7 +132,12 @@ def training_losses(
     outputs = model.rpn(pyramid)
     sample = _sample_rois(model, _proposals(model, outputs, image_sizes), labels, roi_seed)
     result = _rpn_losses(model, outputs, labels, image_sizes, rpn_seed)
-    result |= _box_losses(model, pyramid, sample, labels, image_sizes)
+    if config.has_mnc:
+        has_mask = _has_mask(labels)
+        return result | mnc_objective.stage_losses(
+            model, pyramid, sample, labels, has_mask, image_sizes
+        )
+    result |= box_losses(model, pyramid, sample, labels, image_sizes)
     if config.mode == "end_to_end":
         examples = _mask_examples(model, pyramid, sample, features, labels, seed)
         result |= _mask_losses(model, examples)
@@ -271,60 +264,6 @@ def _sample_rois(model, proposals, labels, seed) -> RoiSample:
         positive_iou=model.box_heads[0].positive_iou,
     )
     return RoiSample(rois, matched, sample.positive, sample.valid)
-
-
-def _box_losses(model, pyramid, sample: RoiSample, labels, image_sizes) -> Losses:
-    """The losses of all box heads; each after the first sees the RoIs where the one before does."""
-    result: Losses = {}
-    for stage, head in enumerate(model.box_heads, start=1):
-        rois = sample.boxes_yxyx
-        of_rois = model.roi_features(pyramid, rois, model.config.box_roi_size)
-        divisor = 1 if model.config.cascade_loss_weights else len(model.box_heads)
-        features = head(_share_gradient(of_rois, divisor))
-        logits = head.class_logits(features)
-        found = _losses_of_box_head(head, features, logits, sample, labels)
-        result |= {_of_stage(name, stage): loss for name, loss in found.items()}
-        if head is not model.box_heads[-1]:
-            refined = head.refine(features, logits, rois, image_sizes)
-            sample = _match_again(refined, sample, labels, model.box_heads[stage].positive_iou)
-    return result
-
-
-def _share_gradient(features: tf.Tensor, stages: int) -> tf.Tensor:
-    """The same features; of several stages each gives backbone and FPN its part of the gradient."""
-    if stages == 1:
-        return features
-
-    @tf.custom_gradient
-    def identity(values):
-        return tf.identity(values), lambda upstream: upstream / stages
-
-    return identity(features)
-
-
-def _match_again(rois_yxyx, sample: RoiSample, labels, positive_iou: float) -> RoiSample:
-    """The RoIs of a sample after they moved, each with the object that it overlaps most now."""
-    objects = tf.where(labels["is_crowd"][..., None], 0.0, labels["boxes_yxyx"])
-    matches = sampling.match(boxes.iou(rois_yxyx, objects))
-    positive = sample.valid & (matches.iou >= positive_iou)
-    return RoiSample(rois_yxyx, matches.index, positive, sample.valid)
-
-
-def _losses_of_box_head(head, features, logits, sample: RoiSample, labels) -> Losses:
-    matched = tf.gather(labels["classes"], sample.object_indices, batch_dims=1)
-    classes = tf.where(sample.positive, matched, 0)  # [B, S]
-    valid = tf.reshape(sample.valid, [-1])
-    class_loss = losses.class_loss(logits, tf.reshape(classes, [-1]), valid)
-    positive = tf.where(sample.positive)  # [F, 2]
-    objects = tf.gather(labels["boxes_yxyx"], sample.object_indices, batch_dims=1)
-    targets = boxes.encode(
-        tf.gather_nd(objects, positive),
-        tf.gather_nd(sample.boxes_yxyx, positive),
-        head.delta_weights,
-    )
-    rows = tf.where(tf.reshape(sample.positive, [-1]))[:, 0]
-    deltas = head.class_deltas(tf.gather(features, rows), tf.gather_nd(classes, positive))
-    return {"class": class_loss, "box": losses.box_loss(deltas, targets, class_loss[1])}
 
 
 def _mask_examples(model, pyramid, sample: RoiSample, images, labels, seed) -> MaskExamples:

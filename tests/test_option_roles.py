@@ -32,7 +32,7 @@ SCOPES = {
     "rpn_negative_iou rpn_straddle_threshold rpn_pre_nms_train rpn_post_nms_train roi_batch_size "
     "roi_positive_fraction roi_positive_iou mask_rois mask_roi_size class_groups",
     "detections": "rpn_nms_iou rpn_pre_nms_test rpn_post_nms_test score_threshold nms_iou "
-    "nms_candidates max_detections point_steps box_passes",
+    "nms_candidates max_detections point_steps box_passes mask_voting",
 }
 ROLES = {
     "on_resume=may_change": "train_steps precision convolutions train_records batch_size "
@@ -41,7 +41,7 @@ ROLES = {
     "at_test=data": "model_dir num_gpus eval_records mask_classes batch_size image_min_side "
     "image_max_side max_objects",
     "at_test=detections": "precision rpn_nms_iou rpn_pre_nms_test rpn_post_nms_test "
-    "score_threshold nms_iou nms_candidates max_detections point_steps box_passes",
+    "score_threshold nms_iou nms_candidates max_detections point_steps box_passes mask_voting",
     "scales=steps": "train_steps checkpoint_interval eval_interval warmup_steps lr_steps",
     "scales=rate": "learning_rate",
     "scales=decay": "ema_decay",
@@ -86,7 +86,7 @@ def test_help_of_evaluate_lists_what_has_an_effect_there():
     values = flags.FlagValues()
     config_lib.define_flags(values, shown=checkpoint.changeable())
     shown = values.get_flags_for_module("maskx_tf.config")
-    assert len(shown) == 18
+    assert len(shown) == 19
     assert {flag.name for flag in shown} == set(
         " ".join(text for role, text in ROLES.items() if role.startswith("at_test")).split()
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maskx_tf import checkpoints, objective, training
+from maskx_tf import box_objective, checkpoints, training
 from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints import class_weights
 from maskx_tf.errors import UserError
@@ -143,7 +143,7 @@ class TestCascadeOption:
         for stages, config in ((1, CONFIG), (3, self.CONFIG)):
             features = tf.Variable(tf.random.stateless_normal([2, 3], [1, 2]))
             with tf.GradientTape() as tape:
-                value = tf.reduce_sum(objective._share_gradient(features, stages) ** 2)
+                value = tf.reduce_sum(box_objective._share_gradient(features, stages) ** 2)
             gradients[stages] = tape.gradient(value, features).numpy()
             assert value == tf.reduce_sum(features**2)
             assert len(build_model(config, batches.NUM_CLASSES).box_heads) == stages
@@ -157,7 +157,7 @@ class TestCascadeOption:
         assert weights["box_2"] == 0.5 and weights["class_3"] == 0.25
         divisors = []
         share = lambda features, divisor: divisors.append(divisor) or features  # noqa: E731
-        monkeypatch.setattr(objective, "_share_gradient", share)
+        monkeypatch.setattr(box_objective, "_share_gradient", share)
         labels = batches.to_tensors(batches.random_labels())
         for config in (self.CONFIG, weighted):
             model = build_model(config, batches.NUM_CLASSES)

@@ -126,6 +126,8 @@ def require_supported(config: Config) -> None:
     }
     if config.cascade_ious:  # each group of classes has a cascade of its own
         supported["class_groups"] = config.class_groups[:1]
+    if config.has_mnc:
+        supported["box_head"] = "fc"
     for name, value in supported.items():
         if getattr(config, name) != value:
             raise UserError(

@@ -13,7 +13,6 @@ import tqdm
 
 from maskx_tf.adding.frozen_detector import FrozenDetector
 from maskx_tf.adding.regions import given_of, regions_of, sample_weights
-from maskx_tf.checkpoints import LoadedModel
 from maskx_tf.data import preprocessing
 from maskx_tf.data.coco.images import locate, read_image
 from maskx_tf.data.coco.instances import CocoJson
@@ -93,12 +92,12 @@ def collect(
         print(f"{len(problems)} images cannot be read, such as {problems[0]}", file=sys.stderr)
     if issues:
         print(summary(tabulate(issues)), file=sys.stderr)
-    parts.append(_no_samples(detector.loaded))
+    parts.append(_no_samples(detector))
     return Samples(*(np.concatenate(column) for column in zip(*parts, strict=True))), counts
 
 
-def _no_samples(loaded: LoadedModel) -> Samples:
-    features = np.zeros([0, loaded.config.box_fc_units], np.float32)
+def _no_samples(detector: FrozenDetector) -> Samples:
+    features = np.zeros([0, detector.head.units], np.float32)
     return Samples(features, np.zeros([0], np.int64), np.zeros([0]), np.zeros([0, 4], np.float32))
 
 
@@ -109,7 +108,7 @@ def _of_image(detector, image, objects, names, rng, counts) -> Samples:
     )
     given = given_of(objects, names, scale.numpy())
     if not given.labels.any():  # its examples are crowds or no boxes
-        return _no_samples(detector.loaded)
+        return _no_samples(detector)
     counts.update(names[label - 1] for label in given.labels if label)
     view = detector.look(resized[None], size[None])
     regions = regions_of(view.proposals.numpy(), given, size.numpy(), head.positive_iou, rng)

@@ -54,8 +54,7 @@ class FrozenDetector:
             ],
         )
         def features(pyramid, boxes_yxyx):
-            rois = model.roi_features(pyramid, boxes_yxyx[None], config.box_roi_size)
-            found = head(rois)
+            found, _ = model.box_features(head, pyramid, boxes_yxyx[None])
             return found, tf.nn.softmax(head.class_logits(found))
 
         self.loaded, self.head = loaded, head

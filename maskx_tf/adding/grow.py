@@ -54,7 +54,8 @@ def grow(
     added: dict[str, np.ndarray] = {}
     for head, of_head in zip(model.box_heads, rows, strict=True):
         keys = (key.replace("box_head", head.name, 1) for key in CLASS_ROWS)
-        added |= zip(keys, of_head, strict=True)
+        # MNC's classes of boxes: nothing reads them but training.
+        added |= zip(keys, (*of_head, of_head.cls_kernel, of_head.cls_bias), strict=True)
     old = {variable_key(variable): variable.numpy() for variable in loaded.model.weights}
     for variable in model.weights:
         key = variable_key(variable)

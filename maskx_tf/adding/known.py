@@ -59,7 +59,7 @@ def class_means(
     dataset = pipeline.make_dataset(
         records, config, loaded.vocabulary, (), training=True, seed=seed
     ).take(total)
-    sums = np.zeros([loaded.vocabulary.num_classes, config.box_fc_units])
+    sums = np.zeros([loaded.vocabulary.num_classes, detector.head.units])
     counts = np.zeros(len(sums), np.int64)
     with reading_errors(records):
         for image, labels in tqdm.tqdm(dataset, total=total, unit="image", desc="known classes"):

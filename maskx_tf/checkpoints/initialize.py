@@ -19,6 +19,8 @@ CLASS_ROWS = (
     "box_head/cls_bias",
     "box_head/box_kernel",
     "box_head/box_bias",
+    "box_head/box_cls_kernel",
+    "box_head/box_cls_bias",
 )
 MASK_ROWS = ("mask_weights/kernel", "mask_weights/bias")
 

@@ -109,14 +109,16 @@ class BoxHead(tf_keras.layers.Layer):
         class_logits: tf.Tensor,
         rois_yxyx: tf.Tensor,
         image_sizes: tf.Tensor,
+        gradient: bool = False,
     ) -> tf.Tensor:
-        """The RoIs where the head sees their objects, for the next stage. No gradient.
+        """The RoIs where the head sees their objects, for the next stage.
 
         Args:
           box_features: [B * S, D] of the RoIs.
           class_logits: [B * S, K + 1]; the most probable class but the background counts.
           rois_yxyx: float32 [B, S, 4].
           image_sizes: float32 [B, 2] (height, width), to clip to.
+          gradient: whether there is one, to the deltas; else the RoIs are constants.
 
         Returns:
           float32 [B, S, 4]; padding stays empty.
@@ -124,7 +126,8 @@ class BoxHead(tf_keras.layers.Layer):
         classes = tf.argmax(class_logits[:, 1:], axis=-1, output_type=tf.int32) + 1
         moved = self.decode(box_features, classes, tf.reshape(rois_yxyx, [-1, 4]))
         moved = tf.reshape(moved, tf.shape(rois_yxyx))
-        return tf.stop_gradient(boxes.clip(moved, image_sizes))
+        moved = boxes.clip(moved, image_sizes)
+        return moved if gradient else tf.stop_gradient(moved)
 
     def class_weights(self, classes: tf.Tensor, kind: str) -> tf.Tensor:
         """w_det of the given classes (paper §3.2): raw weights without biases.

@@ -54,10 +54,12 @@ MASK_BODIES = {
     "gcn": MaskBody("maskx_tf.layers.mask_bodies.gcn:GCN"),
     "fcis": MaskBody("maskx_tf.layers.mask_bodies.fcis:FCIS", divisor=7, has_pixels=False),
 }
-# Layers as `box_head.BoxHead`; one with `class_activations` can tell the mask head of them.
+# Layers as `box_head.BoxHead`; one with `class_activations` can tell the mask head of them. That of
+# `mnc` is told the masks of its RoIs (`MaskXRCNN.box_features`).
 BOX_HEADS = {
     "fc": "maskx_tf.layers.box_head:BoxHead",
     "conv": "maskx_tf.layers.conv_box_head:ConvBoxHead",
+    "mnc": "maskx_tf.layers.mnc_box_head:MNCBoxHead",
 }
 # Functions with the arguments of `roi_align.roi_align`.
 ROI_OPERATORS = {

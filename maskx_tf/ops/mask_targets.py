@@ -11,15 +11,17 @@ def mask_targets(
     rois_yxyx: tf.Tensor,
     mask_indices: tf.Tensor,
     size: int,
+    threshold: float = 0.5,
 ) -> tf.Tensor:
     """Samples the mask of each RoI's object at the centres of the RoI's size x size pixels.
 
     Args:
-      masks: {0, 1} [M, S, S], each mask stretched over its own box.
+      masks: {0, 1}, or probabilities, [M, S, S], each mask stretched over its own box.
       mask_boxes_yxyx: float32 [M, 4], those boxes.
       rois_yxyx: float32 [R, 4].
       mask_indices: int32 [R] into M, the object of each RoI.
       size: side of the targets.
+      threshold: from which a sample is 1.
 
     Returns:
       float32 {0, 1} [R, size, size]; 0 outside the object's box.
@@ -37,7 +39,7 @@ def mask_targets(
     sampled = tf.image.crop_and_resize(
         ringed, tf.concat([first, last], axis=-1) / (side + 1.0), mask_indices, [size, size]
     )
-    return tf.cast(sampled[..., 0] >= 0.5, tf.float32)
+    return tf.cast(sampled[..., 0] >= threshold, tf.float32)
 
 
 def point_targets(
