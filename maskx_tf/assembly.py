@@ -9,13 +9,15 @@ import tf_keras
 
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
-from maskx_tf.layers import choices, convolution, mask_branches
+from maskx_tf.layers import choices, convolution, initializers, mask_branches
 from maskx_tf.layers.box_head import DELTA_WEIGHTS, box_head_name
+from maskx_tf.layers.convolution import Conv2D
 from maskx_tf.layers.fpn import FPN
 from maskx_tf.layers.mask_head import MaskHead
 from maskx_tf.layers.mask_iou_head import MaskIoUHead
 from maskx_tf.layers.point_head import PointHead
 from maskx_tf.layers.rpn import RPN
+from maskx_tf.layers.semantic_head import Pixels
 from maskx_tf.layers.weight_transfer import LearnedMaskWeights, WeightTransfer
 from maskx_tf.model import MaskXRCNN
 
@@ -108,8 +110,10 @@ def assemble(
                 config.cascade_ious or [config.roi_positive_iou], start=1
             )
         ],
-        "mask_head": parts.get("mask_head") or _mask_head(config),
     }
+    if config.semantic_head != "none":
+        chosen |= _semantic_parts(config, num_classes, levels)
+    chosen["mask_head"] = parts.get("mask_head") or chosen.get("mask_head") or _mask_head(config)
     chosen["mask_weights"] = _mask_weights(config, num_classes, chosen["mask_head"].body.filters)
     if config.has_point_head:
         chosen["point_head"] = PointHead(config.point_units, name="point_head")
@@ -131,13 +135,35 @@ def _mask_head(config: Config) -> MaskHead:
     return MaskHead(body, branches, "coords" in config.mask_branches, name="mask_head")
 
 
+def _semantic_parts(
+    config: Config, num_classes: int, levels: tuple[int, ...]
+) -> dict[str, tf_keras.layers.Layer]:
+    constructor = choices.SEMANTIC_HEADS[config.semantic_head].constructor
+    head = _chosen(constructor, config, "mask", levels=levels, name="semantic_head")
+    parts = {"semantic_head": head}
+    if not config.has_mask_head:
+        body = Pixels(head.filters, upsampling=1, name="body")
+        return parts | {"mask_head": MaskHead(body, name="mask_head")}
+    initializer = initializers.xavier_fill()
+    parts["semantic_embedding"] = Conv2D(
+        config.fpn_filters, 1, kernel_initializer=initializer, name="semantic_embedding"
+    )
+    names = ("semantic_transfer", "semantic_weights")
+    parts["semantic_weights"] = _mask_weights(config, num_classes, head.filters, *names)
+    return parts
+
+
 def _mask_weights(
-    config: Config, num_classes: int, filters: int
+    config: Config,
+    num_classes: int,
+    filters: int,
+    transfer: str = "weight_transfer",
+    learned: str = "mask_weights",
 ) -> WeightTransfer | LearnedMaskWeights:
     if config.mask_output == "transfer":
-        return _transfer(config, filters, "weight_transfer")
+        return _transfer(config, filters, transfer)
     rows = 1 if config.mask_output == "class_agnostic" else num_classes + 1
-    return LearnedMaskWeights(rows, filters, name="mask_weights")
+    return LearnedMaskWeights(rows, filters, name=learned)
 
 
 def _class_weights(
@@ -183,6 +209,8 @@ def build_model(
         with convolution.algorithm(config.convolutions):
             model = assemble(config, num_classes, embeddings, **parts)
             model(images, sizes)
+            if model.semantic_weights is not None:  # which detections do without
+                model.semantic_weights.kernels(tf.ones([1], tf.int32), model.w_det)
     finally:
         tf_keras.mixed_precision.set_global_policy(before)
     return model

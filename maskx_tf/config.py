@@ -15,7 +15,13 @@ from absl import flags
 
 from maskx_tf.data.coco.values import as_number
 from maskx_tf.errors import UserError
-from maskx_tf.layers.choices import BACKBONES, BOX_HEADS, MASK_BODIES, ROI_OPERATORS
+from maskx_tf.layers.choices import (
+    BACKBONES,
+    BOX_HEADS,
+    MASK_BODIES,
+    ROI_OPERATORS,
+    SEMANTIC_HEADS,
+)
 from maskx_tf.system import flagfiles, options
 from maskx_tf.system.files import write_atomically
 from maskx_tf.system.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, text_of, to_text
@@ -419,6 +425,19 @@ class Config:
         "Normalisation in the mask body.",
         choices=("none", "group_norm", "batch_norm", "sync_batch_norm"),
     )
+    semantic_head: str = _mask_head(
+        "none",
+        "Sees the whole image and learns of each pixel which classes it is of (docs/family.md).",
+        choices=("none", *SEMANTIC_HEADS),
+        is_later=True,
+    )
+    semantic_masks: str = _mask_head(
+        "map",
+        "How masks arise with a semantic_head: the map of the box's class, as far as the box's "
+        "window reaches; or by the mask head, which sees its features beside those of the RoI.",
+        choices=("map", "head"),
+        is_later=True,
+    )
     point_head: str = _mask_head(
         "none",
         "Predicts masks anew at points where they are uncertain, out of the finest features: its "
@@ -599,6 +618,7 @@ class Config:
                 f"mask_body={self.mask_body}."
             )
         self._check_joint_scores()
+        self._check_semantic_head()
         if self.loss_pairwise and self.pairwise_dilation >= self.mask_size:
             raise UserError(
                 f"pairwise_dilation={self.pairwise_dilation} must be less than the side of a mask, "
@@ -648,6 +668,7 @@ class Config:
             "mask_rois": ("proposals", "whose masks it sees"),
             "point_head": ("none", ""),
             "mask_scoring": ("none", ""),
+            "semantic_head": ("none", ""),
             "loss_joint": (0.0, ""),
             "loss_projection": (0.0, ""),
             "loss_pairwise": (0.0, ""),
@@ -665,9 +686,39 @@ class Config:
                     f"with box_head=mnc{', ' if why else ''}{why}."
                 )
 
+    def _check_semantic_head(self) -> None:
+        if self.semantic_head == "none":
+            return
+        needed = SEMANTIC_HEADS[self.semantic_head].levels
+        levels = self.last_level - self.min_level + 1
+        if levels < needed:
+            raise UserError(
+                f"semantic_head={self.semantic_head} adds up {needed} levels of the backbone; "
+                f"min_level={self.min_level}, backbone={self.backbone} and backbone_output_stride="
+                f"{self.backbone_output_stride} leave {levels}."
+            )
+        if self.has_mask_head:
+            return
+        of_rois = {
+            "mask_body": "fcn",
+            "mask_branches": (),
+            "mask_roi_op": "align",
+            "point_head": "none",
+            "mask_scoring": "none",
+            "loss_projection": 0.0,
+            "loss_pairwise": 0.0,
+        }
+        for name, default in of_rois.items():
+            value = getattr(self, name)
+            if value != default:
+                raise UserError(
+                    f"{name}={text_of(value)} is of a mask head, which semantic_masks=map does "
+                    "not have: leave it out, or set semantic_masks=head."
+                )
+
     def _check_levels(self) -> None:
         stage = BACKBONES[self.backbone].last_stage
-        last = min(stage, self.backbone_output_stride.bit_length() - 1)
+        last = self.last_level
         allowed = {
             "frozen_stages": (self.frozen_stages <= stage, f"at most {stage}"),
             "min_level": (2 <= self.min_level <= last, f"from 2 to {last}"),
@@ -709,7 +760,9 @@ class Config:
 
     @property
     def mask_loss_weight(self) -> float:
-        """Weight of the mask loss: 2 in MNC, as published."""
+        """Weight of the mask loss: 2 in MNC, as published; 0 without a mask head."""
+        if not self.has_mask_head:
+            return 0.0
         return 2.0 if self.has_mnc else 1.0
 
     @property
@@ -721,6 +774,24 @@ class Config:
     def mask_size(self) -> int:
         """Side of what the mask head predicts."""
         return self.mask_upsampling * self.mask_roi_size
+
+    @property
+    def last_level(self) -> int:
+        """The coarsest level that the backbone has."""
+        last_stage = BACKBONES[self.backbone].last_stage
+        return min(last_stage, self.backbone_output_stride.bit_length() - 1)
+
+    @property
+    def has_mask_head(self) -> bool:
+        """Whether masks are predicted RoI by RoI, not cut out of a map of the image."""
+        return self.semantic_head == "none" or self.semantic_masks == "head"
+
+    @property
+    def loss_semantic(self) -> float:
+        """Weight of the semantic head's loss: beside a mask head it is Hybrid Task Cascade's."""
+        if self.semantic_head == "none":
+            return 0.0
+        return 0.2 if self.has_mask_head else 1.0
 
     @property
     def has_point_head(self) -> bool:

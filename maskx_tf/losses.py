@@ -104,6 +104,23 @@ def hard_rois(
     return sampling.hardest(of_classes + 10.0 * of_masks, scored, share)
 
 
+def semantic_loss(
+    logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, valid: tf.Tensor
+) -> Loss:
+    """Sigmoid cross-entropy of maps of classes, mean over known pixels and then over maps.
+
+    Args:
+      logits, targets: float32 [B, P, H, W].
+      weights: float32 [B, H, W] of the pixels, 0 of those that are not known.
+      valid: bool [B, P], False of maps in the padding.
+    """
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
+    known = tf.math.count_nonzero(weights, axis=[1, 2], dtype=tf.float32)[:, None]
+    entropy = tf.einsum("bphw,bhw->bp", entropy, weights) / tf.maximum(known, 1.0)
+    total, count = _masked_sum(entropy, valid)
+    return total / tf.maximum(count, 1.0), count
+
+
 def mask_iou_loss(
     ious: tf.Tensor, targets: tf.Tensor, valid: tf.Tensor, weights: tf.Tensor | None = None
 ) -> Loss:
@@ -211,12 +228,12 @@ class Term(NamedTuple):
       part: `rpn`, `box_head` or `mask_head`, whose loss it is; each stage of a cascade of box heads
         has its own, from the second on with its number after the name, as in `class_2`.
       mean_over: what its value is a mean over: `IMAGES`, of which all replicas have as many; or
-        RoIs, by the name of the loss that counts them.
+        RoIs or maps, by the name of the loss that counts them.
       weight: its factor, or the name of the option or property of `Config` that is it; at 0 it is
         left out.
       of_masks: of the mask head's losses the function itself, of mask logits [R, m, m],
-        `objective.MaskExamples` and the options; those of the box detector are computed in
-        `objective`.
+        `objective.MaskExamples` and the options; those of the box detector and of whole images
+        are computed in `objective`.
       needs_masks: False of a loss that learns from boxes alone: RoIs of objects without a mask then
         reach the mask head too, and `MaskExamples` has boxes and colours.
       warmup_steps: over how many steps the weight grows to its full size, or the name of the option
@@ -248,6 +265,7 @@ TERMS = (
         ),
     ),
     Term("roi_mask", "mask_head", mean_over="roi_mask", weight="roi_mask_loss_weight"),
+    Term("semantic", "mask_head", mean_over="semantic", weight="loss_semantic"),
     Term(
         "joint",
         "mask_head",

@@ -3,7 +3,8 @@
 What its layers are is in `assembly.py`, how training losses arise from them in `objective.py`.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ MASK_PARTS = (
     *("mask_head", "weight_transfer", "mask_weights"),
     *("point_head", "point_transfer", "point_weights"),
     *("mask_iou_head", "mask_iou_transfer", "mask_iou_weights"),
+    *("semantic_head", "semantic_embedding", "semantic_transfer", "semantic_weights"),
 )
 
 
@@ -69,6 +71,10 @@ class MaskXRCNN(tf_keras.Model):
       mask_iou_head: RoI features, masks and kernels -> the IoUs that masks have with their objects;
         None: masks have the scores of their boxes.
       mask_iou_weights: the kernel of a class in it, likewise.
+      semantic_head: the pyramid -> features of the image's pixels; None: there is none.
+      semantic_embedding: these features -> what is added to those of RoIs; None: the mask head sees
+        the semantic features alone, and `mask_weights` makes maps of them.
+      semantic_weights: the kernel of a class in its map, where `mask_weights` does not have it.
       embeddings: fixed [K + 1, D], background first: what T takes in place of w_det.
     """
 
@@ -87,6 +93,9 @@ class MaskXRCNN(tf_keras.Model):
         point_weights: WeightTransfer | LearnedMaskWeights | None = None,
         mask_iou_head: MaskIoUHead | None = None,
         mask_iou_weights: WeightTransfer | LearnedMaskWeights | None = None,
+        semantic_head: tf_keras.layers.Layer | None = None,
+        semantic_embedding: tf_keras.layers.Layer | None = None,
+        semantic_weights: WeightTransfer | LearnedMaskWeights | None = None,
         embeddings: tf.Variable | None = None,
     ):
         # Its own work is float32; the layers follow `config.precision`, see `build_model`.
@@ -96,20 +105,24 @@ class MaskXRCNN(tf_keras.Model):
         self.backbone, self.fpn, self.rpn = backbone, fpn, rpn
         # Checkpoints know these by the names of the layers: box_head, box_head_2, weight_transfer.
         of_masks = (mask_head, mask_weights, point_head, point_weights)
-        for layer in (*box_heads, *of_masks, mask_iou_head, mask_iou_weights):
+        of_maps = (semantic_head, semantic_embedding, semantic_weights)
+        for layer in (*box_heads, *of_masks, mask_iou_head, mask_iou_weights, *of_maps):
             if layer is not None:
                 setattr(self, layer.name, layer)
         self.box_heads = list(box_heads)
         self.mask_head, self.mask_weights = mask_head, mask_weights
         self.point_head, self.point_weights = point_head, point_weights
         self.mask_iou_head, self.mask_iou_weights = mask_iou_head, mask_iou_weights
+        self.semantic_head, self.semantic_embedding = semantic_head, semantic_embedding
+        self.semantic_weights = semantic_weights
         if embeddings is not None:
             self.embeddings = embeddings
 
     @property
     def transfers(self) -> list[WeightTransfer]:
-        """Each T: that of the mask head, of the point head, of mask scoring; or none."""
-        every = (self.mask_weights, self.point_weights, self.mask_iou_weights)
+        """Each T: that of the mask head, of the point head, of mask scoring, of maps; or none."""
+        of_masks = (self.mask_weights, self.point_weights, self.mask_iou_weights)
+        every = (*of_masks, self.semantic_weights)
         return [weights for weights in every if isinstance(weights, WeightTransfer)]
 
     @property
@@ -195,17 +208,30 @@ class MaskXRCNN(tf_keras.Model):
 
         The operator is one of `choices.ROI_OPERATORS`.
         """
+        levels = {level: pyramid[level] for level in self.fpn.backbone_levels}
+        load = choices.load(choices.ROI_OPERATORS[operator])
+        return self._features_of_rois(levels, rois_yxyx, image_indices, size, load)
+
+    def _features_of_rois(
+        self,
+        levels: dict[int, tf.Tensor],
+        rois_yxyx: tf.Tensor,
+        image_indices: tf.Tensor,
+        size: int,
+        operator: Callable[..., tf.Tensor],
+    ) -> tf.Tensor:
         features = roi_align.multilevel_roi_align(
-            {level: pyramid[level] for level in self.fpn.backbone_levels},
+            levels,
             rois_yxyx,
             image_indices,
             size,
             self.config.roi_canonical_size,
             half_pixel=self.conventions.half_pixel,
             to_corner=self.conventions.to_corner,
-            operator=choices.load(choices.ROI_OPERATORS[operator]),
+            operator=operator,
         )
-        return tf.ensure_shape(features, [None, size, size, self.config.fpn_filters])
+        channels = levels[min(levels)].shape[-1]
+        return tf.ensure_shape(features, [None, size, size, channels])
 
     def mask_roi_features(
         self,
@@ -213,14 +239,29 @@ class MaskXRCNN(tf_keras.Model):
         rois_yxyx: tf.Tensor,
         image_indices: tf.Tensor,
         classes: tf.Tensor,
+        semantic: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """What the mask head sees of RoIs [N, 4], each for its class int32 [N] -> [N, S, S, C].
 
-        With the branch `cam` the class activation prior is part of it, added to all channels.
+        With the branch `cam` the class activation prior is part of it, added to all channels. With
+        a semantic head (whose features, if they are there already, are `semantic`) its embedding is
+        added; or there is nothing else, [N, m, m, C], for which `mask_logits` are cut out of the
+        map of the class: cutting and the class's kernel are both linear.
         """
         config, rois = self.config, (rois_yxyx, image_indices)
         size = config.mask_roi_size
-        features = self.flat_roi_features(pyramid, *rois, size, config.mask_roi_op)
+        if self.semantic_head is not None:
+            semantic = self.semantic_head(pyramid) if semantic is None else semantic
+            level = self.semantic_head.level
+            if self.semantic_embedding is None:
+                # One sample a cell, as targets and results have it.
+                once = functools.partial(roi_align.roi_align, samples=1)
+                return self._features_of_rois({level: semantic}, *rois, config.mask_size, once)
+            added = {level: self.semantic_embedding(semantic)}
+            features = self._features_of_rois(added, *rois, size, roi_align.roi_align)
+            features += self.flat_roi_features(pyramid, *rois, size, config.mask_roi_op)
+        else:
+            features = self.flat_roi_features(pyramid, *rois, size, config.mask_roi_op)
         if "cam" not in config.mask_branches:
             return features
         seen = self.flat_roi_features(pyramid, *rois, config.box_roi_size, config.box_roi_op)
@@ -247,6 +288,25 @@ class MaskXRCNN(tf_keras.Model):
     ) -> tf.Tensor:
         """Mask logits [N, m, m] of RoI features [N, S, S, C], for classes int32 [N]."""
         return self.mask_head(roi_features, *self.mask_kernels(classes), training=training)
+
+    def semantic_logits(self, features: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+        """Maps of classes.
+
+        Args:
+          features: of the semantic head, [B, H, W, C].
+          classes: int32 [B, P].
+
+        Returns:
+          float32 [B, P, H, W].
+        """
+        weights = self.semantic_weights or self.mask_weights
+        kernels, biases = weights.kernels(tf.reshape(classes, [-1]), self.w_det)
+        (batch, count), channels = tf.unstack(tf.shape(classes)), features.shape[-1]
+        kernels = tf.cast(tf.reshape(kernels, [batch, count, channels]), features.dtype)
+        logits = tf.cast(tf.einsum("bhwc,bpc->bphw", features, kernels), tf.float32)
+        if biases is not None:
+            logits += tf.reshape(biases, [batch, count, 1, 1])
+        return logits
 
     def fine_features(
         self, pyramid: dict[int, tf.Tensor], windows_yxyx: tf.Tensor, image_indices: tf.Tensor

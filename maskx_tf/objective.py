@@ -14,6 +14,7 @@ from maskx_tf.model import MaskXRCNN
 from maskx_tf.ops import boxes, points, replicas, sampling
 from maskx_tf.ops.colors import rgb_to_lab
 from maskx_tf.ops.mask_targets import mask_targets, object_areas, point_targets
+from maskx_tf.ops.semantic_targets import semantic_targets
 
 
 class PointExamples(NamedTuple):
@@ -119,13 +120,17 @@ def training_losses(
       {name: (value, count)} of the run's `loss_terms`, without their weights.
     """
     config = model.config
-    if config.mode == "stage2_masks":
-        if "features" not in features:
-            examples = frozen_mask_examples(model, features, labels, seed)
-        else:  # of a feature cache
-            examples = MaskExamples(**features, **labels)
-        return _mask_losses(model, examples)
+    if config.mode == "stage2_masks" and "features" in features:  # of a feature cache
+        return _mask_losses(model, MaskExamples(**features, **labels))
     labels = trim_objects(labels)
+    if config.mode == "stage2_masks":
+        pyramid = _frozen_pyramid(model, features)
+        semantic, result = _semantic_losses(model, pyramid, features, labels)
+        if config.has_mask_head:
+            sample = _frozen_sample(model, pyramid, features, labels, seed)
+            examples = _mask_examples(model, pyramid, sample, features, labels, seed, semantic)
+            result |= _mask_losses(model, examples)
+        return result
     image_sizes = features["image_size"]
     pyramid = model.pyramid(features["image"], image_sizes, training=True)
     rpn_seed, roi_seed = tf.unstack(tf.random.split(seed, 2))
@@ -139,8 +144,11 @@ def training_losses(
         )
     result |= box_losses(model, pyramid, sample, labels, image_sizes)
     if config.mode == "end_to_end":
-        examples = _mask_examples(model, pyramid, sample, features, labels, seed)
-        result |= _mask_losses(model, examples)
+        semantic, of_maps = _semantic_losses(model, pyramid, features, labels)
+        result |= of_maps
+        if config.has_mask_head:
+            examples = _mask_examples(model, pyramid, sample, features, labels, seed, semantic)
+            result |= _mask_losses(model, examples)
     return result
 
 
@@ -152,13 +160,45 @@ def frozen_mask_examples(
 ) -> MaskExamples:
     """The part of stage 2 that no training step changes: arguments as of `training_losses`."""
     labels = trim_objects(labels)
-    image_sizes = features["image_size"]
-    pyramid = model.pyramid(features["image"], image_sizes, training=False)
-    pyramid = {level: tf.stop_gradient(value) for level, value in pyramid.items()}
-    _, roi_seed = tf.unstack(tf.random.split(seed, 2))
-    proposals = _proposals(model, model.rpn(pyramid), image_sizes)
-    sample = _sample_rois(model, proposals, labels, roi_seed)
+    pyramid = _frozen_pyramid(model, features)
+    sample = _frozen_sample(model, pyramid, features, labels, seed)
     return _mask_examples(model, pyramid, sample, features, labels, seed)
+
+
+def _frozen_pyramid(model, features) -> dict[int, tf.Tensor]:
+    pyramid = model.pyramid(features["image"], features["image_size"], training=False)
+    return {level: tf.stop_gradient(value) for level, value in pyramid.items()}
+
+
+def _frozen_sample(model, pyramid, features, labels, seed) -> RoiSample:
+    _, roi_seed = tf.unstack(tf.random.split(seed, 2))
+    proposals = _proposals(model, model.rpn(pyramid), features["image_size"])
+    return _sample_rois(model, proposals, labels, roi_seed)
+
+
+def _semantic_losses(model, pyramid, images, labels) -> tuple[tf.Tensor | None, Losses]:
+    """Features of the semantic head and its loss, of the classes that an image has masks of."""
+    if model.semantic_head is None:
+        return None, {}
+    features = model.semantic_head(pyramid, training=True)
+    classes = labels["classes"]
+    if model.config.mask_output == "class_agnostic":  # one map, of all classes
+        classes = tf.minimum(classes, 1)
+    level = min(pyramid)
+    targets = semantic_targets(
+        labels["masks"],
+        labels["boxes_yxyx"],
+        classes,
+        _has_mask(labels) & ~labels["is_crowd"],
+        images["image_size"],
+        tf.shape(pyramid[level])[1:3],
+        2**level,
+        labels.get("mask_weight"),
+    )
+    logits = model.semantic_logits(features, targets.classes)  # [B, P, h, w]
+    logits = tf.image.resize(tf.transpose(logits, [0, 2, 3, 1]), tf.shape(targets.maps)[2:])
+    of_maps = (tf.transpose(logits, [0, 3, 1, 2]), targets.maps, targets.weights)
+    return features, {"semantic": losses.semantic_loss(*of_maps, targets.classes > 0)}
 
 
 def _mask_losses(model, examples: MaskExamples) -> Losses:
@@ -266,7 +306,9 @@ def _sample_rois(model, proposals, labels, seed) -> RoiSample:
     return RoiSample(rois, matched, sample.positive, sample.valid)
 
 
-def _mask_examples(model, pyramid, sample: RoiSample, images, labels, seed) -> MaskExamples:
+def _mask_examples(
+    model, pyramid, sample: RoiSample, images, labels, seed, semantic: tf.Tensor | None = None
+) -> MaskExamples:
     from_boxes, is_scored = learns_from_boxes(model.config), model.config.has_joint_scores
     has_mask = _has_mask(labels)
     usable = labels["classes"] > 0 if from_boxes else has_mask
@@ -295,7 +337,7 @@ def _mask_examples(model, pyramid, sample: RoiSample, images, labels, seed) -> M
     targets = mask_targets(*of_targets, size)
     places = tf.stack([image_indices, object_indices], axis=1)
     classes = tf.gather_nd(labels["classes"], places)
-    features = model.mask_roi_features(pyramid, rois, image_indices, classes)
+    features = model.mask_roi_features(pyramid, rois, image_indices, classes, semantic)
     weights = labels.get("mask_weight")
     if weights is not None:
         weights = tf.gather_nd(weights, places)

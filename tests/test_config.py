@@ -118,6 +118,8 @@ def configs(draw) -> Config:
         options["hard_rois"] = 1.0
     if options["pairwise_dilation"] >= options["mask_upsampling"] * options["mask_roi_size"]:
         options["loss_pairwise"] = 0.0
+    if options["semantic_head"] != "none":  # other heads than that are refused with maps
+        options["semantic_masks"], options["min_level"] = "head", 2
     low, high = sorted((options["scale_jitter_min"], options["scale_jitter_max"]))
     return Config(**options | {"scale_jitter_min": low, "scale_jitter_max": high})
 

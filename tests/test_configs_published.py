@@ -328,6 +328,8 @@ BEYOND = {"demo_boxes", "cls_gn", "opmask_boxes", "opmask", "opmask_transfer"} |
     "boxinst",
     "maskx_weak",
 }
+SEMANTIC = {"fcn8s", "gcn", "deeplab"}
+BEYOND |= {"deeplab_boxes"} | SEMANTIC | {f"{name}_transfer" for name in SEMANTIC}
 
 
 def test_shapes_has_the_rows_of_coco():

@@ -138,6 +138,7 @@ def test_the_local_server_answers_as_the_detector(exported):
         ("point_head", "agnostic"),
         ("mask_scoring", "transfer"),
         ("box_passes", 2),
+        ("semantic_head", "gcn"),
     ],
 )
 def test_what_has_no_counterpart_is_refused(name, value):

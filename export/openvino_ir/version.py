@@ -123,6 +123,7 @@ def require_supported(config: Config) -> None:
         "box_passes": 1,
         "point_head": "none",
         "mask_scoring": "none",
+        "semantic_head": "none",
     }
     if config.cascade_ious:  # each group of classes has a cascade of its own
         supported["class_groups"] = config.class_groups[:1]

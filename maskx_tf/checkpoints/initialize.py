@@ -22,7 +22,12 @@ CLASS_ROWS = (
     "box_head/box_cls_kernel",
     "box_head/box_cls_bias",
 )
-MASK_ROWS = ("mask_weights/kernel", "mask_weights/bias")
+MASK_ROWS = (
+    "mask_weights/kernel",
+    "mask_weights/bias",
+    "semantic_weights/kernel",
+    "semantic_weights/bias",
+)
 
 
 def initialize(model: MaskXRCNN, vocabulary: Vocabulary, path: str) -> str:

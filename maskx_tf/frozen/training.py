@@ -50,6 +50,11 @@ def check(config: Config, replicas: int = 1) -> None:
             f"--feature_cache keeps detections, whose scores --loss_joint={config.loss_joint} "
             "changes: leave out --feature_cache."
         )
+    if config.semantic_head != "none":
+        raise UserError(
+            f"--feature_cache keeps features of RoIs, not of whole images, which --semantic_head="
+            f"{config.semantic_head} sees: leave out --feature_cache."
+        )
     if replicas > 1:
         raise UserError(f"--feature_cache is for one device, not {replicas}: set --num_gpus.")
 

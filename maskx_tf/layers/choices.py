@@ -36,6 +36,18 @@ class MaskBody(NamedTuple):
     has_pixels: bool = True
 
 
+class SemanticHead(NamedTuple):
+    """A head of whole images, see `semantic_head`.
+
+    Attributes:
+      constructor: `module:name` of what makes the layer.
+      levels: how many levels that the backbone has it needs at least.
+    """
+
+    constructor: str
+    levels: int = 1
+
+
 BACKBONES = {
     "resnet50": Backbone("maskx_tf.layers.backbone:resnet50", last_stage=5),
     "resnet101": Backbone("maskx_tf.layers.backbone:resnet101", last_stage=5),
@@ -53,6 +65,14 @@ MASK_BODIES = {
     "aspp_v2": MaskBody("maskx_tf.layers.mask_bodies.aspp:ASPPv2"),
     "gcn": MaskBody("maskx_tf.layers.mask_bodies.gcn:GCN"),
     "fcis": MaskBody("maskx_tf.layers.mask_bodies.fcis:FCIS", divisor=7, has_pixels=False),
+}
+SEMANTIC_HEADS = {
+    "fcn32s": SemanticHead("maskx_tf.layers.semantic_head:fcn32s"),
+    "fcn16s": SemanticHead("maskx_tf.layers.semantic_head:fcn16s", levels=2),
+    "fcn8s": SemanticHead("maskx_tf.layers.semantic_head:fcn8s", levels=3),
+    "deeplab_v2": SemanticHead("maskx_tf.layers.semantic_head:deeplab_v2"),
+    "deeplab_v3": SemanticHead("maskx_tf.layers.semantic_head:deeplab_v3"),
+    "gcn": SemanticHead("maskx_tf.layers.semantic_head:GCN"),
 }
 # Layers as `box_head.BoxHead`; one with `class_activations` can tell the mask head of them. That of
 # `mnc` is told the masks of its RoIs (`MaskXRCNN.box_features`).

@@ -110,11 +110,24 @@ def in_cells(boxes_yxyx: tf.Tensor, regions_yxyx: tf.Tensor, size: int) -> tf.Te
     return tf.clip_by_value(tf.math.divide_no_nan(cells, sides), 0.0, float(size))
 
 
-def cells_in(boxes_yxyx: tf.Tensor, size: int) -> tf.Tensor:
-    """Which cells of a grid have their centre in boxes [R, 4] as of `in_cells`: bool [R, m, m]."""
-    centres = tf.range(size, dtype=tf.float32) + 0.5
-    inside = (boxes_yxyx[:, :2, None] <= centres) & (centres < boxes_yxyx[:, 2:, None])  # [R, 2, m]
-    return inside[:, 0, :, None] & inside[:, 1, None, :]
+def cells_in(boxes_yxyx: tf.Tensor, size: int | tf.Tensor) -> tf.Tensor:
+    """Which cells of a grid have their centre in boxes.
+
+    Args:
+      boxes_yxyx: float32 [..., 4], in cells.
+      size: side of the grid, or int32 [2], its height and width.
+
+    Returns:
+      bool [..., H, W].
+    """
+
+    def along(axis: int, count: tf.Tensor) -> tf.Tensor:
+        centres = tf.range(tf.cast(count, tf.float32)) + 0.5
+        low, high = boxes_yxyx[..., axis, None], boxes_yxyx[..., 2 + axis, None]
+        return (low <= centres) & (centres < high)
+
+    height, width = tf.unstack(tf.broadcast_to(size, [2]))
+    return along(0, height)[..., :, None] & along(1, width)[..., None, :]
 
 
 def to_original(boxes_yxyx: tf.Tensor, image_scales: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,7 @@ def mask_targets(
     mask_boxes_yxyx: tf.Tensor,
     rois_yxyx: tf.Tensor,
     mask_indices: tf.Tensor,
-    size: int,
+    size: int | tf.Tensor,
     threshold: float = 0.5,
 ) -> tf.Tensor:
     """Samples the mask of each RoI's object at the centres of the RoI's size x size pixels.
@@ -20,7 +20,7 @@ def mask_targets(
       mask_boxes_yxyx: float32 [M, 4], those boxes.
       rois_yxyx: float32 [R, 4].
       mask_indices: int32 [R] into M, the object of each RoI.
-      size: side of the targets.
+      size: side of the targets, or int32 [2], their height and width.
       threshold: from which a sample is 1.
 
     Returns:
@@ -33,11 +33,14 @@ def mask_targets(
     # Corners in cells of the mask, whose centres lie at half-integers; a ring of zeros around it
     # makes what crosses the border fall off to 0 instead of being cut.
     corners = (rois_yxyx - tf.tile(of_masks[:, :2], [1, 2])) / mask_cell + 0.5
-    half_step = 0.5 * (corners[:, 2:] - corners[:, :2]) / size
+    half_step = 0.5 * (corners[:, 2:] - corners[:, :2]) / tf.cast(size, tf.float32)
     first, last = corners[:, :2] + half_step, corners[:, 2:] - half_step
     ringed = tf.pad(tf.cast(masks, tf.float32), [[0, 0], [1, 1], [1, 1]])[..., None]
     sampled = tf.image.crop_and_resize(
-        ringed, tf.concat([first, last], axis=-1) / (side + 1.0), mask_indices, [size, size]
+        ringed,
+        tf.concat([first, last], axis=-1) / (side + 1.0),
+        mask_indices,
+        [size, size] if isinstance(size, int) else size,
     )
     return tf.cast(sampled[..., 0] >= threshold, tf.float32)
 

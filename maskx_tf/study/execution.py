@@ -175,6 +175,7 @@ class Execution:
         can_cache = run.mode == "stage2_masks" and self._plan.study.share_features
         # These read more than is in a cache, or change what it holds.
         can_cache &= not (run.config.has_point_head or run.config.has_joint_scores)
+        can_cache &= run.config.semantic_head == "none"
         keeps = str(cache) if can_cache else ""
         training_cache = keeps if group.shares_features else ""
         return {

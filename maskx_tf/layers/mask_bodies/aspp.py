@@ -1,8 +1,11 @@
 """Atrous spatial pyramid pooling as a body: DeepLab v2 and v3, Chen et al., 2016 and 2017.
 
-The published rates are for maps of whole images; in a RoI of side 14 a 3x3 convolution of rate 14
-is its centre alone. Here they scale with the side: (1, 2, 4, 6) at 14, (2, 4, 8, 12) at 28.
+The published rates are for maps of whole images (`semantic_head.DeepLab`); in a RoI of side 14 a
+3x3 convolution of rate 14 is its centre alone. There they scale with the side: (1, 2, 4, 6) at 14,
+(2, 4, 8, 12) at 28.
 """
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -24,13 +27,25 @@ class ASPPv2(Body):
       filters: C, channels of all layers.
       upsampling: u.
       norm: see `body.Deconvolution`; published without.
+      rates: of the 3x3 convolutions; None: by the side of the RoI.
     """
+
+    def __init__(
+        self,
+        filters: int = 256,
+        upsampling: int = 2,
+        norm: str = "none",
+        rates: Sequence[int] | None = None,
+        **kwargs,
+    ):
+        super().__init__(filters, upsampling, norm, **kwargs)
+        self.rates = rates
 
     def build(self, input_shape) -> None:
         """Makes the layers: their rates depend on the side."""
         self.atrous = [
             ConvNorm(self.filters, 3, 1, self.norm, dilation=rate, name=f"atrous{i}")
-            for i, rate in enumerate(rates(input_shape[1]), start=1)
+            for i, rate in enumerate(self.rates or rates(input_shape[1]), start=1)
         ]
         self.mixed = [
             ConvNorm(self.filters, 1, 1, self.norm, name=f"mixed{i}")
@@ -52,13 +67,25 @@ class ASPPv3(Body):
       filters: C, channels of all layers.
       upsampling: u.
       norm: see `body.Deconvolution`; published with batch norm.
+      rates: of the 3x3 convolutions; None: by the side of the RoI.
     """
+
+    def __init__(
+        self,
+        filters: int = 256,
+        upsampling: int = 2,
+        norm: str = "none",
+        rates: Sequence[int] | None = None,
+        **kwargs,
+    ):
+        super().__init__(filters, upsampling, norm, **kwargs)
+        self.rates = rates
 
     def build(self, input_shape) -> None:
         """Makes the layers: their rates depend on the side."""
         self.parallel = [ConvNorm(self.filters, 1, 1, self.norm, name="pointwise")] + [
             ConvNorm(self.filters, 3, 1, self.norm, dilation=rate, name=f"atrous{i}")
-            for i, rate in enumerate(rates(input_shape[1])[1:], start=1)
+            for i, rate in enumerate(self.rates or rates(input_shape[1])[1:], start=1)
         ]
         self.pooled = ConvNorm(self.filters, 1, 1, self.norm, name="pooled")
         self.mixed = ConvNorm(self.filters, 1, 1, self.norm, name="mixed")

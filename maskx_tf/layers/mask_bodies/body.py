@@ -113,5 +113,7 @@ def convolution(filters: int, norm: str, name: str) -> tf_keras.layers.Layer:
 def in_rows(x: tf.Tensor) -> tf.Tensor:
     """The pixels of cells in order: [N, S, S, u, u, …] -> [N, u S, u S, …]."""
     side, factor, others = x.shape[1], x.shape[3], x.shape[5:]
+    if factor == 1:
+        return tf.squeeze(x, axis=(3, 4))
     x = tf.transpose(x, [0, 1, 3, 2, 4, *range(5, x.shape.rank)])
     return tf.reshape(x, [-1, factor * side, factor * side, *others])
