@@ -61,6 +61,25 @@ def match_again(rois_yxyx, sample: RoiSample, labels, positive_iou: float) -> Ro
     return RoiSample(rois_yxyx, matches.index, positive, sample.valid)
 
 
+def refined(model, pyramid, sample: RoiSample, labels, image_sizes) -> RoiSample:
+    """The RoIs of a sample where the box heads, one after the other, see their objects.
+
+    As detections are. No gradient. Positive is what overlaps an object by the last head's IoU.
+
+    Args:
+      model: the model.
+      pyramid: of the images.
+      sample: RoIs.
+      labels: of the batch.
+      image_sizes: float32 [B, 2] (height, width).
+    """
+    rois = sample.boxes_yxyx
+    for head in model.box_heads:
+        features, _ = model.box_features(head, pyramid, rois)
+        rois = head.refine(features, head.class_logits(features), rois, image_sizes)
+    return match_again(rois, sample, labels, model.box_heads[-1].positive_iou)
+
+
 def losses_of_box_head(head, features, logits, sample: RoiSample, labels) -> Losses:
     """Class and box loss of a head.
 

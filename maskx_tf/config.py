@@ -389,8 +389,9 @@ class Config:
     mask_mlp: bool = _mask_head(True, "Add the class-agnostic fully connected branch.")
     mask_rois: str = _training(
         "proposals",
-        "Boxes the mask head trains on: foreground proposals or ground truth.",
-        choices=("proposals", "ground_truth"),
+        "Boxes the mask head trains on: foreground proposals, these where the box heads see their "
+        "objects (as at test time), or ground truth.",
+        choices=("proposals", "refined", "ground_truth"),
     )
     mask_roi_size: int = _training(
         14,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maskx_tf import losses, mnc_objective
-from maskx_tf.box_objective import Losses, RoiSample, box_losses, of_stage
+from maskx_tf.box_objective import Losses, RoiSample, box_losses, of_stage, refined
 from maskx_tf.config import Config
 from maskx_tf.layers import roi_align, rpn
 from maskx_tf.layers.point_head import FineFeatures
@@ -312,6 +312,8 @@ def _mask_examples(
     from_boxes, is_scored = learns_from_boxes(model.config), model.config.has_joint_scores
     has_mask = _has_mask(labels)
     usable = labels["classes"] > 0 if from_boxes else has_mask
+    if model.config.mask_rois == "refined":
+        sample = refined(model, pyramid, sample, labels, images["image_size"])
     if model.config.mask_rois == "ground_truth":
         chosen, valid = sampling.where_or_first(usable & ~labels["is_crowd"])  # [R, 2]
         rois, object_indices = tf.gather_nd(labels["boxes_yxyx"], chosen), chosen[:, 1]

@@ -116,6 +116,37 @@ class TestCascade:
         assert list(of_replica) == [term.name for term in terms]
         assert float(of_replica["box_2"]) == pytest.approx(float(losses["box_2"][0]))
 
+    def test_refined_rois_are_where_the_last_head_ends(self, monkeypatch):
+        """Heads that each move RoIs down by a tenth of their heights; masks are of these RoIs."""
+        labels = batches.to_tensors(batches.random_labels())
+        seen = {}
+        for name, moving in (("proposals", 2), ("still", 0), ("refined", 2)):
+            model = cascade(positive_iou=0.3)
+            model.config = CONFIG.replace(mask_rois=name if name == "proposals" else "refined")
+            for head in model.box_heads:
+                head.cls_kernel.assign(tf.zeros_like(head.cls_kernel))
+                head.positive_iou = 0.3
+            for head in model.box_heads[:moving]:
+                head.box_bias.assign(tf.tile([[0.1 * 10, 0.0, 0, 0]], [batches.NUM_CLASSES + 1, 1]))
+            take = model.mask_roi_features
+
+            def note(pyramid, rois, *others, take=take, name=name):
+                seen[name] = rois.numpy()
+                return take(pyramid, rois, *others)
+
+            monkeypatch.setattr(model, "mask_roi_features", note)
+            training_losses(model, batches.random_features(), labels, SEED)
+        np.testing.assert_allclose(seen["still"], seen["proposals"], atol=1e-4)
+        height = seen["still"][:, 2] - seen["still"][:, 0]
+        down = seen["still"] + np.stack([0.2 * height, 0 * height] * 2, axis=1)
+
+        def is_refined(rois):
+            distances = np.abs(rois[:, None] - seen["refined"]).max(axis=2)
+            return distances.min(axis=1) < 0.01
+
+        # The others leave their objects, or the image.
+        assert is_refined(down).sum() > 3 and not is_refined(seen["still"]).any()
+
     def test_all_stages_belong_to_the_box_detector(self):
         model = cascade()
 
