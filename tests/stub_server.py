@@ -68,13 +68,14 @@ class StubServer:
       requests: (path, body) of the requests for predictions so far.
       delay_s: it waits that long before it answers them.
       state: of the model's one version, as it reports it.
+      old: whether the model has a signature of detections only.
     """
 
     def __init__(self, model: Model):
         self.model = model
         self.requests: list[tuple[str, dict]] = []
         self.delay_s = 0.0
-        self.state = "AVAILABLE"
+        self.state, self.old = "AVAILABLE", False
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -91,10 +92,27 @@ class StubServer:
         time.sleep(self.delay_s)
         if path.split("/")[3].split(":")[0] != "maskx":
             return 404, {"error": f"Servable not found for request: Latest({path})"}
-        found = self.model(base64.b64decode(body["instances"][0]["image_bytes"]["b64"]))
+        found = self._outputs(body["signature_name"], **body["instances"][0])
         if isinstance(found, tuple):
             return found[0], {"error": found[1]}
         return 200, {"predictions": [{key: to_json(value[0]) for key, value in found.items()}]}
+
+    def _outputs(self, signature, image_bytes=None, ids=(), boxes=(), class_names=()):
+        if signature != "serving_default" and self.old:
+            return 400, f'Serving signature key "{signature}" not found.'
+        if signature == "class_names":
+            names = np.array([[NAMES[i] for i in ids]])
+            count = np.array([len(NAMES) - 1])
+            return {"class_names": names, "mask_seen": names != "", "num_classes": count}
+        found = self.model(base64.b64decode(image_bytes["b64"]))
+        if signature == "box_prompts":  # the first masks, in the boxes
+            size = found.pop("image_size")
+            found = {key: value[:, : len(boxes)] for key, value in found.items() if value.ndim > 1}
+            found["image_size"] = size
+            chosen = np.array([[name or NAMES[1] for name in class_names]])
+            found |= {"detection_boxes": np.float32([boxes]), "detection_class_names": chosen}
+            found["num_detections"] = np.array([len(boxes)])
+        return found
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from export.serving import server as local_server
 from maskx_tf.errors import UserError
 from maskx_tf.inference.detector import load_export
 from maskx_tf.ops import masks
-from tests import harness, serving_toy, stub_server
+from tests import harness, serving_toy, stub_server, tiny
 from tests.stub_server import outputs, serve
 
 
@@ -413,10 +413,22 @@ class TestErrors:
                     for name in ("boxes_yxyx", "class_names", "scores", "box_masks"):
                         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
                     assert client.masks(encoded, boxes).class_ids.min() > 0
+                    seen = {n: i in tiny.SET_A for i, n in enumerate(tiny.VOCABULARY.names, 1)}
+                    assert client.classes() == seen and list(seen) == list(model.class_names)
                     with pytest.raises(ImageError, match="yak"):
                         client.masks(encoded, boxes, "yak")
                     with pytest.raises(UserError, match="2 boxes have 1 classes"):
                         client.masks(encoded, boxes, ["yak"])
+
+    def test_a_model_that_cannot_name_its_classes(self):
+        with (
+            serve(lambda data: outputs()) as server,
+            Client(server.url) as client,
+            pytest.raises(ServerError, match="export"),
+        ):
+            assert client.classes() == dict.fromkeys(stub_server.NAMES[1:], True)
+            server.old = True
+            client.classes()
 
     def test_no_answer_in_time(self):
         with serve(lambda data: outputs()) as server:

@@ -6,14 +6,16 @@ import collections
 import concurrent.futures
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
+from export import signatures
 from export.client import retries
 from export.client.errors import ServerError
-from export.client.prompts import Prompts, prompts_of
+from export.client.prompts import inputs_of
 from export.client.rest import RestTransport
 from maskx_tf.data.image_formats import BadImageError, upright_file
 from maskx_tf.errors import ImageError, UserError
@@ -25,7 +27,9 @@ Image = TypeVar("Image", bound="str | os.PathLike[str] | bytes")
 class _Transport(Protocol):
     name: str
 
-    def predict(self, image: bytes, prompts: Prompts | None = None) -> dict[str, Any]: ...
+    def predict(
+        self, inputs: Mapping[str, np.ndarray], signature_name: str = ""
+    ) -> dict[str, Any]: ...
 
     def close(self) -> None: ...
 
@@ -88,7 +92,7 @@ class Client:
           ImageError: it cannot be read, was refused, or got no answer in time.
           ServerError: the server cannot be reached, or has no such model.
         """
-        return self._ask(image, name, None)
+        return self._ask(image, name)
 
     def masks(
         self,
@@ -114,20 +118,53 @@ class Client:
           ImageError: as of `detect`, or a box or a class was refused.
           ServerError: as of `detect`.
         """
-        return self._ask(image, name, prompts_of(boxes_yxyx, class_names))
+        return self._ask(image, name, inputs_of(boxes_yxyx, class_names))
+
+    def classes(self) -> dict[str, bool]:
+        """Names of the model's classes 1..K; whether each had masks in training.
+
+        Raises:
+          ServerError: as of `detect`, or the model was exported before it could tell.
+        """
+        try:
+            count = int(self._classes([1])["num_classes"])
+            outputs = self._classes(range(1, count + 1))
+        except ImageError as error:
+            raise ServerError(f"{error}. Models exported by now name their classes.") from None
+        names = [n.decode() if isinstance(n, bytes) else n for n in outputs["class_names"]]
+        return dict(zip(names, map(bool, outputs["mask_seen"]), strict=True))
+
+    def _classes(self, ids: Sequence[int]) -> dict[str, Any]:
+        return self.outputs({"ids": np.array([ids], np.int32)}, signatures.CLASSES)
+
+    def outputs(self, inputs: Mapping[str, np.ndarray], signature_name: str = "") -> dict[str, Any]:
+        """The model's own outputs without batch dimension, lists or arrays.
+
+        Args:
+          inputs: of the signature, [1, …], those of strings or bytes as objects.
+          signature_name: see `export.signatures`; empty: that of detections.
+
+        Raises:
+          ImageError: the inputs were refused, or got no answer in time.
+          ServerError: as of `detect`.
+        """
+        return retries.call(
+            lambda: self._transport.predict(inputs, signature_name), self._max_retries
+        )
 
     def _ask(
-        self, image: str | os.PathLike[str] | bytes, name: str, prompts: Prompts | None
+        self,
+        image: str | os.PathLike[str] | bytes,
+        name: str,
+        prompts: Mapping[str, np.ndarray] | None = None,
     ) -> Detections:
         if isinstance(image, bytes):
             encoded, name = image, name or "image"
         else:
             encoded, name = _read(image), name or os.fspath(image)
         try:
-            encoded = upright_file(encoded)
-            outputs = retries.call(
-                lambda: self._transport.predict(encoded, prompts), self._max_retries
-            )
+            inputs = {"image_bytes": np.array([upright_file(encoded)], object), **(prompts or {})}
+            outputs = self.outputs(inputs, signatures.BOX_PROMPTS if prompts else "")
         except BadImageError as error:
             raise ImageError(f"{name}: {error}") from None
         except ImageError as error:

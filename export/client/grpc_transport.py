@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from export import signatures
+import numpy as np
+
 from export.client.errors import ServerError, UnavailableError
-from export.client.prompts import Prompts
 from export.client.rest import is_loopback
 from maskx_tf.errors import ImageError
 
@@ -14,7 +15,7 @@ try:
     import grpc
 
     from export import predict_pb2
-    from export.client.tensors import to_array
+    from export.client.tensors import fill, to_array
 except ImportError as error:
     raise ServerError(
         f"gRPC needs the packages grpcio and protobuf: {error}. REST (--url) needs neither."
@@ -60,12 +61,12 @@ class GrpcTransport:
             response_deserializer=predict_pb2.GetModelStatusResponse.FromString,
         )
 
-    def predict(self, image: bytes, prompts: Prompts | None = None) -> dict[str, Any]:
-        """The outputs for an image file's bytes, as arrays without batch dimension.
+    def predict(self, inputs: Mapping[str, np.ndarray], signature_name: str = "") -> dict[str, Any]:
+        """The outputs for one image, as arrays without batch dimension.
 
         Args:
-          image: the file.
-          prompts: boxes to segment in place of those that the model finds.
+          inputs: arrays [1, …] by name, those of strings or bytes as objects.
+          signature_name: of the signature; empty: the one of detections.
 
         Raises:
           UnavailableError: the server cannot be reached, is too busy, or still loads the model.
@@ -73,21 +74,10 @@ class GrpcTransport:
           ServerError: it will refuse all.
         """
         request = predict_pb2.PredictRequest(model_spec=self._spec)
-        tensor = request.inputs["image_bytes"]
-        tensor.dtype = predict_pb2.DT_STRING
-        tensor.tensor_shape.dim.add(size=1)
-        tensor.string_val.append(image)
-        if prompts:
-            request.model_spec.signature_name = signatures.BOX_PROMPTS
-            count = len(prompts.class_names)
-            boxes, names = (request.inputs[name] for name in ("boxes", "class_names"))
-            boxes.dtype, names.dtype = predict_pb2.DT_FLOAT, predict_pb2.DT_STRING
-            for size in (1, count, 4):
-                boxes.tensor_shape.dim.add(size=size)
-            boxes.tensor_content = prompts.boxes_yxyx.astype("<f4").tobytes()
-            for size in (1, count):
-                names.tensor_shape.dim.add(size=size)
-            names.string_val.extend(name.encode() for name in prompts.class_names)
+        if signature_name:
+            request.model_spec.signature_name = signature_name
+        for name, array in inputs.items():
+            fill(request.inputs[name], array)
         try:
             response = self._call(request, timeout=self._timeout_s)
             return {key: to_array(value)[0] for key, value in response.outputs.items()}

@@ -10,11 +10,12 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from typing import Any
 
-from export import signatures
+import numpy as np
+
 from export.client.errors import ServerError, UnavailableError
-from export.client.prompts import Prompts
 from maskx_tf.errors import ImageError
 
 
@@ -63,25 +64,21 @@ class RestTransport:
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler(proxies)).open
         self._proxy = proxies.get(parts.scheme, "")
 
-    def predict(self, image: bytes, prompts: Prompts | None = None) -> dict[str, Any]:
-        """The outputs for an image file's bytes, as lists without batch dimension.
+    def predict(self, inputs: Mapping[str, np.ndarray], signature_name: str = "") -> dict[str, Any]:
+        """The outputs for one image, as lists without batch dimension.
 
         Args:
-          image: the file.
-          prompts: boxes to segment in place of those that the model finds.
+          inputs: arrays [1, …] by name, those of strings or bytes as objects.
+          signature_name: of the signature; empty: the one of detections.
 
         Raises:
           UnavailableError: the server cannot be reached, is too busy, or still loads the model.
           ImageError: it refused this image, or did not answer in time.
           ServerError: it will refuse all.
         """
-        encoded = base64.b64encode(image).decode()
-        instance: dict[str, Any] = {"image_bytes": {"b64": encoded}}
-        if prompts:
-            instance["boxes"] = prompts.boxes_yxyx.tolist()
-            instance["class_names"] = list(prompts.class_names)
-        signature_name = signatures.BOX_PROMPTS if prompts else self._signature_name
-        body = {"signature_name": signature_name, "instances": [instance]}
+        instance = {name: _json(array[0]) for name, array in inputs.items()}
+        name = signature_name or self._signature_name
+        body = {"signature_name": name, "instances": [instance]}
         request = urllib.request.Request(
             self.name, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -141,6 +138,13 @@ class RestTransport:
             f"{self.name} answered {_message(body)!r}, not with predictions of a model of this "
             "project; is it TensorFlow Serving?"
         )
+
+
+def _json(value: bytes | np.ndarray) -> Any:
+    """A value of a row in a JSON request."""
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode()}
+    return value.tolist()
 
 
 def _message(body: bytes) -> str:

@@ -1,4 +1,4 @@
-"""TensorProto to NumPy, without TensorFlow."""
+"""TensorProto to NumPy and back, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,6 +17,22 @@ _DTYPES: dict[int, tuple[type, str]] = {  # (NumPy's type, the field of single v
     predict_pb2.DT_INT64: (np.int64, "int64_val"),
     predict_pb2.DT_BOOL: (np.bool_, "bool_val"),
 }
+
+
+_NUMBERS = {np.dtype(np.float32): predict_pb2.DT_FLOAT, np.dtype(np.int32): predict_pb2.DT_INT32}
+
+
+def fill(tensor: predict_pb2.TensorProto, array: np.ndarray) -> None:
+    """Writes an array of float32, int32, or of str or bytes objects into a new TensorProto."""
+    for size in array.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    if array.dtype == object:
+        tensor.dtype = predict_pb2.DT_STRING
+        values = array.ravel().tolist()
+        tensor.string_val.extend(v if isinstance(v, bytes) else v.encode() for v in values)
+    else:
+        tensor.dtype = _NUMBERS[array.dtype]
+        tensor.tensor_content = array.astype(array.dtype.newbyteorder("<")).tobytes()
 
 
 def to_array(tensor: predict_pb2.TensorProto) -> np.ndarray:

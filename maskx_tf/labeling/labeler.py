@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tqdm
@@ -14,11 +14,13 @@ from maskx_tf.data.coco.images import read_image
 from maskx_tf.data.coco.issues import Issue
 from maskx_tf.data.image_formats import BadImageError
 from maskx_tf.errors import UserError
-from maskx_tf.inference.segmenter import Segmenter
 from maskx_tf.labeling.source import Annotation, ImageEntry, Problem, Source
 from maskx_tf.ops import dense_crf
 from maskx_tf.ops.masks import box_agreement
 from maskx_tf.system.journal import Journal
+
+if TYPE_CHECKING:  # the formats of labelling tools need no TensorFlow
+    from maskx_tf.inference.segmenter import Segmenter
 
 
 class Mask(NamedTuple):

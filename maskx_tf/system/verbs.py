@@ -48,6 +48,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "export": Verb("export.command", "Write a SavedModel or an OpenVINO model"),
         "serve": Verb("export.serving.server", "Serve exported models on this machine"),
         "client": Verb("export.client", "Detections of image files from a server"),
+        "label-studio": Verb("export.labeling_tools.label_studio", "Its masks in Label Studio"),
     },
 }
 VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}

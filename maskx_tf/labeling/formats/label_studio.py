@@ -68,9 +68,7 @@ def _results(
     }
     if item.source is not None:
         common["meta"]["mask_source"] = item.source
-    percent = 100 / np.array([image.width, image.height], np.float64)
-    (x, y), (width, height) = np.array(item.bbox, np.float64).reshape(2, 2) * percent
-    box = {"x": x, "y": y, "width": width, "height": height, "rotation": 0}
+    box = box_value([float(v) for v in item.bbox], image.height, image.width)
     box["rectanglelabels"] = [item.class_name]
     kind = {"id": f"{number}-box", "from_name": "box", "type": "rectanglelabels"}
     results = [{**kind, **common, "value": box}]
@@ -78,21 +76,32 @@ def _results(
         return results
     if item.score is not None:
         common["score"] = round(item.score, 6)
-    if polygon_iou is None:
-        runs = brush_rle(item.rle)
-        brush = {"format": "rle", "rle": runs, "brushlabels": [item.class_name]}
-        kind = {"id": f"{number}-mask", "from_name": "brush", "type": "brushlabels"}
-        return [*results, {**kind, **common, "value": brush}]
-    for index, polygon in enumerate(polygons.from_rle(item.rle, polygon_iou)):
-        points = (np.reshape(polygon, (-1, 2)) * percent).tolist()
-        value: dict[str, Any] = {
-            "points": points,
-            "closed": True,
-            "polygonlabels": [item.class_name],
-        }
-        kind = {"id": f"{number}-mask{index}", "from_name": "polygon", "type": "polygonlabels"}
+    name = "brush" if polygon_iou is None else "polygon"
+    for index, value in enumerate(mask_values(item.rle, polygon_iou)):
+        value[f"{name}labels"] = [item.class_name]
+        suffix = "" if polygon_iou is None else index
+        kind = {"id": f"{number}-mask{suffix}", "from_name": name, "type": f"{name}labels"}
         results.append({**kind, **common, "value": value})
     return results
+
+
+def box_value(bbox: Sequence[float], height: int, width: int) -> dict[str, Any]:
+    """The value of a box's result, in percent: x, y, width, height of pixels of an image."""
+    percent = 100 / np.array([width, height], np.float64)
+    (x, y), (box_width, box_height) = np.array(bbox, np.float64).reshape(2, 2) * percent
+    return {"x": x, "y": y, "width": box_width, "height": box_height, "rotation": 0}
+
+
+def mask_values(rle: dict, polygon_iou: float | None) -> list[dict[str, Any]]:
+    """The values of a mask's results without labels: a brush, or its polygons in percent."""
+    if polygon_iou is None:
+        return [{"format": "rle", "rle": brush_rle(rle)}]
+    height, width = rle["size"]
+    percent = 100 / np.array([width, height], np.float64)
+    return [
+        {"points": (np.reshape(polygon, (-1, 2)) * percent).tolist(), "closed": True}
+        for polygon in polygons.from_rle(rle, polygon_iou)
+    ]
 
 
 def brush_rle(rle: dict) -> list[int]:

@@ -1,0 +1,1 @@
+"""A served model in labelling tools, each through its own SDK."""
