@@ -515,7 +515,8 @@ class Config:
     )
     mask_voting: bool = _detections(
         False,
-        "Masks of detections are the mean of those of all RoIs around them, with box_head=mnc.",
+        "Masks of detections are the mean of those of all RoIs around them, with box_head=mnc or "
+        "loss_joint.",
         is_later=True,
     )
     nms_candidates: int = _detections(
@@ -634,16 +635,24 @@ class Config:
                     "other loss in the mask head."
                 )
             return
-        needed = {
+        needed: dict[str, tuple[tuple, str]] = {
             "mask_body": (("fcis",), "which has inside and outside maps"),
             "mask_output": (("transfer", "class_specific"), "which tells classes apart"),
             "mask_rois": (("proposals",), "as RoIs without an object are learned from too"),
+            "semantic_head": (("none",), "as its maps have no part in the scores"),
+            "box_head": (("fc", "conv"), "to whose scores its own are added"),
         }
+        if self.mask_voting:
+            needed |= {
+                "conventions": (("aligned",), "in whose pixels masks vote (mask_voting)"),
+                "mask_roi_scale": ((1.0,), "as masks of boxes vote (mask_voting)"),
+                "point_head": (("none",), "whose masks cannot vote (mask_voting)"),
+            }
         for name, (values, why) in needed.items():
             if getattr(self, name) not in values:
                 raise UserError(
-                    f"loss_joint={self.loss_joint} needs {name}={' or '.join(values)}, {why}; it "
-                    f"is {getattr(self, name)}."
+                    f"loss_joint={self.loss_joint} needs {name}={' or '.join(map(str, values))}, "
+                    f"{why}; it is {getattr(self, name)}."
                 )
         if "cam" in self.mask_branches:
             raise UserError(
@@ -653,10 +662,10 @@ class Config:
 
     def _check_mnc(self) -> None:
         if not self.has_mnc:
-            if self.mask_voting:
+            if self.mask_voting and not self.loss_joint:
                 raise UserError(
-                    f"mask_voting={self.mask_voting} needs box_head=mnc, which has masks of RoIs, "
-                    f"not box_head={self.box_head}."
+                    f"mask_voting={self.mask_voting} needs masks of RoIs, as box_head=mnc has "
+                    f"them, not box_head={self.box_head}, or mask_body=fcis with loss_joint."
                 )
             return
         needed: dict[str, tuple[Any, str]] = {

@@ -367,23 +367,28 @@ class MaskXRCNN(tf_keras.Model):
         """
         pixels = self.mask_head.pixels(roi_features, training=training)
         logits = self.mask_head.of_pixels(pixels, *self.mask_kernels(classes))
-        return logits, self._add_scores(pixels, class_logits, classes)
+        scored, kernels, _ = self._scored_classes(class_logits, classes)
+        scores = self.mask_head.body.scores(pixels, kernels)
+        return logits, joint_scores.add(class_logits, scored, scores)
 
-    def _add_scores(self, pixels, class_logits, classes=None) -> tf.Tensor:
-        """Logits [N, L] of classes below L plus joint scores, of `classes` [N] and likely ones."""
-        body, last = self.mask_head.body, class_logits.shape[1]
-        if self.config.mask_output == "class_specific":  # as published: of all
-            kernels, _ = self.mask_kernels(tf.range(last))
-            return class_logits + body.scores(pixels, kernels)
+    def _scored_classes(self, class_logits, classes=None):
+        """The classes [N, U] that RoIs are scored for, their kernels and biases, for `FCIS`.
+
+        The likeliest by logits [N, L] of the classes below L, and `classes` [N]; all where each has
+        kernels of its own, as published.
+        """
+        count, last = tf.shape(class_logits)[0], class_logits.shape[1]
+        if self.config.mask_output == "class_specific":
+            every = tf.range(last)
+            return tf.tile(every[None], [count, 1]), *self.mask_kernels(every)
         groups = [group for group in self.box_heads[-1].groups if group.stop <= last]
         scored = joint_scores.candidates(class_logits, groups, classes)
         kernels, _ = self.mask_kernels(tf.reshape(scored, [-1]))
-        kernels = tf.reshape(kernels, [-1, scored.shape[1], body.filters])
-        return joint_scores.add(class_logits, scored, body.scores(pixels, kernels))
+        return scored, tf.reshape(kernels, [-1, scored.shape[1], kernels.shape[1]]), None
 
-    def _joint_class_logits(self, pyramid, rois, class_logits, image_scales) -> tf.Tensor:
-        """Class logits [B, N, L] of RoIs [B, N, 4] with joint scores; image by image."""
-        config = self.config
+    def _score_jointly(self, pyramid, seen: "_Classified", image_scales) -> "_Classified":
+        """The same RoIs with joint scores added and, to vote, masks; image by image."""
+        config, body = self.config, self.mask_head.body
 
         def of_image(inputs):
             index, windows, logits = inputs
@@ -391,11 +396,21 @@ class MaskXRCNN(tf_keras.Model):
             of_image = tf.zeros_like(windows[:, 0], tf.int32)
             size = config.mask_roi_size
             features = self.flat_roi_features(levels, windows, of_image, size, config.mask_roi_op)
-            return self._add_scores(self.mask_head.pixels(features), logits)
+            pixels = self.mask_head.pixels(features)
+            scored, kernels, biases = self._scored_classes(logits)
+            found = {"logits": joint_scores.add(logits, scored, body.scores(pixels, kernels))}
+            if config.mask_voting:
+                found |= {"masks": body.masks(pixels, kernels, biases), "mask_classes": scored}
+            return found
 
-        inputs = (tf.range(tf.shape(rois)[0]), self.mask_rois(rois, image_scales), class_logits)
-        spec = tf.TensorSpec(class_logits.shape[1:], tf.float32)
-        return tf.map_fn(of_image, inputs, fn_output_signature=spec)
+        images, count = tf.range(tf.shape(seen.logits)[0]), seen.logits.shape[1]
+        inputs = (images, self.mask_rois(seen.rois_yxyx, image_scales), seen.logits)
+        spec = {"logits": tf.TensorSpec(seen.logits.shape[1:], tf.float32)}
+        if config.mask_voting:
+            side = config.mask_size
+            spec["masks"] = tf.TensorSpec([count, None, side, side], tf.float32)
+            spec["mask_classes"] = tf.TensorSpec([count, None], tf.int32)
+        return seen._replace(**tf.map_fn(of_image, inputs, fn_output_signature=spec))
 
     def mask_ious(
         self, roi_features: tf.Tensor, logits: tf.Tensor, classes: tf.Tensor
@@ -554,8 +569,8 @@ class MaskXRCNN(tf_keras.Model):
             results = self.mask_results(
                 pyramid, detected["detection_boxes"], detected["detection_classes"], image_scales
             )
-            if self.config.mask_voting:
-                voted = detected.pop("voted_masks")
+            voted = detected.pop("voted_masks", None)
+            if voted is not None:
                 results["masks"] = mask_voting.voted_or_own(voted, results["masks"])
             detected |= with_mask_scores(detected["detection_scores"], results)
         return detections.by_falling_score(groups)
@@ -632,9 +647,9 @@ class MaskXRCNN(tf_keras.Model):
         for group in detected:
             if in_original:
                 group["detection_boxes"] *= tf.tile(image_scales, [1, 2])[:, None]
-            if config.mask_voting:
+            if config.mask_voting and seen.masks.shape[-1]:
                 group["voted_masks"] = mask_voting.vote_in_batch(
-                    seen.masks, rois, seen.logits, valid, group
+                    seen.masks, rois, seen.logits, valid, group, seen.mask_classes
                 )
         return detected
 
@@ -647,18 +662,19 @@ class MaskXRCNN(tf_keras.Model):
             stage_logits.append(stage.class_logits(features)[:, :last])
             if stage is not head:
                 rois = stage.refine(features, stage_logits[-1], rois, image_sizes)
-        logits = tf.reshape(detections.mean_logits(stage_logits), [batch, count, last])
-        # The first call of all creates the mask head's weights, after this.
-        if self.config.has_joint_scores and self.mask_head.built:
-            logits = self._joint_class_logits(pyramid, rois, logits, image_scales)
         if masks is None:
             masks = tf.zeros([batch * count, 0, 0])
-        return _Classified(
+        seen = _Classified(
             tf.reshape(features, [batch, count, head.units]),
-            logits,
+            tf.reshape(detections.mean_logits(stage_logits), [batch, count, last]),
             rois,
             tf.reshape(masks, [batch, count, *masks.shape[1:]]),
+            tf.zeros([batch, count, 0], tf.int32),
         )
+        # The first call of all creates the mask head's weights, after this.
+        if self.config.has_joint_scores and self.mask_head.built:
+            return self._score_jointly(pyramid, seen, image_scales)
+        return seen
 
 
 class _Classified(NamedTuple):
@@ -667,7 +683,10 @@ class _Classified(NamedTuple):
     features: tf.Tensor  # float32 [B, P, D]
     logits: tf.Tensor  # float32 [B, P, K + 1], whose probabilities are the mean over the stages
     rois_yxyx: tf.Tensor  # float32 [B, P, 4]
-    masks: tf.Tensor  # float32 [B, P, m, m], with MNC's head; else 0 x 0
+    # With MNC's head float32 [B, P, m, m], for any class; else, where joint scores are added and
+    # masks vote, [B, P, U, m, m] of several classes; else 0 x 0.
+    masks: tf.Tensor
+    mask_classes: tf.Tensor  # int32 [B, P, U] of the masks; U = 0: for any class
 
 
 def with_mask_scores(scores: tf.Tensor, results: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

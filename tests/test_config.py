@@ -112,6 +112,7 @@ def configs(draw) -> Config:
         options["box_head"] = "conv"
     scores_classes = options["mask_body"] == "fcis" and options["mask_rois"] == "proposals"
     scores_classes &= options["mask_output"] != "class_agnostic"
+    scores_classes &= options["semantic_head"] == "none"
     if not scores_classes or "cam" in options["mask_branches"]:
         options["loss_joint"] = 0.0
     if not options["loss_joint"]:

@@ -13,7 +13,7 @@ from maskx_tf.frozen import training as feature_cache
 from maskx_tf.inference import folding
 from maskx_tf.layers import joint_scores
 from maskx_tf.model import variable_key
-from maskx_tf.ops import boxes, sampling
+from maskx_tf.ops import boxes, mask_voting, sampling
 from tests import batches, harness, serving_toy, whole_way
 
 FCIS = {"mask_body": "fcis", "mask_roi_op": "average", "mask_mlp": False, "loss_joint": 0.4}
@@ -83,6 +83,8 @@ class TestOptions:
             ({"mask_output": "class_agnostic"}, "mask_output=transfer or class_specific"),
             ({"mask_rois": "ground_truth"}, "mask_rois=proposals"),
             ({"mask_branches": ("cam",), "box_head": "conv"}, "mask_branches=cam"),
+            ({"mask_voting": True, "mask_roi_scale": 1.25}, "mask_roi_scale=1.0.*mask_voting"),
+            ({"loss_joint": 0.0, "mask_voting": True}, "mask_voting=True needs.*loss_joint"),
             ({"loss_joint": 0.0, "hard_rois": 0.5}, "hard_rois=0.5 needs loss_joint"),
             ({"hard_rois": 0.0}, r"hard_rois=0.0 must lie in \(0, 1\]"),
             ({"box_passes": 3}, "box_passes=3 must be 1 or 2"),
@@ -228,6 +230,36 @@ class TestModel:
                 of_passes[int(np.argmin(nearest))] += 1
         assert min(of_passes) > 0
 
+    def test_masks_of_the_class_vote(self, model):
+        """Those of the RoIs around a detection for its class, if it is among their candidates."""
+        features, before = batches.random_features(), model.config
+        model.config = before.replace(mask_voting=True, score_threshold=0.0)
+        found = model(*features.values())
+        model.config = before
+        pyramid, (rois, valid, *_) = model.pyramid(*features.values()), _proposals(model, features)
+        logits = model.class_logits(pyramid, rois)[1]
+        images, rois = tf.ones([len(rois[1])], tf.int32), rois[1]
+        seen = model.flat_roi_features(pyramid, rois, images, 7, "average")
+        likeliest = tf.argmax(logits, axis=1, output_type=tf.int32)
+        _, joint = model.joint_logits(seen, likeliest, logits)
+        scores = tf.nn.softmax(joint)
+        most = 8 if model.config.mask_output == "class_specific" else joint_scores.CANDIDATES
+        candidates = tf.math.top_k(logits, most).indices.numpy()
+        count = int(found["num_detections"][1])
+        assert count
+        for i in range(count):
+            label = found["detection_classes"][1, i]
+            votes = (candidates == label.numpy()).any(1) & valid[1].numpy()
+            masks = tf.sigmoid(model.mask_logits(seen, tf.fill([len(rois)], label)))
+            of_class = tf.where(votes, scores[:, label], 0.0)
+            box = found["detection_boxes"][1, i]
+            [wanted] = mask_voting.vote(masks, rois, of_class[None], box[None], 7)
+            if np.any(wanted):
+                errors = np.abs(found["detection_masks"][1, i] - wanted)
+                assert np.mean(errors > 1e-3) < 0.05  # but where rounding decides on a vote
+            else:
+                assert np.any(found["detection_masks"][1, i])  # its own
+
     def test_old_classes_are_found_as_without_those_added_later(self, model):
         """Bit for bit, although RoIs move in between."""
         features = batches.random_features()
@@ -270,16 +302,16 @@ def test_the_whole_way(shapes_data, stage_1, tmp_path):
         shapes_data,
         tmp_path,
         stage_1,
-        **FCIS | {"mask_upsampling": 1, "hard_rois": 0.5, "box_passes": 2},
+        **FCIS | {"mask_upsampling": 1, "hard_rois": 0.5, "box_passes": 2, "mask_voting": True},
     )
     whole_way.check(config, shapes_data, tmp_path, "", atol=0)
-    image = harness.encode_image(harness.random_image(48, 60), ".png")
-    wanted = mx.load(str(tmp_path / "export")).detect(image)
+    image = harness.random_image(48, 60)
+    wanted = mx.load(str(tmp_path / "export"))(image, min_score=0.0)
     with (
         serving_toy.serving(tmp_path / "export", "maskx") as (server, _),
         Client(f"http://127.0.0.1:{server.rest_api_port}") as client,
     ):
-        found = client.detect(image)
+        found = client.detect(harness.encode_image(image, ".png"))
     assert len(found) == len(wanted) > 0
     for one, other in zip(found, wanted, strict=True):
         assert one.class_name == other.class_name

@@ -281,6 +281,8 @@ class TestFCIS:
         kernels = tf.stack([kernels, kernels]) if output == "transfer" else kernels
         wanted = maps.max(2).mean((2, 3))
         np.testing.assert_allclose(body.scores(features, kernels), wanted, atol=1e-4)
+        wanted = tf.sigmoid(maps[:, :, 0] - maps[:, :, 1])
+        np.testing.assert_allclose(body.masks(features, kernels), wanted, atol=1e-4)
 
 
 class TestUpsampling:

@@ -60,27 +60,36 @@ def vote_in_batch(
     class_logits: tf.Tensor,
     valid: tf.Tensor,
     detected: dict[str, tf.Tensor],
+    mask_classes: tf.Tensor,
 ) -> tf.Tensor:
     """`vote` for each image.
 
     Args:
-      masks: [B, P, m, m].
+      masks: [B, P, m, m] for any class, or [B, P, U, m, m] of U classes.
       rois_yxyx: [B, P, 4].
       class_logits: [B, P, K + 1].
       valid: bool [B, P], False in the padding.
       detected: detection_boxes [B, D, 4] and detection_classes [B, D].
+      mask_classes: int32 [B, P, U], of the masks; U = 0: they are for any class.
 
     Returns:
       float32 [B, D, m, m].
     """
+    size, of_classes = masks.shape[-1], masks.shape.rank == 5
 
     def of_image(inputs):
-        masks, rois, logits, valid, boxes_yxyx, classes = inputs
+        masks, rois, logits, valid, mask_classes, boxes_yxyx, classes = inputs
         scores = tf.where(valid[:, None], tf.nn.softmax(logits), 0.0)
-        scores = tf.where(classes[:, None] > 0, tf.gather(tf.transpose(scores), classes), 0.0)
-        return vote(masks, rois, scores, boxes_yxyx, masks.shape[-1])
+        if of_classes:  # each pair of RoI and class votes, for detections of the class
+            rois = tf.repeat(rois, tf.shape(mask_classes)[1], axis=0)
+            scores = tf.reshape(tf.gather(scores, mask_classes, batch_dims=1), [-1])
+            is_of = classes[:, None] == tf.reshape(mask_classes, [-1])
+            scores = tf.where(is_of & (classes[:, None] > 0), scores, 0.0)
+        else:
+            scores = tf.where(classes[:, None] > 0, tf.gather(tf.transpose(scores), classes), 0.0)
+        return vote(tf.reshape(masks, [-1, size, size]), rois, scores, boxes_yxyx, size)
 
-    inputs = (masks, rois_yxyx, class_logits, valid)
+    inputs = (masks, rois_yxyx, class_logits, valid, mask_classes)
     found = (detected["detection_boxes"], detected["detection_classes"])
     return tf.map_fn(of_image, (*inputs, *found), fn_output_signature=tf.float32)
 

@@ -94,6 +94,27 @@ class FCIS(Body):
         Returns:
           float32 [N, U].
         """
+        larger = tf.reduce_max(self._maps(x, kernels), axis=0)
+        return tf.cast(tf.reduce_mean(larger, axis=2), tf.float32)
+
+    def masks(self, x: tf.Tensor, kernels: tf.Tensor, biases: tf.Tensor | None = None) -> tf.Tensor:
+        """Probabilities of the masks of several classes of each RoI, as of `scores`.
+
+        With `class_specific` there are biases [U] too.
+
+        Returns:
+          float32 [N, U, u S, u S].
+        """
+        inside, outside = tf.unstack(self._maps(x, kernels))
+        logits = tf.cast(inside - outside, tf.float32)  # [N, U, k k p p]
+        if biases is not None:
+            logits += biases[:, None]
+        rows = in_rows(tf.reshape(logits, [-1, *x.shape[1:5]]))
+        shape = tf.concat([tf.shape(logits)[:2], rows.shape[1:]], axis=0)
+        return tf.reshape(tf.sigmoid(rows), shape)
+
+    def _maps(self, x, kernels) -> tf.Tensor:
+        """Inside and outside maps [2, N, U, k k p p]; arguments as of `scores`."""
         _, parts, features = self.kernel_shape
         kernels, count = tf.cast(kernels, x.dtype), tf.shape(x)[0]
         pixels = x.shape[1:5].num_elements() // parts
@@ -101,11 +122,10 @@ class FCIS(Body):
         if self.is_shared:
             kernels = tf.reshape(kernels, [count, -1, features])  # [N, U 2, C]
             maps = tf.matmul(kernels, x[:, 0], transpose_b=True)
-            maps = tf.reshape(maps, [count, -1, 2, pixels])
-            return tf.cast(tf.reduce_mean(tf.reduce_max(maps, axis=2), axis=2), tf.float32)
-        classes = tf.shape(kernels)[0]
-        kernels = tf.transpose(tf.reshape(kernels, [-1, 2, parts, features]), [2, 3, 0, 1])
-        x = tf.reshape(tf.transpose(x, [1, 0, 2, 3]), [parts, count * pixels, features])
-        maps = tf.matmul(x, tf.reshape(kernels, [parts, features, 2 * classes]))
-        maps = tf.reshape(maps, [parts, count, pixels, classes, 2])
-        return tf.cast(tf.reduce_mean(tf.reduce_max(maps, axis=4), axis=[0, 2]), tf.float32)
+            return tf.transpose(tf.reshape(maps, [count, -1, 2, pixels]), [2, 0, 1, 3])
+        kernels = tf.transpose(tf.reshape(kernels, [-1, 2, parts, features]), [2, 1, 0, 3])
+        x = tf.reshape(tf.transpose(x, [1, 0, 2, 3]), [parts, 1, count * pixels, features])
+        maps = tf.matmul(kernels, x, transpose_b=True)  # [k k, 2, U, N p p]
+        maps = tf.reshape(maps, [parts, 2, -1, count, pixels])
+        maps = tf.transpose(maps, [1, 3, 2, 0, 4])
+        return tf.reshape(maps, [2, count, -1, parts * pixels])
