@@ -89,18 +89,22 @@ def requests(
         encoded = {"image_bytes": tf.io.encode_png(image)[None]}
         made.append(Request("serving_default", encoded, description))
         made.append(Request("image_tensor", {"images": tf.constant(image[None])}, description))
-        height, width = image.shape[:2]
-        boxes = np.array([[0, 0, 1, 1], [0.25, 0.25, 0.75, 0.75]]) * [height, width, height, width]
-        given = {
-            "boxes": tf.constant(boxes[None], tf.float32),
-            "class_names": tf.constant([[class_names[0], class_names[-1]]]),
-        }
-        made.append(Request("box_prompts", encoded | given, description))
+        made.append(Request("box_prompts", encoded | prompts(image, class_names), description))
     for start in range(0, len(batch), most):
         files = [tf.io.encode_png(image) for image in batch[start : start + most]]
         description = f"a batch of {len(files)} images"
         made.append(Request("serving_default", {"image_bytes": tf.stack(files)}, description))
     return made
+
+
+def prompts(image: np.ndarray, class_names: Sequence[str]) -> dict[str, tf.Tensor]:
+    """Boxes of two of the classes, the whole of an image [H, W, 3] and its middle, as inputs."""
+    height, width = image.shape[:2]
+    boxes = np.array([[0, 0, 1, 1], [0.25, 0.25, 0.75, 0.75]]) * [height, width, height, width]
+    return {
+        "boxes": tf.constant(boxes[None], tf.float32),
+        "class_names": tf.constant([[class_names[0], class_names[-1]]]),
+    }
 
 
 def random_images(config: Config, count: int) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from maskx_tf import config as config_lib
 from maskx_tf import training
 from maskx_tf.assembly import build_model
 from maskx_tf.checkpoints.listing import resolved
@@ -20,6 +21,7 @@ from maskx_tf.errors import UserError
 from maskx_tf.evaluation import checkpoint as scoring
 from maskx_tf.inference import mask_post as post
 from maskx_tf.inference.detector import Detector, is_export, load_checkpoint, load_export
+from maskx_tf.inference.tiling import tiling_of
 from maskx_tf.model import MaskXRCNN
 from maskx_tf.ops import dense_crf
 from maskx_tf.system.interruption import Interrupted
@@ -123,13 +125,15 @@ def evaluate(
     crf_reach: float = dense_crf.Parameters().reach,
     per_class: bool = False,
     engine: str = "faster_coco_eval",
+    tile: int = 0,
+    overlap: float = 0.25,
     progress: bool = True,
     **options: Any,
 ) -> dict:
-    """Box and mask AP of a run.
+    """Box and mask AP of a run, or of an export.
 
     Args:
-      run: a run's directory, a checkpoint in it, or RUN@best.
+      run: a run's directory, a checkpoint in it, or RUN@best; or an exported model.
       records: directories of records to evaluate on; the run's own `eval_records` if not given.
       annotations: COCO json of the same images: exact masks instead of those in the records.
       masks: what segments the detected boxes, "model", "grabcut", or the "box" or "ellipse" itself.
@@ -139,6 +143,9 @@ def evaluate(
       crf_reach: how far colours count in it, over the side of the box.
       per_class: also list the AP of every class.
       engine: "faster_coco_eval" or "pycocotools"; the results are the same.
+      tile: side in pixels of overlapping tiles that images are looked at in, in their own size; 0:
+        whole images.
+      overlap: share of a side that neighbouring tiles have in common.
       progress: show a progress bar.
       **options: of the data and of detections, as `maskx evaluate --help` lists them,
         such as mask_classes="voc" or max_detections=300.
@@ -162,14 +169,21 @@ def evaluate(
         options["eval_records"] = records
     if "num_gpus" in options:
         devices.use_gpus(options["num_gpus"])
-    evaluation = scoring.evaluate(
-        os.path.expanduser(run),
-        lambda trained: trained.replace(**options),
-        annotations=os.fspath(annotations),
-        masks=masks,
-        crf=post.crf_of(mask_post, crf_weight, crf_color, crf_reach),
-        engine=engine,
-        per_class=per_class,
-        progress=progress,
-    )
-    return evaluation.results
+    common: dict[str, Any] = {
+        "annotations": os.fspath(annotations),
+        "crf": post.crf_of(mask_post, crf_weight, crf_color, crf_reach),
+        "engine": engine,
+        "per_class": per_class,
+        "tiling": tiling_of(tile, overlap),
+        "progress": progress,
+    }
+    if is_export(pathlib.Path(run).expanduser()):
+        given = [name for name in config_lib.names(at_test="detections") if name in options]
+        given += ["masks"] if masks != "model" else []
+        if given:
+            raise UserError(f"{given[0]} is of a run; an export cannot change it.")
+        config = Config(**options)
+        return scoring.evaluate_export(os.path.expanduser(run), config, **common).results
+    run = os.path.expanduser(run)
+    change = lambda trained: trained.replace(**options)  # noqa: E731
+    return scoring.evaluate(run, change, masks=masks, **common).results

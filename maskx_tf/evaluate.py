@@ -1,4 +1,4 @@
-"""Computes box and mask AP of a trained model, for A, B and all classes.
+"""Computes box and mask AP of a trained or an exported model, for A, B and all classes.
 
 With --results or --given_box_results, what another tool wrote is scored in the same way.
 
@@ -19,12 +19,13 @@ from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import checkpoint as scoring
 from maskx_tf.evaluation import coco, controls, curves, report, results_file
-from maskx_tf.inference import mask_post
+from maskx_tf.inference import mask_post, tiling
 from maskx_tf.system import cli
 from maskx_tf.system.files import require_writable_file, write_atomically
 from maskx_tf.training import devices
 
-_OF_MODELS = ("model_dir", "checkpoint", "masks", "mask_post", "kernels")
+_OF_RUNS = ("model_dir", "checkpoint", "masks", "kernels")
+_OF_MODELS = (*_OF_RUNS, "saved_model", "mask_post", "tile")
 OWN = ("model", "none", controls.OWN)  # masks of the model as it is
 
 
@@ -32,6 +33,7 @@ def define_flags() -> None:
     """Defines the configuration's flags and this command's own."""
     config_lib.define_flags(shown=scoring.changeable())
     flags.DEFINE_string("checkpoint", "", "Checkpoint to evaluate; empty: the latest of model_dir.")
+    flags.DEFINE_string("saved_model", "", "Exported model to evaluate instead.")
     flags.DEFINE_bool("per_class", False, "Also print the AP of every class.")
     flags.DEFINE_bool(
         "errors",
@@ -47,6 +49,7 @@ def define_flags() -> None:
         "ellipse in it.",
     )
     mask_post.define_flags()
+    tiling.define_flags()
     flags.DEFINE_enum(
         "kernels",
         controls.OWN,
@@ -104,28 +107,42 @@ def main() -> None:
     if flags.FLAGS.results or flags.FLAGS.given_box_results:
         _evaluate_results()
         return
-    run = flags.FLAGS.checkpoint or flags.FLAGS.model_dir
-    if not run:
+    values = flags.FLAGS
+    run = values.checkpoint or values.model_dir
+    if not (run or values.saved_model):
         raise UserError("--model_dir=DIRECTORY is needed: the run to evaluate.")
-    crf = mask_post.from_flags(flags.FLAGS)
-    chosen = (flags.FLAGS.masks, flags.FLAGS.mask_post, flags.FLAGS.kernels)
+    common = {
+        "annotations": values.annotations,
+        "crf": mask_post.from_flags(values),
+        "engine": values.engine,
+        "per_class": True,
+        "error_page": values.errors,
+        "tiling": tiling.from_flags(values),
+    }
+    chosen = [values.masks, values.mask_post, values.kernels]
+    chosen += [f"tile{values.tile}"] if values.tile else []
     name = "_".join(["evaluation", *(word for word in chosen if word not in OWN)])
-    default = pathlib.Path(checkpoints.latest_checkpoint(run)).parent / f"{name}.json"
-    output, picture = _outputs(default)
-    if flags.FLAGS["num_gpus"].present:  # not as trained: this may be another machine
-        devices.use_gpus(flags.FLAGS.num_gpus)
-    evaluation = scoring.evaluate(
-        run,
-        evaluation_config,
-        annotations=flags.FLAGS.annotations,
-        masks=flags.FLAGS.masks,
-        kernels=flags.FLAGS.kernels,
-        crf=crf,
-        engine=flags.FLAGS.engine,
-        per_class=True,
-        error_page=flags.FLAGS.errors,
-    )
+    if values.saved_model:
+        given = [n for n in (*_OF_RUNS, *_of_detections()) if values[n].present]
+        if given:
+            raise UserError(f"--{given[0]} is of a run; leave it out with --saved_model.")
+        output, picture = _outputs(pathlib.Path(values.saved_model) / f"{name}.json")
+        config = config_lib.from_flags(values)
+        evaluation = scoring.evaluate_export(values.saved_model, config, **common)
+    else:
+        default = pathlib.Path(checkpoints.latest_checkpoint(run)).parent / f"{name}.json"
+        output, picture = _outputs(default)
+        if values["num_gpus"].present:  # not as trained: this may be another machine
+            devices.use_gpus(values.num_gpus)
+        evaluation = scoring.evaluate(
+            run, evaluation_config, masks=values.masks, kernels=values.kernels, **common
+        )
     _report(evaluation, output, picture)
+
+
+def _of_detections() -> tuple[str, ...]:
+    """Options that an export cannot change any more."""
+    return config_lib.names(at_test="detections")
 
 
 def _evaluate_results() -> None:

@@ -12,11 +12,11 @@ from collections import Counter
 
 from absl import flags
 
-from maskx_tf import checkpoints, visualize
+from maskx_tf import visualize
 from maskx_tf.data.coco.objects import CROWDS, IGNORED
 from maskx_tf.errors import UserError
-from maskx_tf.inference import mask_post
-from maskx_tf.inference.segmenter import Segmenter
+from maskx_tf.inference import detector, mask_post, tiling
+from maskx_tf.inference.tiles import TiledSegmenter
 from maskx_tf.labeling import labeler, objects, review
 from maskx_tf.labeling import source as source_lib
 from maskx_tf.labeling.formats import coco, cvat, fiftyone, label_studio
@@ -30,7 +30,8 @@ def define_flags() -> None:
     """Defines this command's flags."""
     flags.DEFINE_string("annotations", None, "COCO json with the boxes.", required=True)
     flags.DEFINE_string("images", None, "Directory of the image files.", required=True)
-    flags.DEFINE_string("model_dir", None, "Run, or checkpoint of a run.", required=True)
+    flags.DEFINE_string("model_dir", "", "Run, or checkpoint of a run, to label with.")
+    flags.DEFINE_string("saved_model", "", "Exported model to label with instead.")
     flags.DEFINE_string("output", None, "File to write.", required=True)
     flags.DEFINE_enum("format", "coco", FORMATS, "Format of the output.")
     flags.DEFINE_enum("segmentation", "rle", ["rle", "polygon"], "How masks are written.")
@@ -48,6 +49,7 @@ def define_flags() -> None:
         0.0,
         "Masks whose own box has a lower IoU with the given box are listed for review, too.",
     )
+    tiling.define_flags()
     mask_post.define_flags()
     flags.DEFINE_string("review", "", "File of masks to review; empty: OUTPUT.review.csv.")
     flags.DEFINE_string("review_sheet", "", "Picture (.jpg or .png) of the most doubtful masks.")
@@ -80,24 +82,25 @@ def run(values: flags.FlagValues) -> str:
     ending = pathlib.Path(values.review_sheet).suffix.lower()
     if values.review_sheet and ending not in visualize.PICTURES:
         raise UserError(f"--review_sheet={values.review_sheet} must end in .jpg or .png.")
-    crf = mask_post.from_flags(values)
+    crf, tiles = mask_post.from_flags(values), tiling.from_flags(values)
     source = source_lib.read(values.annotations, images, values.crowds)
-    checkpoint = checkpoints.latest_checkpoint(values.model_dir)
-    loaded = checkpoints.load_model(checkpoint)
-    checkpoints.require_masks(loaded, values.model_dir)
+    model = detector.load(values.model_dir, values.saved_model)
+    segmenter = TiledSegmenter(model.segmenter(), tiles) if tiles else model.segmenter()
     todo, problems = labeler.wanted(
-        source, loaded.vocabulary, values.overwrite_masks, values.skip_unknown_classes
+        source, model.vocabulary, values.overwrite_masks, values.skip_unknown_classes
     )
     task = {
         "annotations": source.sha256,
-        "checkpoint": [checkpoint, pathlib.Path(f"{checkpoint}.index").stat().st_mtime_ns],
+        "checkpoint": detector.version_of(model),
         "images": str(images),
         "overwrite_masks": values.overwrite_masks,
         "crowds": values.crowds,
         "crf": crf and list(crf),
     }
+    if tiles:
+        task |= tiles._asdict()
     with contextlib.closing(Journal(output.with_name(output.name + ".journal"), task)) as journal:
-        labels = labeler.label(source, todo, Segmenter(loaded), loaded.vocabulary, journal, crf)
+        labels = labeler.label(source, todo, segmenter, model.vocabulary, journal, crf)
         if todo and not labels.num_read:
             journal.close(remove=True)
             counts = Counter(problem.reason for problem in labels.problems)
@@ -108,16 +111,16 @@ def run(values: flags.FlagValues) -> str:
                 "from that directory."
             )
         labels = review.with_problems(labels, problems)
-        written = _write(values, source, labels, loaded, output, listed)
+        written = _write(values, source, labels, model, output, listed)
         journal.close(remove=True)
     return written
 
 
-def _write(values, source, labels, loaded, output: pathlib.Path, listed: pathlib.Path) -> str:
+def _write(values, source, labels, model, output: pathlib.Path, listed: pathlib.Path) -> str:
     """Writes all files, the labels last; returns the summary."""
     polygon_iou = values.polygon_iou if values.segmentation == "polygon" else None
     if values.format == "coco":
-        seen = set(loaded.vocabulary.names_of(loaded.mask_class_ids))
+        seen = set(model.vocabulary.names_of(model.mask_class_ids))
         text = coco.to_text(source, labels, seen, polygon_iou)
     else:
         made, problems = objects.labelled_images(source, labels)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,11 +16,12 @@ from collections.abc import Iterator, Sequence
 import tqdm
 from absl import flags
 
-from maskx_tf.checkpoints import latest_checkpoint
 from maskx_tf.errors import ImageError, UserError
-from maskx_tf.inference import mask_post, tiles
-from maskx_tf.inference.detector import Detector, load_checkpoint, load_export
+from maskx_tf.inference import detector, mask_post
+from maskx_tf.inference import tiling as tiling_lib
+from maskx_tf.inference.detector import Detector
 from maskx_tf.inference.image_files import find_images, image_ids, left_out, overlay_paths
+from maskx_tf.inference.tiling import Tiling
 from maskx_tf.ops import dense_crf
 from maskx_tf.system import cli, files
 from maskx_tf.system.interruption import Interruption
@@ -36,27 +36,19 @@ def define_flags() -> None:
     flags.DEFINE_string("saved_model", "", "Exported model to predict with instead.")
     flags.DEFINE_float("score_threshold", 0.5, "Detections below this score are not drawn.")
     flags.DEFINE_string("annotations", "", "COCO json that gives the image ids by file name.")
-    flags.DEFINE_integer(
-        "tile",
-        0,
-        "Side in pixels of overlapping tiles that large images are looked at in; 0: the whole "
-        "image at once.",
-        lower_bound=0,
-    )
-    flags.DEFINE_float("overlap", 0.25, "Share of a side that neighbouring tiles have in common.")
+    tiling_lib.define_flags()
     mask_post.define_flags()
 
 
 def predict(
-    detector: Detector,
+    model: Detector,
     paths: Sequence[pathlib.Path],
     ids: Sequence[int],
     output_dir: pathlib.Path,
     score_threshold: float,
-    model: Sequence[str | int] = (),
+    version: Sequence[str | int] = (),
     crf: dense_crf.Parameters | None = None,
-    tile: int = 0,
-    overlap: float = 0.25,
+    tiling: Tiling | None = None,
 ) -> list[str]:
     """Writes detections.json and the overlays of image files; shows a progress bar.
 
@@ -65,15 +57,14 @@ def predict(
     has the images done until then; if nothing was found yet, it stays as it is.
 
     Args:
-      detector: the model.
+      model: the model.
       paths: N image files.
       ids: N image ids, for the results.
       output_dir: gets detections.json and overlays/.
       score_threshold: detections below this score are written but not drawn.
-      model: tells the weights from others: results of others are not gone on with.
+      version: tells the weights from others: results of others are not gone on with.
       crf: refines the masks.
-      tile: side of the tiles that images are looked at in; 0: the whole image at once.
-      overlap: of tiles, see `inference.tiles`.
+      tiling: look at the images in tiles.
 
     Returns:
       One line for each image that could not be read.
@@ -83,9 +74,9 @@ def predict(
     """
     targets = overlay_paths(paths, output_dir / "overlays")
     output = output_dir / "detections.json"
-    task = {"model": list(model), "score_threshold": score_threshold, "crf": crf and list(crf)}
-    if tile:
-        task |= {"tile": tile, "overlap": overlap}
+    task = {"model": list(version), "score_threshold": score_threshold, "crf": crf and list(crf)}
+    if tiling:
+        task |= tiling._asdict()
     problems = []
     with contextlib.closing(
         Journal(output.with_name(f"{output.name}.journal"), task, lambda result: result["image"])
@@ -103,10 +94,10 @@ def predict(
                 if tuple(image) in drawn and target.exists():
                     continue
                 try:
-                    if tile:
-                        detections = detector.tiled(path, tile, overlap, min_score=0)
+                    if tiling:
+                        detections = model.tiled(path, *tiling, min_score=0)
                     else:
-                        detections = detector(path, min_score=0)
+                        detections = model(path, min_score=0)
                 except ImageError as error:
                     problems.append(str(error))
                     continue
@@ -140,39 +131,30 @@ def _rows(journal: Journal, images: Sequence[list]) -> Iterator[str]:
             yield from map(json.dumps, result["results"])
 
 
-def _model(path: str) -> list[str | int]:
-    """A model's path, and when it was written."""
-    existing = path if os.path.isdir(path) else f"{path}.index"
-    return [path, os.stat(existing).st_mtime_ns]
-
-
 def main() -> None:
     """Predicts, prints where the results are, then the images that could not be read."""
     values = flags.FLAGS
     if not values.output_dir:
         raise UserError("--output_dir=DIRECTORY is needed.")
-    if bool(values.model_dir) == bool(values.saved_model):
-        raise UserError("Give either --model_dir=DIRECTORY or --saved_model=DIRECTORY.")
+    detector.require_one(values.model_dir, values.saved_model)
     paths = find_images(values.images)
     crf = mask_post.from_flags(values)
     ids = image_ids(paths, values.annotations)
-    tiles.check(values.tile or 1, values.overlap)
+    tiling = tiling_lib.from_flags(values)
     if text := left_out(values.images):
         print(text, file=sys.stderr)
-    path = values.saved_model or latest_checkpoint(values.model_dir)
-    detector = load_export(path) if values.saved_model else load_checkpoint(path)
+    model = detector.load(values.model_dir, values.saved_model)
     output_dir = pathlib.Path(values.output_dir)
     with Interruption().handled():
         problems = predict(
-            detector,
+            model,
             paths,
             ids,
             output_dir,
             values.score_threshold,
-            _model(path),
+            detector.version_of(model),
             crf,
-            values.tile,
-            values.overlap,
+            tiling,
         )
     print(f"written: {output_dir / 'detections.json'} and {output_dir / 'overlays'}/")
     if problems:

@@ -16,6 +16,10 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.records import schema
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco, ground_truth, limits, operating_point, report, runner
+from maskx_tf.evaluation import detector as of_detector
+from maskx_tf.inference.detections import Detections
+from maskx_tf.inference.detector import Detector
+from maskx_tf.inference.tiling import Tiling
 from maskx_tf.ops import masks
 from tests.harness import shared_data
 
@@ -471,6 +475,48 @@ def test_scores_in_original_pixels(tmp_path):
     assert results["mask_given_boxes"]["B"]["AP"] < 0.2  # and its mask is not the left half
     ious = {subset: results["mask_given_boxes"][subset]["IoU"] for subset in ("A", "B")}
     assert ious == {"A": pytest.approx(1), "B": pytest.approx(0.5)}
+
+
+def test_a_detector_is_scored_as_a_model(tmp_path):
+    config = runner_setup(tmp_path)
+    mask = np.tile(np.arange(28) < 14, (28, 1)) * np.uint8(255)
+
+    class LeftHalf:
+        def segment(self, image, boxes_yxyx, class_ids, **others):
+            return Detections(
+                boxes_yxyx=boxes_yxyx,
+                scores=np.ones(len(boxes_yxyx)),
+                class_ids=class_ids,
+                class_names=np.array(NAMES)[class_ids - 1],
+                category_ids=class_ids,
+                mask_seen=class_ids > 0,
+                box_masks=np.stack([mask] * len(boxes_yxyx)),
+                image_size=image.shape[:2],
+            )
+
+    def detect(images):
+        assert images.shape[1:] == (48, 64, 3)  # not resized
+        return {
+            "num_detections": [1],
+            "detection_boxes": np.array([[[8, 30, 28, 40]]], np.float32),
+            "detection_scores": np.array([[0.9]], np.float32),
+            "detection_classes": np.array([[3]], np.int32),
+            "detection_class_names": np.array([[b"cat"]], object),
+            "detection_masks": mask[None, None],
+            "detection_mask_seen": np.array([[True]]),
+            "image_size": np.array([[48, 64]], np.int32),
+        }
+
+    model = Detector(detect, VOCABULARY, LeftHalf)
+    for tiling in (None, Tiling(64, 0.5)):
+        evaluator = of_detector.evaluate(model, config.eval_records, SET_A, tiling=tiling)
+        results = evaluator.evaluate()
+        for section in ("box", "mask", "mask_given_boxes"):
+            assert results[section]["A"]["AP"] == pytest.approx(1)
+        assert results["box"]["B"]["AP"] == 0  # the dog is missed
+        assert results["mask_given_boxes"]["B"]["IoU"] == pytest.approx(0.5)
+    alone = of_detector.evaluate(Detector(detect, VOCABULARY), config.eval_records, SET_A)
+    assert "mask_given_boxes" not in alone.evaluate()
 
 
 NAMES = VOCABULARY.names

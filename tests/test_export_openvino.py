@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import types
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import tensorflow as tf
 from export import comparison
 from export.serving import server
 from export.serving.errors import ServingError
+from maskx_tf import checkpoints
 from maskx_tf.errors import UserError
 from maskx_tf.inference import detector
+from maskx_tf.inference.module import DetectionModule
 from tests import commands, exports, tiny
 
 openvino = pytest.importorskip("openvino")
@@ -82,6 +85,39 @@ def test_options_survive(changes, tmp_path):
 
 
 @pytest.mark.thorough
+def test_masks_of_boxes_are_those_of_the_checkpoint(exported):
+    loaded = checkpoints.load_model(str(exported / "run"))
+    module = DetectionModule(*loaded[:4])
+    path, image = exported / "export" / "1", images()[2]
+    boxes = np.array([[0, 0, 96, 64], [5, 8, 60.5, 30], [-9, 3, 200, 20]], np.float32)
+    servable = server.load(str(path), (0, 0))
+    for names in (["ant", "dog", "bee"], ["", "cat", ""]):
+        given = {
+            "image_bytes": np.array([tf.io.encode_png(image).numpy()], object),
+            "boxes": boxes[None],
+            "class_names": np.array([[name.encode() for name in names]], object),
+        }
+        outputs = {k: v.numpy() for k, v in module.segment_boxes(**given).items()}
+        found = servable.run("box_prompts", given)
+        assert comparison.difference(found, outputs, version.PROMPTS) == ""
+        np.testing.assert_array_equal(found["detection_classes"], outputs["detection_classes"])
+        np.testing.assert_allclose(found["detection_boxes"], outputs["detection_boxes"], atol=1e-3)
+    masks = [
+        detector.load_export(str(path)).masks(image, boxes, "bee").box_masks / 255.0,
+        detector.load_checkpoint(str(exported / "run")).masks(image, boxes, "bee").box_masks,
+    ]
+    assert np.abs(masks[0] - masks[1]).max() < 2 / 255
+    assert len(detector.load_export(str(path)).masks(image, [], [])) == 0
+    for problem, text in (
+        ({"class_names": np.array([[b"ant", b"eel", b""]], object)}, "classes eel"),
+        ({"boxes": np.full([1, 3, 4], 7, np.float32)}, "no area"),
+        ({"boxes": boxes[None, :2]}, "2 boxes and 3 classes"),
+    ):
+        with pytest.raises(ServingError, match=text):
+            servable.run("box_prompts", given | problem)
+
+
+@pytest.mark.thorough
 def test_a_batch_gives_what_its_images_give(exported):
     detect = detector.load_export(str(exported / "export")).detect
     pair = np.stack([images()[0], images()[0][::-1, ::-1]])
@@ -96,6 +132,7 @@ def test_the_files_of_a_version(exported):
     path = exported / "export" / "1"
     assert {file.name for file in path.iterdir()} == {
         "assets",
+        "box_prompts",
         "config.json",
         "model.bin",
         "model.xml",
@@ -149,7 +186,9 @@ def test_what_has_no_counterpart_is_refused(name, value):
 @pytest.mark.thorough
 def test_a_differing_export_is_refused_and_leaves_nothing(exported, tmp_path, monkeypatch):
     """Here that of a run with other weights."""
-    graph = network.Graph(openvino.Core().read_model(exported / "export" / "1" / "model.xml"), [])
+    files = ("model.xml", "box_prompts/1/model.xml")
+    models = [openvino.Core().read_model(exported / "export" / "1" / file) for file in files]
+    graph = network.Graph(*models, [])
     monkeypatch.setattr(version, "convert", lambda *arguments: graph)
     exports.save_run(tmp_path / "run", seed=2)
     done = commands.in_process(
@@ -183,14 +222,15 @@ def test_int8_leaves_the_last_layers_in_float():
 
 @pytest.mark.parametrize(("int8", "is_kept"), [(0.397, True), (0.394, False)])
 def test_int8_that_costs_more_than_allowed_is_refused(int8, is_kept, monkeypatch):
-    def score(name, *arguments):
+    def score(name, *arguments, **options):
         ap = 0.4 if name == "float32" else int8
-        return {
+        results = {
             "box": {"A": {"AP": 0.4}, "B": {"AP": None}},
             "mask": {"A": {"AP": ap}, "B": {"AP": ap}},
         }
+        return types.SimpleNamespace(evaluate=lambda: results)
 
-    monkeypatch.setattr(quantization.exported, "evaluate", score)
+    monkeypatch.setattr(quantization.scoring, "evaluate", score)
     arguments = "float32", "int8", ["records"], (1,), 0.5
     if is_kept:
         assert "mask A        40.0    39.7" in quantization.compare(*arguments)

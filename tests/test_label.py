@@ -17,7 +17,7 @@ from PIL import Image
 from maskx_tf import checkpoints, label
 from maskx_tf.data import decoding, preprocessing
 from maskx_tf.errors import UserError
-from maskx_tf.inference import mask_post, segmenter
+from maskx_tf.inference import mask_post, segmenter, tiling
 from maskx_tf.labeling import labeler, objects, review
 from maskx_tf.labeling import source as source_lib
 from maskx_tf.ops import masks
@@ -42,8 +42,8 @@ def model_dir(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def one_model(monkeypatch):
     """Loads and traces the model once for all tests."""
-    monkeypatch.setattr(label.checkpoints, "load_model", _load)
-    monkeypatch.setattr(label, "Segmenter", lambda loaded: _segmenter())
+    monkeypatch.setattr(label.detector.checkpoints, "load_model", _load)
+    monkeypatch.setattr(label.detector, "Segmenter", lambda loaded: _segmenter())
 
 
 _loaded: dict = {}
@@ -77,10 +77,10 @@ def data(tmp_path):
 
 def run(annotations, images, model_dir, output, **changes):
     values = flags.FlagValues()
-    kinds = ("DEFINE_string", "DEFINE_enum", "DEFINE_float", "DEFINE_bool")
+    kinds = ("DEFINE_string", "DEFINE_enum", "DEFINE_float", "DEFINE_bool", "DEFINE_integer")
     defining = {kind: functools.partial(getattr(flags, kind), flag_values=values) for kind in kinds}
     with pytest.MonkeyPatch.context() as patch:
-        for module in (label, mask_post):
+        for module in (label, mask_post, tiling):
             patch.setattr(module, "flags", types.SimpleNamespace(**defining))
         label.define_flags()
     arguments = {
@@ -187,6 +187,39 @@ def test_masks_are_those_of_the_model(data, model_dir, tmp_path):
     assert annotation["segmentation"] == rle
     score = segmenter.expected_iou(wanted[0]).numpy()[0]
     assert annotation["mask_score"] == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.thorough
+def test_an_export_gives_the_masks_of_its_run(data, exported, tmp_path, monkeypatch):
+    monkeypatch.undo()  # another model than that of the other tests
+    outputs = []
+    for model_dir, saved_model in (("", exported / "export"), (exported / "run", "")):
+        output = tmp_path / f"{len(outputs)}.json"
+        run(*data, model_dir, output, saved_model=saved_model)
+        outputs.append(json.loads(output.read_text())["annotations"])
+    count = 0
+    for ours, theirs in zip(*outputs, strict=True):
+        if "mask_score" in ours:
+            a, b = (masks.decode_rle(one["segmentation"]) for one in (ours, theirs))
+            assert np.count_nonzero(a != b) <= 0.01 * a.size
+            assert ours["mask_score"] == pytest.approx(theirs["mask_score"], abs=0.01)
+            count += 1
+    assert count == 3
+
+
+def test_one_model_is_named(data, model_dir, tmp_path):
+    with pytest.raises(UserError, match="either --model_dir.* or --saved_model"):
+        run(*data, model_dir, tmp_path / "x.json", saved_model="export")
+
+
+def test_tiles_see_the_boxes_that_they_hold(data, model_dir, tmp_path):
+    """Tiles as large as the images change nothing."""
+    texts = []
+    for tile in (0, 100):
+        output = tmp_path / f"{tile}.json"
+        run(*data, model_dir, output, tile=tile)
+        texts.append(output.read_text())
+    assert texts[0] == texts[1]
 
 
 def test_overwrite_masks_leaves_crowds_alone(data, model_dir, tmp_path):
@@ -529,14 +562,14 @@ def test_unusable_inputs(data, model_dir, tmp_path):
 def test_a_model_of_boxes_only_is_refused(data, model_dir, tmp_path, monkeypatch):
     loaded = _load(model_dir)
     boxes_only = loaded._replace(config=loaded.config.replace(mode="stage1_boxes"))
-    monkeypatch.setattr(label.checkpoints, "load_model", lambda path: boxes_only)
-    with pytest.raises(UserError, match=f"{model_dir} detects boxes only .*--mode=stage2_masks"):
+    monkeypatch.setattr(label.detector.checkpoints, "load_model", lambda path: boxes_only)
+    with pytest.raises(UserError, match=f"{model_dir}.* detects boxes only .*--mode=stage2_masks"):
         run(*data, model_dir, tmp_path / "out.json")
 
 
 @pytest.mark.parametrize("flag", ["output", "review", "review_sheet"])
 def test_where_it_cannot_write_it_does_not_begin(data, model_dir, tmp_path, monkeypatch, flag):
-    monkeypatch.setattr(label.checkpoints, "load_model", None)
+    monkeypatch.setattr(label.detector.checkpoints, "load_model", None)
     file = tmp_path / "file"
     file.touch()
     paths = {"output": tmp_path / "out.json"} | {flag: file / "x.jpg"}

@@ -1,5 +1,6 @@
 """Prediction on files: what is found, written, drawn and reported; and the evaluate command."""
 
+import dataclasses
 import errno
 import importlib
 import json
@@ -21,6 +22,7 @@ from maskx_tf.errors import UserError
 from maskx_tf.evaluation import report
 from maskx_tf.inference.detections import Detections
 from maskx_tf.inference.detector import Detector, load_checkpoint
+from maskx_tf.inference.tiling import Tiling
 from maskx_tf.ops import masks
 from tests import harness, tiny
 
@@ -243,9 +245,9 @@ def test_images_are_looked_at_in_tiles(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Detector, "tiled", lambda self, path, *tiles, **_: asked.append(tiles) or self(path, 0)
     )
-    for tile in (0, 40):
+    for tiling in (None, Tiling(40, 0.5)):
         paths = [folder / "a.png"]
-        predict.predict(fake_detector(), paths, [0], tmp_path, 0.5, tile=tile, overlap=0.5)
+        predict.predict(fake_detector(), paths, [0], tmp_path, 0.5, tiling=tiling)
     assert asked == [(40, 0.5)]
 
 
@@ -362,8 +364,8 @@ def use(monkeypatch, tmp_path):
             **NO_MASK_POST,
         )
         monkeypatch.setattr(flags, "FLAGS", values)
-        monkeypatch.setattr(predict, "latest_checkpoint", lambda path: str(tmp_path))
-        monkeypatch.setattr(predict, "load_checkpoint", lambda path: detector)
+        named = dataclasses.replace(detector, name=str(tmp_path))
+        monkeypatch.setattr(predict.detector, "load", lambda *names: named)
 
     return prepare
 
@@ -448,6 +450,12 @@ def test_evaluate_checks_its_output_first(run_dir, tmp_path, monkeypatch):
         "model_dir": str(run_dir),
         "masks": "model",
         "kernels": "own",
+        "saved_model": "",
+        "annotations": "",
+        "engine": "pycocotools",
+        "errors": False,
+        "tile": 0,
+        "overlap": 0.25,
         "results": "",
         "given_box_results": "",
     } | NO_MASK_POST

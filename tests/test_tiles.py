@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskx_tf.errors import UserError
-from maskx_tf.inference import tiles
+from maskx_tf.inference import tiles, tiling
 from maskx_tf.inference.detections import Detections
 from tests import harness
 
@@ -65,7 +65,7 @@ def whole_again(image: np.ndarray, tile: int, overlap: float) -> tuple[int, int]
     """How many objects are cut by all tiles, and how many of these come back as one mask."""
     (wanted,), found = detect([image]), tiles.detect(detect, image, tile, overlap)
     assert len(found) >= len(wanted)
-    places = tiles.tiles(*image.shape[:2], tile, overlap)
+    places = tiling.tiles(*image.shape[:2], tile, overlap)
     masks = [one.mask().astype(bool) for one in found]
     cut = good = 0
     for one in wanted:
@@ -122,9 +122,36 @@ def test_boxes_without_masks_are_merged_too():
     assert found.boxes_yxyx.tolist() == [[20, 40, 60, 260]] and found.box_masks is None
 
 
+def test_masks_of_boxes_come_from_the_tile_that_holds_the_box():
+    image, seen = scene(np.random.default_rng(3)), []
+    (wanted,) = detect([image])
+
+    class Perfect:
+        def segment(self, image, boxes_yxyx, class_ids):
+            seen.append((image.shape[:2], len(boxes_yxyx)))
+            (found,) = detect([image])
+            gaps = found.boxes_yxyx[None] - boxes_yxyx[:, None]
+            nearest = np.abs(gaps).sum(-1).argmin(1) if len(boxes_yxyx) else np.array([], int)
+            return found[nearest]
+
+    segmenter = tiles.TiledSegmenter(Perfect(), tiling.Tiling(256, 0.25))
+    order = np.random.default_rng(0).permutation(len(wanted))
+    boxes, classes = wanted.boxes_yxyx[order].astype(float), wanted.class_ids[order]
+    found = segmenter.segment(image, boxes, classes, name="x")
+    assert found.name == "x" and found.image_size == image.shape[:2]
+    np.testing.assert_array_equal(found.boxes_yxyx, boxes)
+    np.testing.assert_array_equal(found.class_ids, classes)
+    for one, other in zip(found, wanted[order], strict=True):
+        assert iou(one.mask() > 0, other.mask() > 0) > 0.95
+    counts = [count for size, count in seen if size == image.shape[:2]]
+    is_small = (boxes[:, 2:] - boxes[:, :2] <= 64).all(1)  # the overlap: whole in a tile
+    assert len(counts) == 1 and 0 < counts[0] <= (~is_small).sum() and is_small.any()
+    assert len(segmenter.segment(image, boxes[:0], classes[:0])) == 0
+
+
 @given(st.integers(1, 3000), st.integers(1, 1100), st.floats(0, 0.9))
 def test_tiles_cover_a_side_with_the_overlap_asked_for(length, tile, overlap):
-    found = tiles.starts(length, tile, overlap)
+    found = tiling.starts(length, tile, overlap)
     assert found[0] == 0 and found[-1] + min(tile, length) == length
     for before, after in itertools.pairwise(found):
         assert before < after or tile == 1
@@ -136,4 +163,4 @@ def test_tiles_cover_a_side_with_the_overlap_asked_for(length, tile, overlap):
 )
 def test_what_is_no_tile(tile, overlap, text):
     with pytest.raises(UserError, match=text):
-        tiles.tiles(10, 10, tile, overlap)
+        tiling.tiles(10, 10, tile, overlap)

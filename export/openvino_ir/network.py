@@ -19,6 +19,7 @@ from export.openvino_ir.graph import apply, last_products, model
 from export.openvino_ir.operations import in_order, rows, where
 from maskx_tf.config import Config
 from maskx_tf.data import preprocessing
+from maskx_tf.inference.segmenter import expected_iou
 from maskx_tf.layers import detections, mask_branches, roi_align
 from maskx_tf.model import MaskXRCNN
 from maskx_tf.ops import boxes
@@ -30,10 +31,13 @@ class Graph(NamedTuple):
     Attributes:
       model: images uint8 [B, H, W, 3] of one size -> the outputs of `DetectionModule` but the class
         names, for any B, H and W.
+      prompts: images and boxes_yxyx float32 [B, N, 4] in their pixels, N >= 1, with classes int32
+        [B, N], 0 for the likeliest -> the same outputs, D = N in the order of the boxes.
       last_layers: names of the products that logits, box deltas and mask logits are made of.
     """
 
     model: ov.Model
+    prompts: ov.Model
     last_layers: list[str]
 
 
@@ -185,15 +189,11 @@ class _Builder:
         head, logits = self.network.box_heads[-1], []
         for stage in self.network.box_heads:
 
-            def flatten(rois):
-                batch, count = tf.unstack(tf.shape(rois)[:2])
-                return tf.reshape(rois, [-1, 4]), tf.repeat(tf.range(batch), count)
-
             def see(crops, stage=stage):
                 features = stage(_channels_last(crops))
                 return features, stage.class_logits(features)
 
-            flat, image_indices = apply(f"{stage.name}/flatten", flatten, rois)
+            flat, image_indices = apply(f"{stage.name}/flatten", _flatten, rois)
             size = self.config.box_roi_size
             crops, order = self.roi_features(stage.name, levels, flat, image_indices, size)
             seen = apply(stage.name, see, crops)
@@ -273,8 +273,24 @@ class _Builder:
         chosen = (operations.take(decoded, best), scores, operations.take(classes, best))
         return _Detected(*apply(f"{name}/detections", pad, *chosen, frame.scale))
 
-    def masks(self, levels: dict[int, _Level], found: _Detected, scale) -> ov.Output:
-        """Masks of the detections, uint8 [B, D, m, m]; zeros in the padding."""
+    def likeliest_classes(self, levels: dict[int, _Level], boxes_yxyx) -> ov.Output:
+        """As `MaskXRCNN.likeliest_classes`, of boxes [B, N, 4]."""
+        flat, image_indices = apply("prompts/flatten", _flatten, boxes_yxyx)
+        size = self.config.box_roi_size
+        crops, order = self.roi_features("prompts", levels, flat, image_indices, size)
+
+        def choose(crops):
+            features, heads = _channels_last(crops), self.network.box_heads
+            logits = detections.mean_logits([head.class_logits(head(features)) for head in heads])
+            return tf.argmax(logits[:, 1:], axis=-1, output_type=tf.int32) + 1
+
+        (classes,) = apply("prompts/classes", choose, crops)
+        by_image = lambda classes, boxes: tf.reshape(classes, tf.shape(boxes)[:2])  # noqa: E731
+        classes = in_order(classes, order)
+        return apply("prompts/by_image", by_image, classes, boxes_yxyx)[0]
+
+    def masks(self, levels: dict[int, _Level], boxes_yxyx, classes, scale) -> ov.Output:
+        """Mask probabilities [B, N, m, m] of boxes [B, N, 4] and classes; 0 in the padding."""
         config, network = self.config, self.network
 
         def windows(boxes_yxyx, classes, scale):
@@ -286,12 +302,12 @@ class _Builder:
             empty = tf.zeros([batch * count, config.mask_size, config.mask_size])
             return rois, flat, tf.repeat(tf.range(batch), count), drawn, empty
 
-        rois, classes, image_indices, drawn, masks = apply(
-            "mask_rois", windows, found.boxes_yxyx, found.classes, scale
+        rois, flat, image_indices, drawn, masks = apply(
+            "mask_rois", windows, boxes_yxyx, classes, scale
         )
         places = where(drawn)  # [R]
-        rois, classes, image_indices = (
-            rows(value, places) for value in (rois, classes, image_indices)
+        rois, of_boxes, image_indices = (
+            rows(value, places) for value in (rois, flat, image_indices)
         )
         crops, order = self.roi_features(
             "mask_head", levels, rois, image_indices, config.mask_roi_size
@@ -308,43 +324,38 @@ class _Builder:
                 prior = mask_branches.class_prior(activations, config.mask_roi_size)
                 features += prior[..., None]
             probabilities = tf.sigmoid(network.mask_logits(features, classes))
-            return tf.round(255 * tf.where((classes > 0)[:, None, None], probabilities, 0.0))
+            return tf.where((classes > 0)[:, None, None], probabilities, 0.0)
 
-        (drawn,) = apply("mask_head", draw, crops, rows(classes, order), *seen)
+        (drawn,) = apply("mask_head", draw, crops, rows(of_boxes, order), *seen)
         self.end_at(drawn)
         masks = operations.put(masks, rows(places, order), drawn)
 
         def by_image(masks, classes):
-            shape = [config.max_detections, config.mask_size, config.mask_size]
-            masks = tf.reshape(masks, [tf.shape(classes)[0], *shape])
-            return tf.cast(masks, tf.uint8)
+            sides = [config.mask_size, config.mask_size]
+            return tf.reshape(masks, tf.concat([tf.shape(classes), sides], axis=0))
 
-        return apply("masks", by_image, masks, found.classes)[0]
+        return apply("masks", by_image, masks, classes)[0]
 
-    def in_original_pixels(
-        self, frame: _Frame, found: _Detected, mask_seen: Sequence[bool]
+    def outputs(
+        self, frame: _Frame, found: _Detected, masks, mask_seen: Sequence[bool]
     ) -> dict[str, ov.Output]:
-        """The other outputs by name; as the end of `DetectionModule`."""
-        names = ["num_detections", "detection_boxes", "detection_mask_seen"]
+        """The outputs by name; as the end of `DetectionModule`."""
+        names = ["detection_masks", "num_detections", "detection_boxes", "detection_mask_seen"]
         if self.config.mask_roi_scale > 1.0:
             names.append("detection_mask_windows")
 
-        def run(image_size, scale, boxes_yxyx, classes):
+        def run(masks, image_size, scale, boxes_yxyx, classes):
+            masks = tf.cast(tf.round(255 * masks), tf.uint8)
             limits = tf.cast(tf.tile(image_size, [1, 2]), tf.float32)[:, None]  # [B, 1, 4]
             boxes_yxyx = boxes_yxyx / tf.tile(scale, [1, 2])[:, None]
             boxes_yxyx = tf.clip_by_value(boxes_yxyx, 0.0, limits)
             count = tf.reduce_sum(tf.cast(classes > 0, tf.int32), axis=1)
             seen = tf.gather(tf.constant(mask_seen), classes)
             windows = boxes.mask_windows(boxes_yxyx, self.config.mask_roi_scale)
-            return [count, boxes_yxyx, seen, windows][: len(names)]
+            return [masks, count, boxes_yxyx, seen, windows][: len(names)]
 
-        values = apply(
-            "outputs", run, frame.image_size, frame.scale, found.boxes_yxyx, found.classes
-        )
-        outputs = dict(zip(names, values, strict=True))
-        for name in {"detection_boxes", "detection_mask_windows"} & outputs.keys():
-            outputs[name] = operations.with_sides(outputs[name], self.config.max_detections, 4)
-        return outputs | {
+        of_boxes = (frame.image_size, frame.scale, found.boxes_yxyx, found.classes)
+        return dict(zip(names, apply("outputs", run, masks, *of_boxes), strict=True)) | {
             "detection_scores": found.scores,
             "detection_classes": found.classes,
             "image_size": frame.image_size,
@@ -352,7 +363,7 @@ class _Builder:
 
 
 def detector(network: MaskXRCNN, config: Config, mask_seen: Sequence[bool]) -> Graph:
-    """The graph of a model.
+    """The graphs of a model, which share what they have in common.
 
     Args:
       network: its T folded into a table (`folding.fold`), its convolutions direct.
@@ -364,9 +375,44 @@ def detector(network: MaskXRCNN, config: Config, mask_seen: Sequence[bool]) -> G
     frame, levels = builder.features(images.output(0))
     rois, valid = builder.proposals(levels, frame.size)
     found = builder.detections(levels, rois, valid, frame)
-    outputs = builder.in_original_pixels(frame, found, mask_seen)
-    outputs["detection_masks"] = builder.masks(levels, found, frame.scale)
-    return Graph(model(outputs, [images], "maskx"), builder.last_layers)
+    masks = builder.masks(levels, found.boxes_yxyx, found.classes, frame.scale)
+    outputs = builder.outputs(frame, found, masks, mask_seen)
+    count, side = config.max_detections, config.mask_size
+    shapes = {"detection_boxes": (count, 4), "detection_masks": (count, side, side)}
+    for name, sides in (shapes | {"detection_mask_windows": (count, 4)}).items():
+        if name in outputs:
+            outputs[name] = operations.with_sides(outputs[name], *sides)
+    last_layers = list(builder.last_layers)
+
+    boxes_yxyx = ops.parameter([-1, -1, 4], ov.Type.f32, name="boxes")
+    classes = ops.parameter([-1, -1], ov.Type.i32, name="classes")
+
+    def place(boxes_yxyx, image_size, scale):
+        limits = tf.cast(tf.tile(image_size, [1, 2]), tf.float32)[:, None]  # [B, 1, 4]
+        return tf.clip_by_value(boxes_yxyx, 0.0, limits) * tf.tile(scale, [1, 2])[:, None]
+
+    (given,) = apply("prompts", place, boxes_yxyx.output(0), frame.image_size, frame.scale)
+    likeliest = builder.likeliest_classes(levels, given)
+
+    def choose(classes, likeliest):
+        return tf.where(classes > 0, classes, likeliest)
+
+    (chosen,) = apply("prompts/chosen", choose, classes.output(0), likeliest)
+    masks = builder.masks(levels, given, chosen, frame.scale)
+    score = lambda masks: tf.cast(expected_iou(masks), tf.float32)  # noqa: E731
+    found = _Detected(given, apply("prompts/scores", score, masks)[0], chosen)
+    prompted = builder.outputs(frame, found, masks, mask_seen)
+    return Graph(
+        model(outputs, [images], "maskx"),
+        model(prompted, [images, boxes_yxyx, classes], "maskx_box_prompts"),
+        last_layers,
+    )
+
+
+def _flatten(rois: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """RoIs [B, N, 4] as [B * N, 4], and the image of each."""
+    batch, count = tf.unstack(tf.shape(rois)[:2])
+    return tf.reshape(rois, [-1, 4]), tf.repeat(tf.range(batch), count)
 
 
 def _channels_last(roi_features: tf.Tensor) -> tf.Tensor:

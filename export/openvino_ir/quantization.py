@@ -10,7 +10,7 @@ import openvino as ov
 
 from export.openvino_ir.network import Graph
 from maskx_tf.errors import UserError
-from maskx_tf.evaluation import exported
+from maskx_tf.evaluation import detector as scoring
 from maskx_tf.evaluation.report import percent
 from maskx_tf.inference.detector import Detector
 
@@ -59,7 +59,7 @@ def quantize(graph: Graph, images: Sequence[np.ndarray]) -> ov.Model:
 
 def calibration_images(records: Sequence[str]) -> list[np.ndarray]:
     """The first `MOST_IMAGES` images of records, uint8 RGB [H, W, 3]."""
-    return [pixels for _, pixels in exported.images(records, MOST_IMAGES)]
+    return [pixels for _, pixels in scoring.images(records, MOST_IMAGES)]
 
 
 def compare(
@@ -81,7 +81,10 @@ def compare(
     Raises:
       UserError: it costs more.
     """
-    scores = [exported.evaluate(one, records, mask_class_ids) for one in (before, after)]
+    scores = [
+        scoring.evaluate(one, records, mask_class_ids, given_boxes=False).evaluate()
+        for one in (before, after)
+    ]
     lines, problems = [f"{'AP':<10}{'float32':>8}{'int8':>8}"], []
     for kind in ("box", "mask"):
         for subset in ("A", "B"):

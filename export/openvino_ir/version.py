@@ -24,6 +24,9 @@ from maskx_tf.inference.module import DetectionModule
 
 # Of images that need no resizing, which OpenVINO rounds differently in one pixel of 2,000.
 TOLERANCE = comparison.Tolerance(boxes=1e-2, scores=1e-4, masks=2)
+PROMPTS = TOLERANCE._replace(
+    scores=0.01
+)  # a pixel at exactly 0.5 changes what is expected by so much
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}  # ours: OpenVINO's INFERENCE_PRECISION_HINT
 
 _SERVING = string.Template("""\
@@ -45,6 +48,10 @@ $outputs
 Boxes are (y1, x1, y2, x2) in pixels of these images. A mask is 255 times the probability over its
 box, or over `detection_mask_windows` where these are among the outputs. `detection_mask_seen` is
 false for classes that had no masks in training. `assets/classes.json` lists the classes.
+
+`box_prompts/1/model.xml` gives masks to boxes, in float32. Its inputs are also `boxes`, float32
+[B, N, 4], N at least 1, and `classes`, int32 [B, N], 0 for the likeliest; its outputs are the same
+in the order of the boxes, with the IoU that the model expects of a mask as its score.
 
 In Python, `maskx_tf.load("OUTPUT_DIR")` loads it. With OpenVINO alone, set the precision that the
 export was compared in: on processors with bfloat16 OpenVINO's own choice is bfloat16.
@@ -100,14 +107,24 @@ def export(
         graph = convert(model, config, vocabulary, mask_class_ids)
         what = (config, vocabulary, mask_class_ids)
         write(graph.model, *what, directory, model_name)
+        _write_prompts(graph.prompts, directory)
         detect = openvino_model.OpenVINOModel(directory, vocabulary)
         for number, (batch, wanted) in enumerate(zip(batches, expected, strict=True), start=1):
             _compare(detect(batch), wanted, config, f"request {number} of {len(batches)}")
+        prompts = openvino_model.OpenVINOPrompts(directory, vocabulary)
+        for number, image in enumerate(asked, start=1):
+            given = comparison.prompts(image, vocabulary.names)
+            wanted = reference.segment_boxes(tf.io.encode_png(image)[None], **given)
+            boxes, names = (value[0].numpy() for value in given.values())
+            _compare(
+                prompts(image, boxes, names), wanted, config, f"boxes in image {number}", PROMPTS
+            )
         table = ""
         if int8:
             directory = directory.with_name("int8")
             pictures = quantization.calibration_images(int8.records)
             write(quantization.quantize(graph, pictures), *what, directory, model_name)
+            _write_prompts(graph.prompts, directory)
             pair = (detect, openvino_model.OpenVINOModel(directory, vocabulary))
             before, after = (detector.Detector(one, vocabulary) for one in pair)
             table = quantization.compare(before, after, int8.records, mask_class_ids, int8.max_drop)
@@ -188,8 +205,21 @@ def write(
     (assets / "SERVING.md").write_text(text)
 
 
-def _compare(found: comparison.Outputs, wanted, config: Config, description: str) -> None:
-    tolerance = TOLERANCE if config.precision == "float32" else comparison.TOLERANCES["bfloat16"]
+def _write_prompts(graph: ov.Model, directory: pathlib.Path) -> None:
+    path = directory / openvino_model.PROMPTS_FILE
+    path.parent.mkdir(parents=True)
+    ov.save_model(graph, str(path), compress_to_fp16=False)
+
+
+def _compare(
+    found: comparison.Outputs,
+    wanted,
+    config: Config,
+    description: str,
+    tolerance: comparison.Tolerance = TOLERANCE,
+) -> None:
+    if config.precision != "float32":
+        tolerance = comparison.TOLERANCES["bfloat16"]
     wanted = {key: value.numpy() for key, value in wanted.items()}
     if problem := comparison.difference(found, wanted, tolerance):
         raise UserError(

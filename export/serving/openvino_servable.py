@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,7 @@ from export.serving import errors
 from export.serving.servable import Servable, remaining_s
 from maskx_tf.data import decoding
 from maskx_tf.data.classes import Vocabulary
+from maskx_tf.errors import UserError
 from maskx_tf.inference import image_bytes, openvino_model
 
 _DTYPES = {  # of the outputs that are not float32
@@ -24,9 +26,14 @@ _DTYPES = {  # of the outputs that are not float32
     "detection_mask_seen": tf.bool,
     "image_size": tf.int32,
 }
-_INPUTS = {  # of the signatures
-    signatures.DEFAULT: ("image_bytes", tf.string, [None]),
-    "image_tensor": ("images", tf.uint8, [None, None, None, 3]),
+_INPUTS: dict[str, list[tuple[str, tf.DType, list]]] = {  # of the signatures
+    signatures.DEFAULT: [("image_bytes", tf.string, [None])],
+    signatures.IMAGES: [("images", tf.uint8, [None, None, None, 3])],
+    signatures.BOX_PROMPTS: [
+        ("image_bytes", tf.string, [1]),
+        ("boxes", tf.float32, [1, None, 4]),
+        ("class_names", tf.string, [1, None]),
+    ],
 }
 
 
@@ -42,12 +49,34 @@ class OpenVINOServable(Servable):
         vocabulary = Vocabulary.load(self._path / "assets" / "classes.json")
         self._model = openvino_model.OpenVINOModel(self._path, vocabulary, threads)
         self.signatures = {
-            name: _signature(taken, self._model.shapes) for name, taken in _INPUTS.items()
+            name: _signature(_INPUTS[name], self._model.shapes)
+            for name in (signatures.DEFAULT, signatures.IMAGES)
         }
+        # Loaded when it is asked for, as it takes as much memory again.
+        self._prompts = functools.cache(
+            lambda: openvino_model.OpenVINOPrompts(self._path, vocabulary, threads)
+        )
+        if (self._path / openvino_model.PROMPTS_FILE).is_file():
+            shapes = {
+                output: [shape[0], None, *shape[2:]] if output.startswith("detection_") else shape
+                for output, shape in self._model.shapes.items()
+            }
+            name = signatures.BOX_PROMPTS
+            self.signatures[name] = _signature(_INPUTS[name], shapes)
 
     def _run(
         self, signature, inputs: Mapping[str, np.ndarray], names: list[str], deadline: float
     ) -> dict[str, np.ndarray]:
+        if "boxes" in inputs:
+            keys = ("image_bytes", "boxes", "class_names")
+            image, boxes, classes = (inputs[key][0] for key in keys)
+            pixels = _decode(image)
+            remaining_s(deadline)
+            try:
+                found = self._prompts()(pixels, boxes, classes)
+            except UserError as error:
+                raise errors.invalid(str(error)) from None
+            return {name: found[name] for name in names}
         (images,) = inputs.values()
         if not len(images):
             outputs = {name: signature.outputs[name] for name in names}
@@ -63,6 +92,7 @@ class OpenVINOServable(Servable):
 
     def close(self) -> None:
         """Frees the model's memory; nothing may be running."""
+        self._prompts.cache_clear()
         del self._model
 
 
@@ -73,9 +103,10 @@ def _decode(encoded: bytes) -> np.ndarray:
         raise errors.invalid(decoding.reason(error)) from None
 
 
-def _signature(taken: tuple, shapes: Mapping[str, list]) -> meta_graph_pb2.SignatureDef:
+def _signature(inputs: Sequence[tuple], shapes: Mapping[str, list]) -> meta_graph_pb2.SignatureDef:
     signature = meta_graph_pb2.SignatureDef(method_name="tensorflow/serving/predict")
-    signature.inputs[taken[0]].CopyFrom(_tensor_info(*taken))
+    for taken in inputs:
+        signature.inputs[taken[0]].CopyFrom(_tensor_info(*taken))
     for name, shape in shapes.items():
         dtype = _DTYPES.get(name, tf.float32)
         signature.outputs[name].CopyFrom(_tensor_info(name, dtype, shape))

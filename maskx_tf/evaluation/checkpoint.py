@@ -1,4 +1,4 @@
-"""Scores a checkpoint: what the command `maskx_tf.evaluate` and the function of that name share."""
+"""Scores a checkpoint or an export, for the command `maskx_tf.evaluate` and `mx.evaluate`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from maskx_tf.data.records import index, manifest
 from maskx_tf.data.records.reader import reading_errors
 from maskx_tf.errors import UserError
 from maskx_tf.evaluation import coco, controls, runner
+from maskx_tf.evaluation import detector as scoring
 from maskx_tf.evaluation import error_page as error_pages
 from maskx_tf.evaluation.ground_truth import ground_truth_from_json
 from maskx_tf.evaluation.record_images import RecordImages
 from maskx_tf.evaluation.segmentation import Segment, by_crf, by_grabcut, by_shape
-from maskx_tf.model import MaskXRCNN
+from maskx_tf.inference import detector
+from maskx_tf.inference.tiling import Tiling
 from maskx_tf.ops import dense_crf
 
 MASKS = ("model", "grabcut", "box", "ellipse")  # what segments the detected boxes
@@ -67,6 +69,7 @@ def evaluate(
     engine: str = "faster_coco_eval",
     per_class: bool = False,
     error_page: bool = False,
+    tiling: Tiling | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Scores a run's latest checkpoint, or one that is named, on `eval_records`.
@@ -82,6 +85,7 @@ def evaluate(
       engine: one of `coco.ENGINES`.
       per_class: also list the AP of every class.
       error_page: also sort the errors by kind, as "errors" of the results, and show them.
+      tiling: look at the images in tiles, in their own size.
       progress: show a progress bar.
 
     Raises:
@@ -106,22 +110,87 @@ def evaluate(
     ground_truth = exact_ground_truth(annotations, config, vocabulary) if annotations else None
     with (
         reading_errors(config.eval_records),
-        _segment(model, config, masks, crf) as segment,
+        _segment(model.conventions.paste_whole_pixels, config, masks, crf) as segment,
     ):
-        evaluator = runner.ModelEvaluator(
-            model,
-            config,
-            vocabulary,
+        if tiling:
+            changed = checkpoints.LoadedModel(model, config, vocabulary, tuple(mask_class_ids))
+            evaluator = scoring.evaluate(
+                detector.of_model(changed, checkpoint),
+                _records(config),
+                mask_class_ids,
+                ground_truth=ground_truth,
+                engine=engine,
+                tiling=tiling,
+                segment=segment,
+                progress=progress,
+            )
+            results = evaluator.evaluate(per_class)
+        else:
+            of_model = runner.ModelEvaluator(
+                model,
+                config,
+                vocabulary,
+                mask_class_ids,
+                ground_truth=ground_truth,
+                engine=engine,
+                segment=segment,
+            )
+            results = of_model.evaluate(per_class, progress)
+            assert of_model.evaluator
+            evaluator = of_model.evaluator
+    return report_of(checkpoint, evaluator, results, vocabulary, config, annotations, error_page)
+
+
+def evaluate_export(
+    path: str,
+    config: Config,
+    *,
+    annotations: str = "",
+    crf: dense_crf.Parameters | None = None,
+    engine: str = "faster_coco_eval",
+    per_class: bool = False,
+    error_page: bool = False,
+    tiling: Tiling | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Scores an export on `eval_records`, whose images it resizes itself.
+
+    Args:
+      path: as of `detector.load_export`.
+      config: of which `eval_records` is read, and `mask_classes` where it is not "all"; A is else
+        what the export says.
+      annotations: as of `evaluate`, as all others.
+
+    Raises:
+      UserError: the export, the records or the json cannot be used.
+    """
+    exported, records = detector.load_export(path), _records(config)
+    vocabulary, mask_class_ids = exported.vocabulary, exported.mask_class_ids
+    if config.mask_classes != Config().mask_classes:
+        mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
+    ground_truth = exact_ground_truth(annotations, config, vocabulary) if annotations else None
+    with (
+        reading_errors(config.eval_records),
+        _segment(False, config, "model", crf) as segment,
+    ):
+        evaluator = scoring.evaluate(
+            exported,
+            records,
             mask_class_ids,
             ground_truth=ground_truth,
             engine=engine,
+            tiling=tiling,
             segment=segment,
+            progress=progress,
         )
-        results = evaluator.evaluate(per_class, progress)
-    assert evaluator.evaluator
-    return report_of(
-        checkpoint, evaluator.evaluator, results, vocabulary, config, annotations, error_page
-    )
+        results = evaluator.evaluate(per_class)
+    return report_of(path, evaluator, results, vocabulary, config, annotations, error_page)
+
+
+def _records(config: Config) -> tuple[str, ...]:
+    if not config.eval_records:
+        raise UserError("There is nothing to evaluate on: set --eval_records=DIRECTORY.")
+    return config.eval_records
 
 
 def exact_ground_truth(annotations: str, config: Config, vocabulary: Vocabulary) -> dict:
@@ -166,7 +235,7 @@ def report_of(
 
 
 def _segment(
-    model: MaskXRCNN, config: Config, masks: str, crf: dense_crf.Parameters | None
+    whole_pixels: bool, config: Config, masks: str, crf: dense_crf.Parameters | None
 ) -> contextlib.AbstractContextManager[Segment | None]:
     """What makes or refines masks on the original images, if anything does."""
     if masks == "grabcut":
@@ -174,6 +243,6 @@ def _segment(
     if masks in ("box", "ellipse"):
         return Segment(config.eval_records, by_shape(masks))
     if crf:
-        segment_box = by_crf(crf, model.conventions.paste_whole_pixels)
+        segment_box = by_crf(crf, whole_pixels)
         return Segment(config.eval_records, segment_box, refines=True)
     return contextlib.nullcontext()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import overload
+from typing import NoReturn, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +17,20 @@ import tensorflow as tf
 from maskx_tf import checkpoints
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.inference import inputs, openvino_model, tiles
+from maskx_tf.inference import inputs, openvino_model, tiles, tiling
 from maskx_tf.inference.detections import MASK_OUTPUTS, Detections
 from maskx_tf.inference.module import DetectionModule
-from maskx_tf.inference.segmenter import ExportedSegmenter, Segmenter
+from maskx_tf.inference.segmenter import ExportedSegmenter, Segmenter, prompts_of
 from maskx_tf.system.literal_paths import literal
 
 _MOST_IMAGES = 4  # of one size, that go through the network together
 _MOST_DECODED = 16  # images in memory at a time
 
 
-def _no_segmenter() -> Segmenter:
+def _no_segmenter() -> NoReturn:
     raise UserError(
-        "This export has no signature for given boxes; export the run again as a SavedModel, or "
-        "load the run itself."
+        "This export has no signature for given boxes; export the run again, or load the run "
+        "itself."
     )
 
 
@@ -46,12 +47,14 @@ class Detector:
       vocabulary: its classes.
       segmenter: returns what gives masks to boxes, or raises a UserError of why it does not.
       name: where it was loaded from.
+      mask_class_ids: the classes of set A, which had masks in training.
     """
 
     detect: Callable[[tf.Tensor], Mapping[str, npt.ArrayLike]]
     vocabulary: Vocabulary
     segmenter: Callable[[], Segmenter | ExportedSegmenter] = _no_segmenter
     name: str = ""
+    mask_class_ids: tuple[int, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -108,7 +111,7 @@ class Detector:
         tile: int = 1024,
         overlap: float = 0.25,
         min_score: float = 0.5,
-        max_pixels: int = inputs.MAX_TILED_PIXELS,
+        max_pixels: int = tiling.MAX_PIXELS,
     ) -> Detections:
         """The objects in a large image, found in overlapping tiles and made whole.
 
@@ -184,25 +187,37 @@ class Detector:
 
 def load_checkpoint(path: str) -> Detector:
     """A detector from a run's directory or one of its checkpoints."""
-    loaded = checkpoints.load_model(path)
-    model, config, vocabulary, mask_class_ids = loaded
-    module = DetectionModule(model, config, vocabulary, mask_class_ids if loaded.has_masks else ())
+    return of_model(checkpoints.load_model(path), path)
 
-    # A graph around the module's: what nothing is left to read, as masks here, is not computed.
-    @tf.function(autograph=False, input_signature=module.detect_images.input_signature)
-    def detect(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = dict(module.detect_images(images))
-        if not loaded.has_masks:
-            for name in MASK_OUTPUTS:
-                outputs.pop(name, None)
-        return outputs
+
+def of_model(loaded: checkpoints.LoadedModel, path: str) -> Detector:
+    """A detector of a model that was loaded from a path."""
+    model, config, vocabulary, mask_class_ids = loaded
+
+    @functools.cache  # who only gives masks to boxes does not wait for its graphs
+    def detecting() -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+        module = DetectionModule(
+            model, config, vocabulary, mask_class_ids if loaded.has_masks else ()
+        )
+
+        # A graph around the module's: what nothing is left to read, as masks here, is not computed.
+        @tf.function(autograph=False, input_signature=module.detect_images.input_signature)
+        def detect(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            outputs = dict(module.detect_images(images))
+            if not loaded.has_masks:
+                for name in MASK_OUTPUTS:
+                    outputs.pop(name, None)
+            return outputs
+
+        return detect
 
     @functools.cache
     def segmenter() -> Segmenter:
         checkpoints.require_masks(loaded, path)
         return Segmenter(loaded)
 
-    return Detector(detect, vocabulary, segmenter, path)
+    of_a = tuple(mask_class_ids)
+    return Detector(lambda images: detecting()(images), vocabulary, segmenter, path, of_a)
 
 
 def is_export(directory: pathlib.Path) -> bool:
@@ -226,14 +241,46 @@ def load_export(path: str) -> Detector:
             "maskx export."
         )
     vocabulary = Vocabulary.load(classes)
+    seen = [entry.get("mask_seen", False) for entry in json.loads(classes.read_text())]
+    of_a = tuple(number for number, is_seen in enumerate(seen, start=1) if is_seen)
     if (directory / openvino_model.MODEL_FILE).is_file():
-        return Detector(openvino_model.OpenVINOModel(directory, vocabulary), vocabulary, name=path)
+        detect = openvino_model.OpenVINOModel(directory, vocabulary)
+
+        @functools.cache  # what boxes need is loaded when it is asked for
+        def segmenter() -> ExportedSegmenter:
+            prompts = openvino_model.OpenVINOPrompts(directory, vocabulary)
+            return ExportedSegmenter(prompts, vocabulary)
+
+        has_prompts = (directory / openvino_model.PROMPTS_FILE).is_file()
+        return Detector(detect, vocabulary, segmenter if has_prompts else _no_segmenter, path, of_a)
     loaded = tf.saved_model.load(literal(directory))
     # A signature does not keep its variables alive; the closure does, through `loaded`.
-    prompts = loaded.signatures.get("box_prompts")
+    signature = loaded.signatures.get("box_prompts")
+    prompted = signature and ExportedSegmenter(prompts_of(signature), vocabulary)
     return Detector(
         lambda images: loaded.signatures["image_tensor"](images=images),
         vocabulary,
-        (lambda: ExportedSegmenter(prompts, vocabulary)) if prompts else _no_segmenter,
+        (lambda: prompted) if prompted else _no_segmenter,
         path,
+        of_a,
     )
+
+
+def require_one(model_dir: str, saved_model: str) -> None:
+    """A UserError unless a command's options name one model."""
+    if bool(model_dir) == bool(saved_model):
+        raise UserError("Give either --model_dir=DIRECTORY or --saved_model=DIRECTORY.")
+
+
+def load(model_dir: str, saved_model: str) -> Detector:
+    """The detector of a command's options, named by the path of its checkpoint or export."""
+    require_one(model_dir, saved_model)
+    if saved_model:
+        return load_export(saved_model)
+    return load_checkpoint(checkpoints.latest_checkpoint(model_dir))
+
+
+def version_of(detector: Detector) -> list[str | int]:
+    """Where a detector of `load` comes from, and when that was written: tells it from others."""
+    path = detector.name if os.path.isdir(detector.name) else f"{detector.name}.index"
+    return [detector.name, os.stat(path).st_mtime_ns]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -86,16 +86,38 @@ class Segmenter:
         )
 
 
+# (image uint8 RGB [H, W, 3], boxes_yxyx float [N, 4] in its pixels, names [N]) -> outputs as of
+# `module.DetectionModule.segment_boxes`; at most `MOST_BOXES` boxes.
+Prompts = Callable[[np.ndarray, np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
+
+
+def prompts_of(signature: Callable[..., Mapping[str, tf.Tensor]]) -> Prompts:
+    """A SavedModel's signature `box_prompts` as `Prompts`; it raises UserErrors."""
+
+    def prompts(image, boxes_yxyx, names):
+        try:
+            outputs = signature(
+                image_bytes=tf.io.encode_png(image, compression=1)[None],
+                boxes=tf.constant(boxes_yxyx[None], tf.float32),
+                class_names=tf.constant(names[None], tf.string),
+            )
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(f"The exported model refuses this: {reason(error)}") from None
+        return {key: value.numpy() for key, value in outputs.items()}
+
+    return prompts
+
+
 class ExportedSegmenter:
     """An exported model that gives masks to boxes.
 
     Args:
-      signature: the SavedModel's `box_prompts`, see `module.DetectionModule`.
+      prompts: the export's way to do it.
       vocabulary: its classes.
     """
 
-    def __init__(self, signature: Callable[..., dict[str, tf.Tensor]], vocabulary: Vocabulary):
-        self._signature, self._vocabulary = signature, vocabulary
+    def __init__(self, prompts: Prompts, vocabulary: Vocabulary):
+        self._prompts, self._vocabulary = prompts, vocabulary
 
     def segment(
         self, image: np.ndarray, boxes_yxyx: np.ndarray, class_ids: np.ndarray, **others: Any
@@ -106,19 +128,11 @@ class ExportedSegmenter:
           UserError: the export refuses the image or a box.
         """
         names = np.array(self._vocabulary.names, object)[class_ids - 1]
-        encoded = tf.io.encode_png(image, compression=1)[None]
         parts = []
         for start in range(0, max(len(boxes_yxyx), 1), MOST_BOXES):
             part = slice(start, start + MOST_BOXES)
-            try:
-                outputs = self._signature(
-                    image_bytes=encoded,
-                    boxes=tf.constant(boxes_yxyx[None, part], tf.float32),
-                    class_names=tf.constant(names[None, part], tf.string),
-                )
-            except tf.errors.InvalidArgumentError as error:
-                raise UserError(f"The exported model refuses this: {reason(error)}") from None
-            parts.append({key: value.numpy()[0] for key, value in outputs.items()})
+            outputs = self._prompts(image, boxes_yxyx[part], names[part])
+            parts.append({key: value[0] for key, value in outputs.items()})
         joined: dict[str, Any] = {
             key: np.concatenate([part[key] for part in parts])
             for key in parts[0]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
-from maskx_tf.errors import UserError
 from maskx_tf.inference.detections import Detections
+from maskx_tf.inference.tiling import Tile, Tiling, tiles
 
 # Two parts are one object where, in what both tiles see, their masks have at least this IoU.
 LEAST_IOU = 0.5
@@ -18,43 +18,60 @@ NEAR_BORDER_PX = 2.0  # a box that ends so close to a tile's border is cut by it
 SIDE = 112  # of merged masks, in cells
 _MOST_TILES = 4  # that are cut out at a time
 
-Tile = tuple[int, int, int, int]  # y1, x1, y2, x2 in pixels of the image, exclusive corners
+
+class Segmenter(Protocol):
+    """What gives masks to boxes: a model's, an export's or a tiled one."""
+
+    def segment(
+        self, image: np.ndarray, boxes_yxyx: np.ndarray, class_ids: np.ndarray, **others: Any
+    ) -> Detections:
+        """As `segmenter.Segmenter.segment`."""
+        ...
 
 
-def starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles of a side begin: evenly, the last ends with the image."""
-    if length <= tile:
-        return [0]
-    count = 1 + int(np.ceil((length - tile) / max(tile * (1 - overlap), 1)))
-    return np.round(np.linspace(0, length - tile, count)).astype(int).tolist()
+class TiledSegmenter:
+    """Gives masks to boxes in tiles of an image.
 
-
-def check(tile: int, overlap: float) -> None:
-    """A UserError where there are no such `tiles`."""
-    if tile < 1:
-        raise UserError(f"--tile={tile} must be at least 1 pixel.")
-    if not 0 <= overlap < 1:
-        raise UserError(f"--overlap={overlap} must lie in [0, 1).")
-
-
-def tiles(height: int, width: int, tile: int, overlap: float) -> list[Tile]:
-    """Tiles of an image, row by row.
+    A box is looked at in the tile that holds it whole with its middle nearest to the tile's; one
+    that no tile holds, in the whole image.
 
     Args:
-      height: of the image in pixels.
-      width: of the image.
-      tile: their side in pixels; smaller only where the image is.
-      overlap: share of a side that neighbours have in common at least.
-
-    Raises:
-      UserError: there are no such tiles.
+      segmenter: a model's.
+      tiling: of the images.
     """
-    check(tile, overlap)
-    return [
-        (y, x, min(y + tile, height), min(x + tile, width))
-        for y in starts(height, tile, overlap)
-        for x in starts(width, tile, overlap)
-    ]
+
+    def __init__(self, segmenter: Segmenter, tiling: Tiling):
+        self._segmenter, self._tiling = segmenter, tiling
+
+    def segment(
+        self, image: np.ndarray, boxes_yxyx: np.ndarray, class_ids: np.ndarray, **others: Any
+    ) -> Detections:
+        """As `segmenter.Segmenter.segment`."""
+        size = (image.shape[0], image.shape[1])
+        whole = (0, 0, *size)
+        places = [*tiles(*size, *self._tiling), whole]
+        chosen = [_tile_of(box, places) for box in boxes_yxyx]
+        every, order = [], []
+        for number in sorted(set(chosen)) or [len(places) - 1]:
+            rows = [row for row, tile in enumerate(chosen) if tile == number]
+            y1, x1, y2, x2 = places[number]
+            crop = np.ascontiguousarray(image[y1:y2, x1:x2])
+            boxes = boxes_yxyx[rows] - np.tile([y1, x1], 2)
+            found = self._segmenter.segment(crop, boxes, class_ids[rows])
+            every.append(_moved(found, (y1, x1), size))
+            order += rows
+        together = _concatenated(every, size)[np.argsort(np.array(order, int))]
+        return dataclasses.replace(together, boxes_yxyx=boxes_yxyx, image=image, **others)
+
+
+def _tile_of(box_yxyx: np.ndarray, places: Sequence[Tile]) -> int:
+    """The number of the tile that a box is looked at in; the last is the whole image."""
+    corners = np.array(places[:-1], float)  # [T, 4]
+    holds = (corners[:, :2] <= box_yxyx[:2]).all(1) & (corners[:, 2:] >= box_yxyx[2:]).all(1)
+    if not holds.any():
+        return len(places) - 1
+    middles = corners[:, :2] + corners[:, 2:] - box_yxyx[:2] - box_yxyx[2:]
+    return int(np.argmin(np.where(holds, np.abs(middles).sum(1), np.inf)))
 
 
 def detect(
@@ -70,8 +87,8 @@ def detect(
     Args:
       detect_images: images uint8 [H, W, 3] of one size -> their objects.
       image: uint8 RGB [H, W, 3].
-      tile: see `tiles`.
-      overlap: see `tiles`. An object is whole in one tile if it is not larger than the overlap;
+      tile: see `Tiling`.
+      overlap: see `Tiling`. An object is whole in one tile if it is not larger than the overlap;
         parts of larger ones are merged.
 
     Returns:

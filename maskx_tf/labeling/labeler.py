@@ -20,7 +20,7 @@ from maskx_tf.ops.masks import box_agreement
 from maskx_tf.system.journal import Journal
 
 if TYPE_CHECKING:  # the formats of labelling tools need no TensorFlow
-    from maskx_tf.inference.segmenter import Segmenter
+    from maskx_tf.inference.tiles import Segmenter
 
 
 class Mask(NamedTuple):
