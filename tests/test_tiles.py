@@ -1,14 +1,18 @@
 """Objects that the borders of tiles cut come back whole, and once."""
 
+import io
 import itertools
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskx_tf.errors import UserError
+from export.client import Client
+from maskx_tf.data.image_formats import png
+from maskx_tf.errors import ImageError, UserError
 from maskx_tf.inference import tiles, tiling
 from maskx_tf.inference.detections import Detections
 from tests import harness
@@ -108,6 +112,39 @@ def test_an_image_of_one_tile_is_not_changed():
 
 def test_an_image_without_objects():
     assert len(tiles.detect(detect, np.zeros([500, 400, 3], np.uint8), 200, 0.25)) == 0
+
+
+def test_the_client_cuts_tiles_itself():
+    class Server:
+        name = "a server"
+        images = 0
+
+        def predict(self, inputs, signature_name=""):
+            with PIL.Image.open(io.BytesIO(inputs["image_bytes"][0])) as picture:
+                (found,) = detect([np.asarray(picture)])
+            self.images += 1
+            return {
+                "num_detections": len(found),
+                "detection_boxes": found.boxes_yxyx.tolist(),
+                "detection_scores": found.scores.tolist(),
+                "detection_classes": found.class_ids.tolist(),
+                "detection_class_names": list(found.class_names),
+                "detection_masks": found.box_masks.tolist(),
+                "detection_mask_seen": found.mask_seen.tolist(),
+                "image_size": list(found.image_size),
+            }
+
+    image = scene(np.random.default_rng(4), (300, 500), 9)
+    client = Client()
+    client._transport = Server()
+    found = client.detect(png(image), "x", tiling.Tiling(256, 0.25))
+    wanted = tiles.detect(detect, image, 256, 0.25)
+    assert client._transport.images == len(tiling.tiles(300, 500, 256, 0.25)) > 1
+    np.testing.assert_allclose(found.boxes_yxyx, wanted.boxes_yxyx)
+    np.testing.assert_array_equal(found.box_masks, wanted.box_masks)
+    assert found.name == "x" and len(found) == len(wanted) > 1
+    with pytest.raises(ImageError, match="x: "):
+        client.detect(png(image)[:200], "x", tiling.Tiling(256, 0.25))
 
 
 def test_boxes_without_masks_are_merged_too():

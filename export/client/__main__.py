@@ -17,6 +17,7 @@ from absl import flags
 from export.client import results
 from export.client.client import Client
 from maskx_tf.errors import ImageError, UserError
+from maskx_tf.inference import tiling
 from maskx_tf.inference.detections import Detections
 from maskx_tf.inference.image_files import find_images, image_ids, left_out, overlay_paths
 from maskx_tf.system import cli, files
@@ -43,6 +44,7 @@ def define_flags() -> None:
     flags.DEFINE_float("score_threshold", 0.5, "Detections below this score are not drawn.", 0, 1)
     flags.DEFINE_integer("parallel", 4, "Requests at a time.", 1, 256)
     flags.DEFINE_float("timeout_s", 60.0, "Longest wait for one answer.", 0.001)
+    tiling.define_flags()
     flags.DEFINE_integer("max_retries", 4, "Retries while a server is busy or loading.", 0)
 
 
@@ -167,12 +169,13 @@ def main() -> None:
     files.require_writable_file(values.output, f"--output={values.output}")
     if values.overlays:
         files.require_writable(values.overlays, f"--overlays={values.overlays}")
+    cut = tiling.from_flags(values)
     paths = find_images(values.images)
     if text := left_out(values.images):
         print(text, file=sys.stderr)
     collector = _collector(values, paths)
     with Interruption().handled(), _client(values) as client:
-        answers = client.detect_many(paths, values.parallel)
+        answers = client.detect_many(paths, values.parallel, cut)
         _collect(collector, tqdm.tqdm(answers, total=len(paths), unit="image"))
     collector.write()
     print(f"written: {values.output} ({collector.done} of {len(paths)} images)")

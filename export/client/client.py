@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,9 +18,11 @@ from export.client import retries
 from export.client.errors import ServerError
 from export.client.prompts import inputs_of
 from export.client.rest import RestTransport
-from maskx_tf.data.image_formats import BadImageError, upright_file
+from maskx_tf.data.image_formats import BadImageError, png, upright_file, upright_pixels
 from maskx_tf.errors import ImageError, UserError
+from maskx_tf.inference import tiles
 from maskx_tf.inference.detections import Detections
+from maskx_tf.inference.tiling import MAX_PIXELS, Tiling
 
 Image = TypeVar("Image", bound="str | os.PathLike[str] | bytes")
 
@@ -81,18 +84,35 @@ class Client:
         """Closes the connection."""
         self._transport.close()
 
-    def detect(self, image: str | os.PathLike[str] | bytes, name: str = "") -> Detections:
+    def detect(
+        self,
+        image: str | os.PathLike[str] | bytes,
+        name: str = "",
+        tiling: Tiling | None = None,
+    ) -> Detections:
         """The objects in an image.
 
         Args:
           image: path of an image file, or its bytes.
           name: of the image, in the result and in errors; its path if it has one.
+          tiling: look at the image in tiles, which are cut here and asked for one by one.
 
         Raises:
           ImageError: it cannot be read, was refused, or got no answer in time.
           ServerError: the server cannot be reached, or has no such model.
         """
-        return self._ask(image, name)
+        if not tiling:
+            return self._ask(image, name)
+        encoded = image if isinstance(image, bytes) else _read(image)
+        name = name or ("image" if isinstance(image, bytes) else os.fspath(image))
+        try:
+            pixels = upright_pixels(encoded, MAX_PIXELS)
+        except BadImageError as error:
+            raise ImageError(f"{name}: {error}") from None
+        detections = tiles.detect(
+            lambda crops: [self._ask(png(crop), name) for crop in crops], pixels, *tiling
+        )
+        return dataclasses.replace(detections, name=name, image=image)
 
     def masks(
         self,
@@ -175,13 +195,14 @@ class Client:
             raise ServerError(str(error)) from None
 
     def detect_many(
-        self, images: Iterable[Image], parallel: int = 4
+        self, images: Iterable[Image], parallel: int = 4, tiling: Tiling | None = None
     ) -> Iterator[tuple[Image, Detections | ImageError]]:
         """Each image with its objects or with what was wrong with it, in order.
 
         Args:
           images: paths or bytes, taken as they are needed.
           parallel: requests at a time.
+          tiling: as of `detect`.
 
         Raises:
           ServerError: the server cannot be reached, or has no such model.
@@ -190,7 +211,7 @@ class Client:
             waiting: collections.deque = collections.deque()
             try:
                 for image in images:
-                    waiting.append((image, pool.submit(self._try, image)))
+                    waiting.append((image, pool.submit(self._try, image, tiling)))
                     if len(waiting) > 2 * parallel:
                         image, future = waiting.popleft()
                         yield image, future.result()
@@ -201,9 +222,11 @@ class Client:
                 for _, future in waiting:
                     future.cancel()
 
-    def _try(self, image: str | os.PathLike[str] | bytes) -> Detections | ImageError:
+    def _try(
+        self, image: str | os.PathLike[str] | bytes, tiling: Tiling | None
+    ) -> Detections | ImageError:
         try:
-            return self.detect(image)
+            return self.detect(image, tiling=tiling)
         except ImageError as error:
             return error
 

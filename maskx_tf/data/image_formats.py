@@ -113,6 +113,24 @@ def upright_file(data: bytes, pixel_range: tuple[float, float] | None = None) ->
         return png(turned(np.asarray(image.convert("RGB")), picture.orientation))
 
 
+def upright_pixels(data: bytes, max_pixels: int) -> np.ndarray:
+    """The pixels of an image file as a person sees it, uint8 RGB [h, w, 3].
+
+    Raises:
+      BadImageError: it cannot be decoded, or has more pixels.
+    """
+    picture = to_picture(data)
+    try:
+        with PIL.Image.open(io.BytesIO(picture.encoded)) as image:
+            if image.width * image.height > max_pixels:
+                raise too_large()
+            return turned(np.asarray(image.convert("RGB")), picture.orientation)
+    except PIL.Image.DecompressionBombError:
+        raise too_large() from None
+    except (OSError, ValueError) as error:
+        raise BadImageError("image_corrupt", f"it cannot be decoded: {error}") from None
+
+
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """An image uint8 [h, w] or [h, w, 3] turned and mirrored as EXIF orientation 1 to 8 says."""
     if orientation == 1:
