@@ -1,4 +1,4 @@
-"""Our model as an OpenVINO export, for the measurements of inference."""
+"""Our model as an OpenVINO or ONNX export, for the measurements of inference."""
 
 import pathlib
 import tempfile
@@ -7,13 +7,13 @@ import numpy as np
 
 from benchmarks import models
 from maskx_tf.data.classes import Vocabulary
-from maskx_tf.inference import openvino_model
+from maskx_tf.inference import graph_model
 
 CALIBRATION_IMAGES = 4  # of noise: they decide on rounding, not on speed
 
 
 def write(directory: pathlib.Path, height: int, width: int, num_classes: int, form: str) -> None:
-    """Writes a version with random weights; `form` is float32, bfloat16 or int8."""
+    """Writes a version with random weights; `form` is float32, bfloat16, int8 or onnx."""
     from export.openvino_ir import quantization, version
 
     precision = "bfloat16" if form == "bfloat16" else "float32"
@@ -27,13 +27,14 @@ def write(directory: pathlib.Path, height: int, width: int, num_classes: int, fo
         shape = [CALIBRATION_IMAGES, height, width, 3]
         images = list(generator.integers(0, 256, shape, np.uint8))
         exported = quantization.quantize(graph, images)
-    version.write(exported, config, *classes, directory, "maskx")
+    kind = "onnx" if form == "onnx" else "openvino"
+    version.write(exported, graph.prompts, config, *classes, directory, "maskx", kind)
 
 
 def load(directory: pathlib.Path, height: int, width: int):
     """A run of a version on one image."""
     vocabulary = Vocabulary.load(directory / "assets" / "classes.json")
-    detect = openvino_model.OpenVINOModel(directory, vocabulary)
+    detect = graph_model.GraphModel(directory, vocabulary)
     image = np.random.default_rng(0).integers(0, 256, [1, height, width, 3], np.uint8)
     return lambda: detect(image)
 

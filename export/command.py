@@ -1,14 +1,17 @@
-"""Writes a trained model as a SavedModel or as an OpenVINO model.
+"""Writes a trained model as a SavedModel, as an OpenVINO model or as an ONNX model.
 
 Example:
   maskx export --model_dir=runs/mine --output_dir=exported/mine
   maskx export --model_dir=runs/mine --output_dir=exported/mine_openvino --format=openvino
 
-The SavedModel needs TensorFlow only, the OpenVINO model OpenVINO only. It is read back and compared
-with the model it came from before it gets its place in the output directory.
+The SavedModel needs TensorFlow only, the OpenVINO model OpenVINO only, the ONNX model ONNX Runtime
+only. It is read back and compared with the model it came from before it gets its place in the
+output directory.
 """
 
 from __future__ import annotations
+
+import importlib.util
 
 import numpy as np
 import tensorflow as tf
@@ -20,12 +23,12 @@ from maskx_tf import checkpoints
 from maskx_tf.assembly import rebuilt
 from maskx_tf.data import decoding
 from maskx_tf.errors import UserError
-from maskx_tf.inference import image_bytes, openvino_model
+from maskx_tf.inference import image_bytes, onnx_model, openvino_model
 from maskx_tf.inference.batching import Batching
 from maskx_tf.system import cli, files
 from maskx_tf.system.interruption import Interruption
 
-# What an OpenVINO model has no use for: its images come decoded, in batches.
+# What an OpenVINO or ONNX model has no use for: its images come decoded, in batches.
 SAVED_MODEL_ONLY = (
     "batching",
     "allowed_batch_sizes",
@@ -43,7 +46,10 @@ def define_flags() -> None:
     batching = default.batching
     sizes = [str(size) for size in batching.allowed_sizes]
     flags.DEFINE_enum(
-        "format", "saved_model", ["saved_model", "openvino"], "What the model is written as."
+        "format",
+        "saved_model",
+        ["saved_model", "openvino", "onnx"],
+        "What the model is written as.",
     )
     flags.DEFINE_string("model_dir", "", "Run, or checkpoint of a run, to export.")
     flags.DEFINE_string("output_dir", "", "Directory for the versions 1, 2, 3, …")
@@ -104,10 +110,10 @@ def main() -> None:
         if not getattr(values, name):
             raise UserError(f"--{name}=DIRECTORY is needed.")
     options = _options(values)
-    if values.format == "openvino":
-        _require_openvino(values)
-    elif values.int8:
+    if values.int8 and values.format != "openvino":
         raise UserError("--int8 is of --format=openvino.")
+    if values.format != "saved_model":
+        _require_runtime(values)
     files.require_writable(values.output_dir, f"--output_dir={values.output_dir}")
     loaded = checkpoints.load_model(values.model_dir)
     checkpoints.require_masks(loaded, values.model_dir)
@@ -121,11 +127,11 @@ def main() -> None:
         config, model = exported, rebuilt(model, exported)
     what = (model, config, vocabulary, mask_class_ids, values.output_dir, images)
     with Interruption().handled():  # so that nothing half-made is left
-        if values.format == "openvino":
+        if values.format != "saved_model":
             from export.openvino_ir import version
 
             int8 = version.Int8(values.calibration, values.max_ap_drop) if values.int8 else None
-            path, table = version.export(*what, values.model_name, int8)
+            path, table = version.export(*what, values.model_name, int8, values.format)
             print(table, end="\n" if table else "")
         else:
             path = saved_model.export(*what, options)
@@ -133,12 +139,22 @@ def main() -> None:
     if values.int8:
         verb = "in float32 equal to"
     print(f"written: {path} ({verb} the model on {len(images) + 2} images and a batch)")
-    directory = "assets" if values.format == "openvino" else serving_files.DIRECTORY
+    directory = serving_files.DIRECTORY if values.format == "saved_model" else "assets"
     print(f"how to serve it: {path}/{directory}/SERVING.md")
 
 
-def _require_openvino(values) -> None:
-    openvino_model.require()
+def _require_runtime(values) -> None:
+    """A UserError where a package is missing or an option does not fit the format."""
+    openvino_model.require()  # the graph is made of its operations
+    if values.format == "onnx":
+        onnx_model.require()
+        if importlib.util.find_spec("onnx") is None:
+            raise UserError(
+                "--format=onnx needs the package onnx: pip install onnx, or with the checkout "
+                'pip install -c requirements.lock -e ".[onnx]".'
+            )
+        if values.precision != "float32":
+            raise UserError(f"--precision={values.precision} is not of --format=onnx.")
     for name in SAVED_MODEL_ONLY:
         if values[name].present:
             raise UserError(f"--{name} is of --format=saved_model; leave it out.")

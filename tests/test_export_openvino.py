@@ -197,7 +197,7 @@ def test_a_differing_export_is_refused_and_leaves_nothing(exported, tmp_path, mo
         f"--output_dir={tmp_path / 'export'}",
         "--format=openvino",
     )
-    assert done.returncode == 2 and "The OpenVINO model is not kept" in done.stderr
+    assert done.returncode == 2 and "The model is not kept" in done.stderr
     assert not any((tmp_path / "export").iterdir())
 
 
@@ -244,7 +244,9 @@ def test_int8_that_costs_more_than_allowed_is_refused(int8, is_kept, monkeypatch
     [
         (["--int8"], "--int8 is of --format=openvino"),
         (["--int8", "--format=openvino"], "--int8 needs --calibration"),
+        (["--int8", "--format=onnx"], "--int8 is of --format=openvino"),
         (["--rle", "--format=openvino"], "--rle is of --format=saved_model"),
+        (["--precision=bfloat16", "--format=onnx"], "--precision=bfloat16 is not of --format=onnx"),
         (
             ["--int8", "--calibration=x", "--format=openvino", "--precision=bfloat16"],
             "--precision=bfloat16 and --int8 exclude each other",

@@ -1,4 +1,4 @@
-"""Writes a model as an OpenVINO model, in the layout that OpenVINO Model Server reads."""
+"""Writes a model as an OpenVINO or ONNX model, in the layout that model servers read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from maskx_tf.config import Config
 from maskx_tf.data import preprocessing
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.inference import detector, folding, openvino_model
+from maskx_tf.inference import detector, folding, graph_model, onnx_model, openvino_model
 from maskx_tf.inference.module import DetectionModule
 
 # Of images that need no resizing, which OpenVINO rounds differently in one pixel of 2,000.
@@ -29,9 +29,8 @@ PROMPTS = TOLERANCE._replace(
 )  # a pixel at exactly 0.5 changes what is expected by so much
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}  # ours: OpenVINO's INFERENCE_PRECISION_HINT
 
-_SERVING = string.Template("""\
-# Serving this model
-
+_HOW = {
+    "openvino": """\
 `model.xml` and `model.bin` are an OpenVINO model; this directory is one version of it. Serve the
 directory above it (OUTPUT_DIR below) with OpenVINO Model Server:
 
@@ -40,7 +39,33 @@ docker run --rm -p 8500:8500 -p 8501:8501 -v "$$PWD/OUTPUT_DIR:/models/$model_na
     openvino/model_server --port 8500 --rest_port 8501 \\
     --config_path /models/$model_name/$version/config.json
 ```
+""",
+    "onnx": """\
+`model.onnx` is a model of the standard operations of ONNX, opset 18; ONNX Runtime runs it.
+""",
+}
+_IN_PYTHON = {
+    "openvino": """\
+In Python, `maskx_tf.load("OUTPUT_DIR")` loads it. With OpenVINO alone, set the precision that the
+export was compared in: on processors with bfloat16 OpenVINO's own choice is bfloat16.
 
+```python
+compiled = openvino.compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "$hint"})
+```
+""",
+    "onnx": """\
+In Python, `maskx_tf.load("OUTPUT_DIR")` loads it. With ONNX Runtime alone:
+
+```python
+session = onnxruntime.InferenceSession("model.onnx")
+outputs = session.run(None, {"images": images})  # in the order of session.get_outputs()
+```
+""",
+}
+_SERVING = string.Template("""\
+# Serving this model
+
+$how
 The input `images` is uint8 RGB [B, H, W, 3], images of one size. Outputs, for B images:
 
 $outputs
@@ -49,17 +74,11 @@ Boxes are (y1, x1, y2, x2) in pixels of these images. A mask is 255 times the pr
 box, or over `detection_mask_windows` where these are among the outputs. `detection_mask_seen` is
 false for classes that had no masks in training. `assets/classes.json` lists the classes.
 
-`box_prompts/1/model.xml` gives masks to boxes, in float32. Its inputs are also `boxes`, float32
+The model in `box_prompts/1` gives masks to boxes, in float32. Its inputs are also `boxes`, float32
 [B, N, 4], N at least 1, and `classes`, int32 [B, N], 0 for the likeliest; its outputs are the same
 in the order of the boxes, with the IoU that the model expects of a mask as its score.
 
-In Python, `maskx_tf.load("OUTPUT_DIR")` loads it. With OpenVINO alone, set the precision that the
-export was compared in: on processors with bfloat16 OpenVINO's own choice is bfloat16.
-
-```python
-compiled = openvino.compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "$hint"})
-```
-""")
+$in_python""")
 
 
 class Int8(NamedTuple):
@@ -78,8 +97,9 @@ def export(
     images: Sequence[np.ndarray] = (),
     model_name: str = "maskx",
     int8: Int8 | None = None,
+    kind: str = "openvino",
 ) -> tuple[str, str]:
-    """Writes an OpenVINO model, its float32 form proven equal to the model.
+    """Writes an OpenVINO or ONNX model, its float32 form proven equal to the model.
 
     Args:
       model: a `MaskXRCNN`.
@@ -89,7 +109,8 @@ def export(
       output_dir: directory of versions; the next free number is taken.
       images: uint8 [H, W, 3] RGB, to compare on besides random ones.
       model_name: in `config.json`.
-      int8: layers are to compute in int8.
+      int8: layers are to compute in int8; of OpenVINO only.
+      kind: "openvino" or "onnx".
 
     Returns:
       The path OUTPUT_DIR/<version>, and with `int8` a table of AP before and after.
@@ -105,13 +126,12 @@ def export(
     expected = [reference.detect_images(tf.constant(batch)) for batch in batches]
     with versions.unfinished(output_dir) as directory:
         graph = convert(model, config, vocabulary, mask_class_ids)
-        what = (config, vocabulary, mask_class_ids)
-        write(graph.model, *what, directory, model_name)
-        _write_prompts(graph.prompts, directory)
-        detect = openvino_model.OpenVINOModel(directory, vocabulary)
+        what = (graph.prompts, config, vocabulary, mask_class_ids)
+        write(graph.model, *what, directory, model_name, kind)
+        detect = graph_model.GraphModel(directory, vocabulary)
         for number, (batch, wanted) in enumerate(zip(batches, expected, strict=True), start=1):
             _compare(detect(batch), wanted, config, f"request {number} of {len(batches)}")
-        prompts = openvino_model.OpenVINOPrompts(directory, vocabulary)
+        prompts = graph_model.GraphPrompts(directory, vocabulary)
         for number, image in enumerate(asked, start=1):
             given = comparison.prompts(image, vocabulary.names)
             wanted = reference.segment_boxes(tf.io.encode_png(image)[None], **given)
@@ -124,8 +144,7 @@ def export(
             directory = directory.with_name("int8")
             pictures = quantization.calibration_images(int8.records)
             write(quantization.quantize(graph, pictures), *what, directory, model_name)
-            _write_prompts(graph.prompts, directory)
-            pair = (detect, openvino_model.OpenVINOModel(directory, vocabulary))
+            pair = (detect, graph_model.GraphModel(directory, vocabulary))
             before, after = (detector.Detector(one, vocabulary) for one in pair)
             table = quantization.compare(before, after, int8.records, mask_class_ids, int8.max_drop)
         return str(versions.publish(directory, output_dir)), table
@@ -149,8 +168,8 @@ def require_supported(config: Config) -> None:
     for name, value in supported.items():
         if getattr(config, name) != value:
             raise UserError(
-                f"A model with --{name}={getattr(config, name)} cannot be exported for OpenVINO, "
-                f"only one with --{name}={value}; leave out --format=openvino."
+                f"A model with --{name}={getattr(config, name)} cannot be exported for OpenVINO or "
+                f"ONNX, only one with --{name}={value}; leave out --format."
             )
 
 
@@ -175,40 +194,47 @@ def convert(
 
 def write(
     graph: ov.Model,
+    prompts: ov.Model,
     config: Config,
     vocabulary: Vocabulary,
     mask_class_ids: Sequence[int],
     directory: pathlib.Path,
     model_name: str,
+    kind: str = "openvino",
 ) -> None:
-    """Writes the files of a version into a new directory."""
-    assets = directory / "assets"
+    """Writes the files of a version into a new directory; arguments are those of `export`."""
+    assets, of_boxes = directory / "assets", directory / graph_model.PROMPTS
     assets.mkdir(parents=True)
+    of_boxes.mkdir(parents=True)
     versions.write_classes(assets, vocabulary, mask_class_ids)
-    ov.save_model(graph, str(directory / openvino_model.MODEL_FILE), compress_to_fp16=False)
+    for model, place in ((graph, directory), (prompts, of_boxes)):
+        if kind == "onnx":
+            import onnx
+
+            from export.openvino_ir import onnx_graph
+
+            onnx.save(onnx_graph.convert(model), str(place / onnx_model.MODEL_FILE))
+        else:
+            path = str(place / openvino_model.MODEL_FILE)
+            ov.save_model(model, path, compress_to_fp16=False)
     hint = PRECISIONS[config.precision]
-    served = {
-        "name": model_name,
-        "base_path": f"/models/{model_name}",
-        "plugin_config": {"INFERENCE_PRECISION_HINT": hint},
-    }
-    text = json.dumps({"model_config_list": [{"config": served}]}, indent=1)
-    (directory / openvino_model.CONFIG_FILE).write_text(text + "\n")
+    if kind == "openvino":
+        served = {
+            "name": model_name,
+            "base_path": f"/models/{model_name}",
+            "plugin_config": {"INFERENCE_PRECISION_HINT": hint},
+        }
+        text = json.dumps({"model_config_list": [{"config": served}]}, indent=1)
+        (directory / openvino_model.CONFIG_FILE).write_text(text + "\n")
     width = max(len(output.any_name) for output in graph.outputs)
     outputs = (
         f"    {output.any_name:{width}}  {output.element_type.to_string()} {output.partial_shape}"
         for output in graph.outputs
     )
-    text = _SERVING.substitute(
-        model_name=model_name, outputs="\n".join(outputs), hint=hint, version="VERSION"
-    )
+    names = {"model_name": model_name, "version": "VERSION", "hint": hint}
+    how, in_python = (string.Template(text[kind]).substitute(names) for text in (_HOW, _IN_PYTHON))
+    text = _SERVING.substitute(how=how, in_python=in_python, outputs="\n".join(outputs))
     (assets / "SERVING.md").write_text(text)
-
-
-def _write_prompts(graph: ov.Model, directory: pathlib.Path) -> None:
-    path = directory / openvino_model.PROMPTS_FILE
-    path.parent.mkdir(parents=True)
-    ov.save_model(graph, str(path), compress_to_fp16=False)
 
 
 def _compare(
@@ -223,6 +249,6 @@ def _compare(
     wanted = {key: value.numpy() for key, value in wanted.items()}
     if problem := comparison.difference(found, wanted, tolerance):
         raise UserError(
-            f"The OpenVINO model is not kept: for {description} it differs from the model: "
+            f"The model is not kept: for {description} it differs from the model: "
             f"{problem}. Please report this."
         )

@@ -1,4 +1,4 @@
-"""One loaded version of an OpenVINO export, served as a SavedModel is."""
+"""One loaded version of an OpenVINO or ONNX export, served as a SavedModel is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from export.serving.servable import Servable, remaining_s
 from maskx_tf.data import decoding
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.inference import image_bytes, openvino_model
+from maskx_tf.inference import graph_model, image_bytes
 
 _DTYPES = {  # of the outputs that are not float32
     "num_detections": tf.int32,
@@ -37,26 +37,26 @@ _INPUTS: dict[str, list[tuple[str, tf.DType, list]]] = {  # of the signatures
 }
 
 
-class OpenVINOServable(Servable):
-    """An OpenVINO model that is ready to run, with the signatures of a SavedModel's export.
+class GraphServable(Servable):
+    """An OpenVINO or ONNX model that is ready to run, with the signatures of a SavedModel's export.
 
     Files are decoded here and go through the model one by one, as they may differ in size.
     """
 
     def __init__(self, path: str, threads: int = 0):
-        """Loads the model at `path`, to compute in so many threads, 0: OpenVINO's choice."""
+        """Loads the model at `path`, to compute in so many threads, 0: the runtime's choice."""
         self._path, self._cache = pathlib.Path(path), None
         vocabulary = Vocabulary.load(self._path / "assets" / "classes.json")
-        self._model = openvino_model.OpenVINOModel(self._path, vocabulary, threads)
+        self._model = graph_model.GraphModel(self._path, vocabulary, threads)
         self.signatures = {
             name: _signature(_INPUTS[name], self._model.shapes)
             for name in (signatures.DEFAULT, signatures.IMAGES)
         }
         # Loaded when it is asked for, as it takes as much memory again.
         self._prompts = functools.cache(
-            lambda: openvino_model.OpenVINOPrompts(self._path, vocabulary, threads)
+            lambda: graph_model.GraphPrompts(self._path, vocabulary, threads)
         )
-        if (self._path / openvino_model.PROMPTS_FILE).is_file():
+        if graph_model.is_version(self._path / graph_model.PROMPTS):
             shapes = {
                 output: [shape[0], None, *shape[2:]] if output.startswith("detection_") else shape
                 for output, shape in self._model.shapes.items()

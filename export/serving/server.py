@@ -27,13 +27,13 @@ from aiohttp import web
 from export.serving import grpc_api, model_config, rest
 from export.serving.core import Core, Options
 from export.serving.feature_cache import FeatureCache
+from export.serving.graph_servable import GraphServable
 from export.serving.metrics import Metrics
-from export.serving.openvino_servable import OpenVINOServable
 from export.serving.poller import Poller
 from export.serving.servable import Servable
 from export.serving.versions import Model
 from maskx_tf.errors import UserError
-from maskx_tf.inference import openvino_model
+from maskx_tf.inference import graph_model
 from maskx_tf.system import cli
 
 NOTICE = (
@@ -95,9 +95,9 @@ def define_flags() -> None:
 
 
 def load(path: str, threads: tuple[int, int], cache: FeatureCache | None = None) -> Servable:
-    """A version, of TensorFlow or OpenVINO; threads (inter, intra) and cache as of `Servable`."""
-    if (pathlib.Path(path) / openvino_model.MODEL_FILE).is_file():
-        return OpenVINOServable(path, threads[1])
+    """A version in any format; threads (inter, intra) and cache as of `Servable`."""
+    if graph_model.is_version(pathlib.Path(path)):
+        return GraphServable(path, threads[1])
     return Servable(path, threads, cache)
 
 

@@ -17,7 +17,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from export.serving.errors import Code, ServingError, invalid
 from export.serving.servable import Servable
 
-VERSION_FILES = ("saved_model.pb", "model.xml")  # of TensorFlow and of OpenVINO
+VERSION_FILES = ("saved_model.pb", "model.xml", "model.onnx")  # TensorFlow's, OpenVINO's, ONNX's
 
 
 @dataclasses.dataclass
@@ -129,7 +129,7 @@ class Model:
         if not paths and not self._warned:
             logging.warning(
                 "%s: nothing to serve under %s yet: it has no directory named with a number that "
-                "holds a saved_model.pb or a model.xml",
+                "holds a saved_model.pb, a model.xml or a model.onnx",
                 self.name,
                 self._config.base_path,
             )

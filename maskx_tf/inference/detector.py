@@ -17,7 +17,7 @@ import tensorflow as tf
 from maskx_tf import checkpoints
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
-from maskx_tf.inference import inputs, openvino_model, tiles, tiling
+from maskx_tf.inference import graph_model, inputs, tiles, tiling
 from maskx_tf.inference.detections import MASK_OUTPUTS, Detections
 from maskx_tf.inference.module import DetectionModule
 from maskx_tf.inference.segmenter import ExportedSegmenter, Segmenter, prompts_of
@@ -222,7 +222,7 @@ def of_model(loaded: checkpoints.LoadedModel, path: str) -> Detector:
 
 def is_export(directory: pathlib.Path) -> bool:
     """Whether a directory is a version of an export, or has some."""
-    names = ("saved_model.pb", openvino_model.MODEL_FILE)
+    names = ("saved_model.pb", *graph_model.MODEL_FILES)
     return any(any(directory.glob(f"{at}{name}")) for at in ("", "[0-9]*/") for name in names)
 
 
@@ -230,7 +230,7 @@ def load_export(path: str) -> Detector:
     """A detector from an export: OUTPUT_DIR (its latest version is taken) or OUTPUT_DIR/<version>.
 
     Raises:
-      UserError: there is no SavedModel or OpenVINO model of this project, or no OpenVINO to run it.
+      UserError: there is no export of this project, or not the package that runs it.
     """
     versions = [int(p.name) for p in pathlib.Path(path).glob("*") if p.name.isdecimal()]
     directory = pathlib.Path(path) / str(max(versions)) if versions else pathlib.Path(path)
@@ -243,15 +243,15 @@ def load_export(path: str) -> Detector:
     vocabulary = Vocabulary.load(classes)
     seen = [entry.get("mask_seen", False) for entry in json.loads(classes.read_text())]
     of_a = tuple(number for number, is_seen in enumerate(seen, start=1) if is_seen)
-    if (directory / openvino_model.MODEL_FILE).is_file():
-        detect = openvino_model.OpenVINOModel(directory, vocabulary)
+    if graph_model.is_version(directory):
+        detect = graph_model.GraphModel(directory, vocabulary)
 
         @functools.cache  # what boxes need is loaded when it is asked for
         def segmenter() -> ExportedSegmenter:
-            prompts = openvino_model.OpenVINOPrompts(directory, vocabulary)
+            prompts = graph_model.GraphPrompts(directory, vocabulary)
             return ExportedSegmenter(prompts, vocabulary)
 
-        has_prompts = (directory / openvino_model.PROMPTS_FILE).is_file()
+        has_prompts = graph_model.is_version(directory / graph_model.PROMPTS)
         return Detector(detect, vocabulary, segmenter if has_prompts else _no_segmenter, path, of_a)
     loaded = tf.saved_model.load(literal(directory))
     # A signature does not keep its variables alive; the closure does, through `loaded`.

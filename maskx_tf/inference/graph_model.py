@@ -1,98 +1,78 @@
-"""An OpenVINO export as functions of images and of boxes; needs the package openvino."""
+"""An OpenVINO or ONNX export as functions of images and of boxes."""
 
 from __future__ import annotations
 
-import json
 import pathlib
-import threading
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
+from maskx_tf.inference import onnx_model, openvino_model
 from maskx_tf.inference.segmenter import MOST_BOXES
 
-MODEL_FILE = "model.xml"
-PROMPTS_FILE = "box_prompts/1/model.xml"  # where a model server looks for version 1 of a model
-CONFIG_FILE = "config.json"  # of OpenVINO Model Server
+_SESSIONS: dict[str, type[openvino_model.Session] | type[onnx_model.Session]] = {
+    openvino_model.MODEL_FILE: openvino_model.Session,
+    onnx_model.MODEL_FILE: onnx_model.Session,
+}
+MODEL_FILES = tuple(_SESSIONS)
+PROMPTS = "box_prompts/1"  # where a model server looks for version 1 of a model
 
 
-def require() -> Any:
-    """The package openvino; a UserError that says how to install it."""
-    try:
-        import openvino
-    except ImportError:
-        raise UserError(
-            "OpenVINO is not installed: pip install openvino, or with the checkout "
-            'pip install -c requirements.lock -e ".[openvino]".'
-        ) from None
-    return openvino
+def is_version(directory: pathlib.Path) -> bool:
+    """Whether a directory is a version of such an export, or its `PROMPTS`."""
+    return any((directory / name).is_file() for name in MODEL_FILES)
 
 
-class _Compiled:
-    """A model of a version, ready to run; several threads may call it, and take turns.
+class _Loaded:
+    """A model of a version, ready to run; several threads may call it.
 
     Args:
       directory: the version.
-      file: in it.
       vocabulary: its classes.
-      threads: that it computes in; 0: OpenVINO's choice.
+      threads: that it computes in; 0: the runtime's choice.
 
     Attributes:
       shapes: of the outputs by name, None where a dimension follows from the inputs.
 
     Raises:
-      UserError: OpenVINO is missing, or cannot read the model.
+      UserError: the runtime is missing, or cannot read the model.
     """
 
-    def __init__(self, directory: pathlib.Path, file: str, vocabulary: Vocabulary, threads: int):
-        openvino = require()
-        settings = json.loads((directory / CONFIG_FILE).read_text())["model_config_list"][0]
-        options = dict(settings["config"]["plugin_config"])
-        if threads:
-            options["INFERENCE_NUM_THREADS"] = threads
-        path = directory / file
-        try:
-            self._compiled = openvino.Core().compile_model(str(path), "CPU", options)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"{path} cannot be loaded: {reason}") from None
+    _at = "."
+
+    def __init__(self, directory: pathlib.Path, vocabulary: Vocabulary, threads: int = 0):
+        place = directory / self._at
+        name = next(name for name in MODEL_FILES if (place / name).is_file())
+        self._session = _SESSIONS[name](directory, place / name, threads)
         names = (name.encode() for name in ("background", *vocabulary.names))
         self._names = np.array(list(names), object)  # [K + 1]
-        self._busy = threading.Lock()
-        self.shapes = {
-            output.any_name: [d.get_length() if d.is_static else None for d in output.partial_shape]
-            for output in self._compiled.outputs
-        }
+        self.shapes = dict(self._session.shapes)
         self.shapes["detection_class_names"] = self.shapes["detection_classes"]
 
     def run(self, **inputs: npt.ArrayLike) -> dict[str, np.ndarray]:
         """The outputs for inputs by name, as of `module.DetectionModule`."""
-        with self._busy:
-            results = self._compiled({name: np.asarray(value) for name, value in inputs.items()})
-            found = {output.any_name: np.array(value) for output, value in results.items()}
+        found = self._session({name: np.asarray(value) for name, value in inputs.items()})
         return found | {"detection_class_names": self._names[found["detection_classes"]]}
 
 
-class OpenVINOModel(_Compiled):
+class GraphModel(_Loaded):
     """A loaded version: images uint8 [B, H, W, 3] -> outputs as of `module.DetectionModule`."""
-
-    def __init__(self, directory: pathlib.Path, vocabulary: Vocabulary, threads: int = 0):
-        super().__init__(directory, MODEL_FILE, vocabulary, threads)
 
     def __call__(self, images: npt.ArrayLike) -> dict[str, np.ndarray]:
         """The detections of images uint8 [B, H, W, 3]."""
         return self.run(images=images)
 
 
-class OpenVINOPrompts(_Compiled):
+class GraphPrompts(_Loaded):
     """What gives masks to boxes in a loaded version."""
 
+    _at = PROMPTS
+
     def __init__(self, directory: pathlib.Path, vocabulary: Vocabulary, threads: int = 0):
-        super().__init__(directory, PROMPTS_FILE, vocabulary, threads)
+        super().__init__(directory, vocabulary, threads)
         self._ids = {name: number for number, name in enumerate(self._names) if number} | {b"": 0}
 
     def __call__(
