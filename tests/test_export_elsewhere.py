@@ -1,8 +1,8 @@
 """The export in the hands of others: saved_model_cli, the C API, concurrent and hostile clients."""
 
 import concurrent.futures
-import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -16,74 +16,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 from export import comparison
 from maskx_tf.data import decoding
 from maskx_tf.ops import masks as mask_ops
-from tests import exports, harness, tiny
+from tests import harness, tiny
 
 pytestmark = pytest.mark.slow
-
-# Loads a SavedModel as a program in C does; without importing TensorFlow's Python side.
-C_API_CLIENT = """
-    import ctypes, json, pathlib, site
-
-    # -I leaves out the user's packages only: the wheel is beside the others.
-    libraries = pathlib.Path(importlib.util.find_spec("tensorflow").origin).parent
-    ctypes.CDLL(str(libraries / "libtensorflow_framework.so.2"), ctypes.RTLD_GLOBAL)
-    tf = ctypes.CDLL(str(libraries / "libtensorflow_cc.so.2"), ctypes.RTLD_GLOBAL)
-    assert "tensorflow" not in sys.modules
-
-    class Output(ctypes.Structure):
-        _fields_ = [("operation", ctypes.c_void_p), ("index", ctypes.c_int)]
-
-    pointers = ["TF_NewStatus", "TF_NewGraph", "TF_NewSessionOptions", "TF_AllocateTensor",
-                "TF_LoadSessionFromSavedModel", "TF_GraphOperationByName", "TF_TensorData",
-                "TF_StringGetDataPointer"]
-    for name in pointers:
-        getattr(tf, name).restype = ctypes.c_void_p
-    tf.TF_Message.restype = ctypes.c_char_p
-    tf.TF_StringGetSize.restype = tf.TF_TensorByteSize.restype = ctypes.c_size_t
-    pointer, long = ctypes.c_void_p, ctypes.c_int64
-    STRING, STRING_BYTES = 7, 24  # TF_STRING, sizeof(TF_TString)
-
-    directory, names, picture = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
-    status, graph = pointer(tf.TF_NewStatus()), pointer(tf.TF_NewGraph())
-
-    def check():
-        code = tf.TF_GetCode(status)
-        return (code, tf.TF_Message(status).decode())
-
-    tags = (ctypes.c_char_p * 1)(b"serve")
-    session = pointer(tf.TF_LoadSessionFromSavedModel(
-        pointer(tf.TF_NewSessionOptions()), None, directory.encode(), tags, 1, graph, None, status))
-    assert check()[0] == 0, check()
-
-    def output(name):
-        operation, _, index = name.partition(":")
-        return Output(tf.TF_GraphOperationByName(graph, operation.encode()), int(index))
-
-    def run(encoded):
-        tensor = pointer(tf.TF_AllocateTensor(STRING, (long * 1)(1), 1, STRING_BYTES))
-        text = pointer(tf.TF_TensorData(tensor))
-        tf.TF_StringInit(text)
-        tf.TF_StringCopy(text, encoded, ctypes.c_size_t(len(encoded)))
-        keys = ("detection_boxes", "num_detections", "detection_rle_bytes")
-        wanted = (Output * 3)(*(output(names[key]) for key in keys))
-        values = (pointer * 3)()
-        tf.TF_SessionRun(session, None, (Output * 1)(output(names["image_bytes"])),
-                         (pointer * 1)(tensor), 1, wanted, values, 3, None, 0, None, status)
-        if check()[0]:
-            return check()
-        data = [tf.TF_TensorData(pointer(value)) for value in values]
-        size = tf.TF_TensorByteSize(pointer(values[0])) // 4
-        count = ctypes.cast(data[1], ctypes.POINTER(ctypes.c_int32))[0]
-        codes = []
-        for i in range(count):
-            place = pointer(data[2] + i * STRING_BYTES)
-            codes.append(ctypes.string_at(tf.TF_StringGetDataPointer(place),
-                                          tf.TF_StringGetSize(place)).decode())
-        return [list(ctypes.cast(data[0], ctypes.POINTER(ctypes.c_float))[:size]), codes]
-
-    encoded = pathlib.Path(picture).read_bytes()
-    print(json.dumps([run(encoded), run(b"<html>"), run(encoded)]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -148,26 +83,32 @@ def test_saved_model_cli(saved_model, detect, tmp_path):
         assert_answers_right(found, wanted)
 
 
+@pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 def test_c_api(saved_model, detect, tmp_path):
-    """Right before and after a request that is refused."""
+    """A program in C: right before and after a request that is refused."""
     proto = saved_model_pb2.SavedModel()
     proto.ParseFromString((pathlib.Path(saved_model) / "saved_model.pb").read_bytes())
     signature = proto.meta_graphs[0].signature_def["serving_default"]
-    names = {
-        key: value.name for key, value in (*signature.inputs.items(), *signature.outputs.items())
-    }
-    picture = tmp_path / "picture.png"
+    program, libraries = tmp_path / "client", tf.sysconfig.get_lib()
+    source = pathlib.Path(__file__).with_name("c_api_client.c")
+    built = ["gcc", "-Wall", "-Werror", "-o", program, source, f"-I{tf.sysconfig.get_include()}"]
+    built += [f"{libraries}/libtensorflow_{name}.so.2" for name in ("cc", "framework")]
+    subprocess.run([*built, f"-Wl,-rpath,{libraries}"], check=True)
+    picture, junk = tmp_path / "picture.png", tmp_path / "junk"
     picture.write_bytes(harness.image_file(tiny.images()[1]))
-    arguments = [saved_model, json.dumps(names), str(picture)]
-    output = exports.run_without_the_project(C_API_CLIENT, arguments, tmp_path)
-    first, (code, message), second = json.loads(output.splitlines()[-1])
-    assert code == 3 and "The bytes are not a JPEG or PNG image." in message
+    junk.write_bytes(b"<html>")
+    names = [signature.inputs["image_bytes"].name]
+    names += [signature.outputs[key].name for key in ("num_detections", "detection_boxes")]
+    command = [program, saved_model, *names, picture, junk, picture]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    first, refused, second = done.stdout.splitlines()
+    assert refused == "error 3" and "The bytes are not a JPEG or PNG image." in done.stderr
     wanted = detect(picture.read_bytes())
-    for boxes, codes in (first, second):
-        boxes = np.reshape(boxes, wanted["detection_boxes"].shape)
-        np.testing.assert_allclose(boxes, wanted["detection_boxes"], atol=1e-3)
-        assert codes == [code.decode() for code in wanted["detection_rle_bytes"][0] if code]
-        assert codes
+    for line in (first, second):
+        count, *boxes = line.split()
+        assert int(count) == wanted["num_detections"][0] > 0
+        found = np.reshape(np.array(boxes, float), [-1, 4])
+        np.testing.assert_allclose(found, wanted["detection_boxes"][0, : int(count)], atol=1e-3)
 
 
 def test_concurrent_requests_one_of_them_junk(detect):
