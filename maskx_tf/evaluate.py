@@ -87,19 +87,22 @@ def evaluation_config(trained: Config, values: flags.FlagValues = flags.FLAGS) -
 
     Options that would change the trained model are kept as trained; a warning names them.
     """
-    given = config_lib.from_flags(values)
-    changes, ignored = {}, []
-    for field in dataclasses.fields(Config):
-        value = getattr(given, field.name)
-        if not values[field.name].present or value == getattr(trained, field.name):
-            continue
-        if field.metadata["at_test"] == "as_trained":
-            ignored.append(f"--{field.name}={getattr(trained, field.name)}")
-        else:
-            changes[field.name] = value
-    if ignored:
-        logging.warning("Options of the trained model kept: %s", " ".join(ignored))
-    return trained.replace(**changes)
+
+    def changed(**given) -> Config:  # checked beside the trained ones, not beside the defaults
+        changes, ignored = {}, []
+        for field in dataclasses.fields(Config):
+            value = given[field.name]
+            if not values[field.name].present or value == getattr(trained, field.name):
+                continue
+            if field.metadata["at_test"] == "as_trained":
+                ignored.append(f"--{field.name}={getattr(trained, field.name)}")
+            else:
+                changes[field.name] = value
+        if ignored:
+            logging.warning("Options of the trained model kept: %s", " ".join(ignored))
+        return trained.replace(**changes)
+
+    return config_lib.from_flags(values, changed)
 
 
 def main() -> None:

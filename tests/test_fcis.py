@@ -1,11 +1,15 @@
 """FCIS beyond its body: joint scores, hard RoIs, two passes; the body is in test_mask_bodies."""
 
+import importlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 
 import maskx_tf as mx
 from export.client import Client
+from maskx_tf import config as config_lib
 from maskx_tf import losses, objective
 from maskx_tf.assembly import build_model
 from maskx_tf.errors import UserError
@@ -93,6 +97,17 @@ class TestOptions:
     def test_what_does_not_fit_is_refused(self, changes, message):
         with pytest.raises(UserError, match=message):
             mx.Config(**FCIS | changes)
+
+    def test_evaluation_may_vote_with_a_trained_model(self):
+        command = importlib.import_module("maskx_tf.evaluate")
+        values = flags.FlagValues()
+        config_lib.define_flags(values)
+        values(["evaluate", "--mask_voting", "--box_passes=2"])
+        trained = mx.Config(mode="stage2_masks", **FCIS)
+        found = command.evaluation_config(trained, values)
+        assert found == trained.replace(mask_voting=True, box_passes=2)
+        with pytest.raises(UserError, match="--mask_voting=True needs"):
+            command.evaluation_config(mx.Config(), values)
 
     def test_cached_detections_would_have_other_scores(self):
         with pytest.raises(UserError, match="--feature_cache .*--loss_joint=0.4.*leave out"):

@@ -150,14 +150,24 @@ def define_flags(
             flags.DEFINE_list(name, [str(item) for item in default], meaning, **where)
 
 
-def from_flags(cls: Callable[..., T], values: flags.FlagValues = flags.FLAGS) -> T:
-    """The options that the parsed flags spell; UserError where a value is out of range."""
+def from_flags(
+    cls: Callable[..., T],
+    values: flags.FlagValues = flags.FLAGS,
+    create: Callable[..., T] | None = None,
+) -> T:
+    """The options that the parsed flags spell; UserError where a value is out of range.
+
+    Args:
+      cls: whose options.
+      values: the flags.
+      create: makes them of all values, by name; None: `cls`.
+    """
     options: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         value = getattr(values, field.name)
         options[field.name] = _to_tuple(field, value) if isinstance(value, list) else value
     try:
-        return cls(**options)
+        return (create or cls)(**options)
     except UserError as error:
         raise UserError(re.sub(rf"\b({'|'.join(options)})(?==)", r"--\1", str(error))) from None
 
