@@ -393,9 +393,9 @@ class MaskXRCNN(tf_keras.Model):
         def of_image(inputs):
             index, windows, logits = inputs
             levels = {level: features[index][None] for level, features in pyramid.items()}
-            of_image = tf.zeros_like(windows[:, 0], tf.int32)
+            first = tf.zeros_like(windows[:, 0], tf.int32)
             size = config.mask_roi_size
-            features = self.flat_roi_features(levels, windows, of_image, size, config.mask_roi_op)
+            features = self.flat_roi_features(levels, windows, first, size, config.mask_roi_op)
             pixels = self.mask_head.pixels(features)
             scored, kernels, biases = self._scored_classes(logits)
             found = {"logits": joint_scores.add(logits, scored, body.scores(pixels, kernels))}
