@@ -108,7 +108,7 @@ class TestMasks:
         assert masks.draw().shape == (320, 480, 3)
 
     def test_they_are_those_of_label(self, model, run_dir):
-        """Of a class and box, in any order; `maskx_tf.label` uses the same segmenter."""
+        """Of a class and box, in any order; `maskx label` uses the same segmenter."""
         one, other = (model.masks(PHOTO, self.BOXES[:2][::step], "ant") for step in (1, -1))
         assert [m.rle() for m in one] == [m.rle() for m in other][::-1]
         loaded = checkpoints.load_model(str(run_dir))

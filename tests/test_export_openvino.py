@@ -166,6 +166,13 @@ def test_the_local_server_answers_as_the_detector(exported):
     }
     with pytest.raises(ServingError, match="not a JPEG"):
         servable.run("", {"image_bytes": np.array([b"<html>"], object)})
+    classes = servable.run("class_names", {"ids": np.array([[4, 1]], np.int32)})
+    names = [tiny.VOCABULARY.names[i].encode() for i in (3, 0)]
+    assert {key: value.tolist() for key, value in classes.items()} == {
+        "class_names": [names], "mask_seen": [[False, True]], "num_classes": [4],
+    }  # fmt: skip
+    with pytest.raises(ServingError, match="1 to 4"):
+        servable.run("class_names", {"ids": np.array([[0]], np.int32)})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import tensorflow as tf
 from absl import flags
 from PIL import Image
 
-from maskx_tf import checkpoints, label
+from export import label
+from maskx_tf import checkpoints
 from maskx_tf.data import decoding, preprocessing
 from maskx_tf.errors import UserError
 from maskx_tf.inference import mask_post, segmenter, tiling

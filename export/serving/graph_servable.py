@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -25,6 +26,9 @@ _DTYPES = {  # of the outputs that are not float32
     "detection_masks": tf.uint8,
     "detection_mask_seen": tf.bool,
     "image_size": tf.int32,
+    "class_names": tf.string,
+    "mask_seen": tf.bool,
+    "num_classes": tf.int32,
 }
 _INPUTS: dict[str, list[tuple[str, tf.DType, list]]] = {  # of the signatures
     signatures.DEFAULT: [("image_bytes", tf.string, [None])],
@@ -34,7 +38,9 @@ _INPUTS: dict[str, list[tuple[str, tf.DType, list]]] = {  # of the signatures
         ("boxes", tf.float32, [1, None, 4]),
         ("class_names", tf.string, [1, None]),
     ],
+    signatures.CLASSES: [("ids", tf.int32, [1, None])],
 }
+_CLASSES: dict[str, list] = {"class_names": [1, None], "mask_seen": [1, None], "num_classes": [1]}
 
 
 class GraphServable(Servable):
@@ -46,12 +52,16 @@ class GraphServable(Servable):
     def __init__(self, path: str, threads: int = 0):
         """Loads the model at `path`, to compute in so many threads, 0: the runtime's choice."""
         self._path, self._cache = pathlib.Path(path), None
-        vocabulary = Vocabulary.load(self._path / "assets" / "classes.json")
+        classes = self._path / "assets" / "classes.json"
+        vocabulary = Vocabulary.load(classes)
+        self._names = [name.encode() for name in vocabulary.names]
+        self._seen = [bool(c.get("mask_seen")) for c in json.loads(classes.read_text())]
         self._model = graph_model.GraphModel(self._path, vocabulary, threads)
         self.signatures = {
             name: _signature(_INPUTS[name], self._model.shapes)
             for name in (signatures.DEFAULT, signatures.IMAGES)
         }
+        self.signatures[signatures.CLASSES] = _signature(_INPUTS[signatures.CLASSES], _CLASSES)
         # Loaded when it is asked for, as it takes as much memory again.
         self._prompts = functools.cache(
             lambda: graph_model.GraphPrompts(self._path, vocabulary, threads)
@@ -67,6 +77,9 @@ class GraphServable(Servable):
     def _run(
         self, signature, inputs: Mapping[str, np.ndarray], names: list[str], deadline: float
     ) -> dict[str, np.ndarray]:
+        if "ids" in inputs:
+            classes = self._classes(inputs["ids"])
+            return {name: classes[name] for name in names}
         if "boxes" in inputs:
             keys = ("image_bytes", "boxes", "class_names")
             image, boxes, classes = (inputs[key][0] for key in keys)
@@ -89,6 +102,16 @@ class GraphServable(Servable):
             remaining_s(deadline)
             parts.append(self._model(_decode(encoded)[None]))
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def _classes(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+        count = len(self._names)
+        if not ((ids > 0) & (ids <= count)).all():
+            raise errors.invalid(f"A class has an id of 1 to {count}.")
+        return {
+            "class_names": np.array(self._names, object)[ids - 1],
+            "mask_seen": np.array(self._seen)[ids - 1],
+            "num_classes": np.array([count], np.int32),
+        }
 
     def close(self) -> None:
         """Frees the model's memory; nothing may be running."""

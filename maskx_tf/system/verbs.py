@@ -20,7 +20,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
     },
     "Use a model": {
         "predict": Verb("maskx_tf.predict", "Detections and pictures of image files"),
-        "label": Verb("maskx_tf.label", "Masks for boxes that people drew"),
+        "label": Verb("export.label", "Masks for boxes that people drew"),
         "advise": Verb("maskx_tf.advise", "Which classes to outline first"),
         "add-classes": Verb("maskx_tf.add_classes", "New classes from a few boxes, no training"),
         "weights detectron": Verb("maskx_tf.weights.detectron", "Import the authors' models"),

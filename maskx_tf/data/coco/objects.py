@@ -146,7 +146,7 @@ def _read_object(
         area = None
     if area is None and fields.get("area") is not None:
         reasons.append("area_invalid")
-    said = fields.get("mask_source")  # as maskx_tf.label writes it
+    said = fields.get("mask_source")  # as `maskx label` writes it
     source = said if isinstance(said, str) and said and is_text(said) else HUMAN
     weight = 1.0 if fields.get("mask_weight") is None else as_number(fields["mask_weight"])
     if weight is None or not 0 <= weight <= 1:

@@ -2,6 +2,7 @@
 
 Example:
   maskx label --annotations=boxes.json --images=photos --model_dir=runs/mine --output=masks.json
+  maskx label --annotations=boxes.json --images=photos --url=http://server:8501 --output=masks.json
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections import Counter
 
 from absl import flags
 
+from export.client import served
+from export.client.client import Client
 from maskx_tf import visualize
 from maskx_tf.data.coco.objects import CROWDS, IGNORED
 from maskx_tf.errors import UserError
@@ -32,6 +35,10 @@ def define_flags() -> None:
     flags.DEFINE_string("images", None, "Directory of the image files.", required=True)
     flags.DEFINE_string("model_dir", "", "Run, or checkpoint of a run, to label with.")
     flags.DEFINE_string("saved_model", "", "Exported model to label with instead.")
+    flags.DEFINE_string("url", "", "REST interface of a server to ask instead.")
+    flags.DEFINE_string("grpc", "", "Its gRPC interface, such as localhost:8500.")
+    flags.DEFINE_string("model_name", "maskx", "Name that the model is served under.")
+    flags.DEFINE_integer("model_version", None, "Version of it; by default the latest.", 1)
     flags.DEFINE_string("output", None, "File to write.", required=True)
     flags.DEFINE_enum("format", "coco", FORMATS, "Format of the output.")
     flags.DEFINE_enum("segmentation", "rle", ["rle", "polygon"], "How masks are written.")
@@ -84,14 +91,14 @@ def run(values: flags.FlagValues) -> str:
         raise UserError(f"--review_sheet={values.review_sheet} must end in .jpg or .png.")
     crf, tiles = mask_post.from_flags(values), tiling.from_flags(values)
     source = source_lib.read(values.annotations, images, values.crowds)
-    model = detector.load(values.model_dir, values.saved_model)
+    model, version = _load(values)
     segmenter = TiledSegmenter(model.segmenter(), tiles) if tiles else model.segmenter()
     todo, problems = labeler.wanted(
         source, model.vocabulary, values.overwrite_masks, values.skip_unknown_classes
     )
     task = {
         "annotations": source.sha256,
-        "checkpoint": detector.version_of(model),
+        "checkpoint": version,
         "images": str(images),
         "overwrite_masks": values.overwrite_masks,
         "crowds": values.crowds,
@@ -114,6 +121,21 @@ def run(values: flags.FlagValues) -> str:
         written = _write(values, source, labels, model, output, listed)
         journal.close(remove=True)
     return written
+
+
+def _load(values: flags.FlagValues) -> tuple[detector.Detector, list]:
+    """The model that the flags name, and what tells it from others."""
+    if not (values.url or values.grpc):
+        model = detector.load(values.model_dir, values.saved_model)
+        return model, detector.version_of(model)
+    if sum(map(bool, (values.url, values.grpc, values.model_dir, values.saved_model))) > 1:
+        raise UserError("Give one of --url, --grpc, --model_dir and --saved_model.")
+    client = Client(values.url, values.model_name, grpc=values.grpc, version=values.model_version)
+    return served.detector(client), [
+        values.url or values.grpc,
+        values.model_name,
+        values.model_version,
+    ]
 
 
 def _write(values, source, labels, model, output: pathlib.Path, listed: pathlib.Path) -> str:
