@@ -117,6 +117,10 @@ def test_slices_quotients_and_gathers_are_openvinos(tmp_path):
         ops.mod(n, ops.constant(np.int32(-3))),
         ops.gather(x, n, ops.constant(np.int32(1)), batch_dims=1),
         ops.round(ops.multiply(x, ops.constant(np.float32(2.5))), "half_to_even"),
+        ops.ceiling(ops.multiply(x, ops.constant(np.float32(0.3)))),
+        ops.squared_difference(x, ops.constant(np.float32(2.5))),
+        ops.reduce_logical_and(ops.greater(x, ops.constant(np.float32(-8))), ops.constant([1])),
+        ops.reduce_logical_or(ops.greater(x, ops.constant(np.float32(8))), ops.constant([1])),
     ]  # fmt: skip
     generator = np.random.default_rng(0)
     values = generator.integers(-9, 9, [2, 5, 7]).astype(np.float32)

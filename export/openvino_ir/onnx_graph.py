@@ -30,6 +30,7 @@ _END = np.iinfo(np.int64).max
 _SAME = {
     "Abs": "Abs",
     "Add": "Add",
+    "Ceiling": "Ceil",
     "Divide": "Div",  # of whole numbers towards 0, as OpenVINO on CPUs
     "Equal": "Equal",
     "Exp": "Exp",
@@ -185,6 +186,11 @@ def _not_equal(write: _Writer, node: ov.Node, attributes: dict) -> str:
     return write("Not", write("Equal", *write.inputs(node)))
 
 
+def _squared_difference(write: _Writer, node: ov.Node, attributes: dict) -> str:
+    difference = write("Sub", *write.inputs(node))
+    return write("Mul", difference, difference)
+
+
 def _clamp(write: _Writer, node: ov.Node, attributes: dict) -> str:
     dtype = np.dtype(node.output(0).element_type.to_dtype()).type
     limits = (write.constant(attributes[key], dtype) for key in ("min", "max"))
@@ -271,6 +277,19 @@ def _reduce(kind: str) -> Callable[[_Writer, ov.Node, dict], str]:
         return write(kind, write.inputs(node)[0], axes, keepdims=int(attributes["keep_dims"]))
 
     return add
+
+
+def _reduce_logical(kind: str) -> Callable[[_Writer, ov.Node, dict], str]:
+    def add(write: _Writer, node: ov.Node, attributes: dict) -> str:
+        axes, number = write.constant(_fixed(node, 1)), write.cast(write.inputs(node)[0], "i32")
+        reduced = write(kind, number, axes, keepdims=int(attributes["keep_dims"]))
+        return write.cast(reduced, "boolean")
+
+    return add
+
+
+def _einsum(write: _Writer, node: ov.Node, attributes: dict) -> str:
+    return write("Einsum", *write.inputs(node), equation=attributes["equation"])
 
 
 def _concat(write: _Writer, node: ov.Node, attributes: dict) -> str:
@@ -494,6 +513,7 @@ _WRITTEN: dict[str, Callable[[_Writer, ov.Node, dict], str | tuple[str, ...]]] =
     "Convert": _convert,
     "Convolution": _convolution,
     "CumSum": _cum_sum,
+    "Einsum": _einsum,
     "Gather": _gather,
     "GatherND": _gather_nd,
     "Interpolate": _interpolate,
@@ -506,6 +526,8 @@ _WRITTEN: dict[str, Callable[[_Writer, ov.Node, dict], str | tuple[str, ...]]] =
     "Pad": _pad,
     "ROIAlign": _roi_align,
     "Range": _range,
+    "ReduceLogicalAnd": _reduce_logical("ReduceMin"),
+    "ReduceLogicalOr": _reduce_logical("ReduceMax"),
     "ReduceMax": _reduce("ReduceMax"),
     "ReduceMean": _reduce("ReduceMean"),
     "ReduceMin": _reduce("ReduceMin"),
@@ -518,6 +540,7 @@ _WRITTEN: dict[str, Callable[[_Writer, ov.Node, dict], str | tuple[str, ...]]] =
     "ShapeOf": _shape_of,
     "Softmax": _softmax,
     "Split": _split,
+    "SquaredDifference": _squared_difference,
     "Squeeze": _with_axes("Squeeze"),
     "StridedSlice": _strided_slice,
     "Tile": _tile,
