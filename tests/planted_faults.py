@@ -954,6 +954,13 @@ FAULTS = (
         "test_server_json.py::test_base64_may_lack_its_padding_and_hold_line_breaks",
     ),
     Fault(
+        "features_of_another_version",
+        "export/serving/feature_cache.py",
+        "key = (owner, hashlib",
+        "key = (None, hashlib",
+        "test_server_features.py::TestCache::test_an_image_is_computed_once_by_each_owner",
+    ),
+    Fault(
         "version_half_copied_is_served",
         "export/serving/versions.py",
         "\n        and any((path / name).is_file() for name in VERSION_FILES)",
