@@ -422,7 +422,7 @@ def test_every_body_trains_in_half_precision(body, precision):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", flagfiles.HEADS, ids=lambda path: path.stem)
 def test_every_head_of_coco_trains_three_steps(path, shapes_data, tmp_path):
-    """At full width, on small images of Shapes: the flagfile is one that can be trained."""
+    """On small images of Shapes and a narrow detector: the flagfile is one that can be trained."""
     of_data = runs.config(shapes_data, tmp_path, mode="end_to_end")
     config = flagfiles.parse(path).replace(
         **{name: getattr(of_data, name) for name in ("train_records", "mask_classes")},
@@ -431,6 +431,10 @@ def test_every_head_of_coco_trains_three_steps(path, shapes_data, tmp_path):
         train_steps=3,
         lr_steps=(),
         learning_rate=1e-9,  # of random weights without norms, gradients are huge
+        backbone_width=8,
+        fpn_filters=32,
+        rpn_filters=32,
+        box_fc_units=64,
         image_min_side=64,
         image_max_side=64,
         batch_size=1,
