@@ -16,6 +16,8 @@ import tensorflow as tf
 from maskx_tf.assembly import assemble
 from maskx_tf.config import Config
 from maskx_tf.data.classes import named_classes
+from maskx_tf.layers.choices import MASK_BODIES
+from maskx_tf.layers.mask_bodies.fcis import PARTS
 from tests.flagfiles import EXPERIMENTS, ROOT, ROWS, SCORE, SHAPES, head_of, on_one_line, parse
 from tests.harness import check_each, thorough
 
@@ -242,7 +244,7 @@ def _head_variables(config: Config, classes: int, vector_size: int | None) -> di
         features, chosen = tf.zeros([1, side, side, filters]), tf.constant([1])
         kernels, biases = model.mask_kernels(chosen)
         logits = model.mask_head(features, kernels, biases)
-        assert kernels.shape == (1, config.mask_filters)
+        assert kernels.shape == (1, model.mask_head.body.filters)
         assert logits.shape[1:] == (config.mask_size, config.mask_size)
         found = {v.name.removesuffix(":0"): tuple(v.shape) for v in model.variables}
     return found
@@ -292,13 +294,15 @@ def test_models_are_built():
         assert found["box_head/box_kernel"] == (classes + 1, 4, units)
         pixels = config.mask_size**2
         mlp = pixels * config.mask_filters * pixels + pixels
-        assert count(found, "mask_head/mlp/") == config.mask_mlp * mlp
+        has_branch = config.mask_mlp and MASK_BODIES[config.mask_body].has_pixels
+        assert count(found, "mask_head/mlp/") == has_branch * mlp
         if config.mask_output == TRANSFER:
             assert f"weight_transfer/fc{config.transfer_layers}/kernel" in found
             assert f"weight_transfer/fc{config.transfer_layers + 1}/kernel" not in found
         else:
             rows = 1 if config.mask_output == "class_agnostic" else classes + 1
-            assert found["mask_weights/kernel"] == (rows, config.mask_filters)
+            kernels = 2 * PARTS**2 if config.mask_body == "fcis" else 1
+            assert found["mask_weights/kernel"] == (rows, kernels * config.mask_filters)
 
     check_each(check, (path for path in EXPERIMENTS if path.parts[1] != "backbones"))
 
@@ -328,8 +332,8 @@ BEYOND = {"demo_boxes", "cls_gn", "opmask_boxes", "opmask", "opmask_transfer"} |
     "boxinst",
     "maskx_weak",
 }
-SEMANTIC = {"fcn8s", "gcn", "deeplab"}
-BEYOND |= {"deeplab_boxes"} | SEMANTIC | {f"{name}_transfer" for name in SEMANTIC}
+FAMILY = {"fcn8s", "gcn", "deeplab", "fcis", "mnc"}
+BEYOND |= {"deeplab_boxes"} | FAMILY | {f"{name}_transfer" for name in FAMILY}
 
 
 def test_shapes_has_the_rows_of_coco():

@@ -56,7 +56,8 @@ class TestOneReplica:
             name: (tf.constant(rng.uniform(), tf.float32), tf.constant(count))
             for name, count in {"rpn_box": 3.0, "class": 7.0, "box": 2.0, "mask": 5.0}.items()
         }
-        terms = [term for term in TERMS if term.name in losses]
+        terms = objective.loss_terms(config_lib.Config(mode="end_to_end"))
+        terms = [term for term in terms if term.name in losses]
         for name, share in objective.shares(losses, terms).items():
             assert float(share) == float(losses[name][0])
         nothing = {name: (tf.constant(0.0), tf.constant(0.0)) for name in losses}
@@ -79,13 +80,23 @@ def test_gpus_are_left_alone_where_they_are_not_asked_for(monkeypatch):
 def test_a_mean_over_rois_weighs_a_replica_by_its_rois(monkeypatch):
     """Of a replica with a quarter of all RoIs; of images each replica has as many."""
     monkeypatch.setattr(replicas, "total", lambda counts: 4.0 * counts)
-    every = {"point_head": "agnostic", "mask_scoring": "agnostic"}
-    config = config_lib.Config(loss_projection=1.0, loss_pairwise=1.0, **every)
-    terms = objective.loss_terms(config)
-    assert len(terms) == len(TERMS)
-    losses = {term.name: (tf.constant(3.0), tf.constant(2.0)) for term in terms}
-    for term, share in zip(terms, objective.shares(losses, terms).values(), strict=True):
-        assert float(share) == (3.0 if term.mean_over == IMAGES else 0.75)
+    with_heads = {"point_head": "agnostic", "mask_scoring": "agnostic"}
+    of_mnc = {"box_head": "mnc", "mask_body": "mlp", "transfer_input": "cls"}
+    of_fcis = {"mask_body": "fcis", "mask_mlp": False, "loss_joint": 1.0}
+    seen = set()
+    for options in (
+        {"loss_projection": 1.0, "loss_pairwise": 1.0, **with_heads},
+        of_mnc,
+        of_fcis,
+        {"semantic_head": "fcn8s", "mask_mlp": False},
+    ):
+        terms = objective.loss_terms(config_lib.Config(mode="end_to_end", **options))
+        losses = {term.name: (tf.constant(3.0), tf.constant(2.0)) for term in terms}
+        for term, share in zip(terms, objective.shares(losses, terms).values(), strict=True):
+            expected = 3.0 if term.mean_over == IMAGES else 0.75
+            assert float(share) == pytest.approx(expected * term.weight)
+        seen |= set(losses)
+    assert seen == {term.name for term in TERMS}
 
 
 @pytest.mark.parametrize(
