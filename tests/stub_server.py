@@ -79,7 +79,7 @@ class StubServer:
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -92,7 +92,8 @@ class StubServer:
         time.sleep(self.delay_s)
         if path.split("/")[3].split(":")[0] != "maskx":
             return 404, {"error": f"Servable not found for request: Latest({path})"}
-        found = self._outputs(body["signature_name"], **body["instances"][0])
+        signature = body.get("signature_name", "serving_default")
+        found = self._outputs(signature, **body["instances"][0])
         if isinstance(found, tuple):
             return found[0], {"error": found[1]}
         return 200, {"predictions": [{key: to_json(value[0]) for key, value in found.items()}]}
