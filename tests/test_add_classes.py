@@ -379,6 +379,7 @@ def test_class_means_over_files_that_a_pattern_names(old, records, tmp_path):
     assert one_shard.counts.tolist() == [0, 2, 1, 0]
 
 
+@pytest.mark.thorough
 def test_class_means_near_the_features_of_the_boxes(old, records, monkeypatch):
     """Without proposals and jitter, what is left is the feature of each given box."""
     monkeypatch.setattr(
@@ -469,7 +470,7 @@ def test_command_writes_a_model_that_loads(model_dir, old, tmp_path, monkeypatch
         add_classes.add_classes(model_dir, boxes, images, f"{boxes}/new")
 
 
-@pytest.mark.parametrize("name", ["Bee", "b ee", "BEE_"])
+@pytest.mark.parametrize("name", ["Bee", *map(harness.thorough, ["b ee", "BEE_"])])
 def test_known_classes_spelled_otherwise(model_dir, tmp_path, name):
     boxes, images = harness.write_coco(
         tmp_path, [harness.annotation(1, [5, 8, 25, 20])], names=(name,)

@@ -3,10 +3,13 @@
 import re
 import runpy
 
+import pytest
+
 from maskx_tf import checkpoints
 from tests import harness
 
 
+@pytest.mark.thorough
 def test_a_loop_of_ones_own(tmp_path, capsys):
     example = runpy.run_path(str(harness.REPOSITORY / "examples" / "plain_train.py"))
     example["main"](str(tmp_path / "run"), "40")

@@ -278,6 +278,7 @@ class TestRun:
         training.train(config)
         assert contents(tmp_path) == before and len(calls) == 4
 
+    @pytest.mark.thorough
     def test_averages_may_begin_and_end_in_a_resumed_run(self, copied, toy_losses):
         path = copied.model_dir
         output = runs.train(copied.replace(train_steps=6, ema_decay=0.9))
