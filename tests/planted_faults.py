@@ -832,9 +832,9 @@ FAULTS = (
     ),
     Fault(
         "a_level_above_the_backbones_last",
-        "maskx_tf/config.py",
-        "self.max_level >= last",
-        "self.max_level >= 2",
+        "maskx_tf/config_rules.py",
+        "config.max_level >= last",
+        "config.max_level >= 2",
         "test_config.py::test_the_small_backbone_has_a_stage_less",
     ),
     Fault(

@@ -86,7 +86,7 @@ class TestOptions:
             ({"mask_body": "fcn"}, "loss_joint=0.4 .*mask_body=fcis.*fcn"),
             ({"mask_output": "class_agnostic"}, "mask_output=transfer or class_specific"),
             ({"mask_rois": "ground_truth"}, "mask_rois=proposals"),
-            ({"mask_branches": ("cam",), "box_head": "conv"}, "mask_branches=cam"),
+            ({"mask_branches": ("cam",), "box_head": "conv"}, "mask_branches=.*cam"),
             ({"mask_voting": True, "mask_roi_scale": 1.25}, "mask_roi_scale=1.0.*mask_voting"),
             ({"loss_joint": 0.0, "mask_voting": True}, "mask_voting=True needs.*loss_joint"),
             ({"loss_joint": 0.0, "hard_rois": 0.5}, "hard_rois=0.5 needs loss_joint"),

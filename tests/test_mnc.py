@@ -100,22 +100,26 @@ class TestVoting:
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "option", "value"),
     [
-        ({"mode": "stage1_boxes"}, "mode=stage1_boxes"),
-        ({"mode": "stage2_masks"}, "mode=stage2_masks"),
-        ({"cascade_ious": (0.5, 0.6)}, "cascade_ious=0.5,0.6"),
-        ({"mask_roi_size": 8}, "mask_roi_size=8"),
-        ({"box_roi_op": "align"}, "box_roi_op=align"),
-        ({"mask_output": "class_specific"}, "mask_output=class_specific"),
-        ({"mask_output": "transfer", "mask_mlp": False}, "mask_mlp=False"),
-        ({"mask_output": "transfer", "mask_voting": True}, "mask_voting=True"),
-        ({"box_head": "fc", "mask_voting": True}, "mask_voting=True"),
+        ({"mode": "stage1_boxes"}, "mode", "stage1_boxes"),
+        ({"mode": "stage2_masks"}, "mode", "stage2_masks"),
+        ({"cascade_ious": (0.5, 0.6)}, "cascade_ious", "0.5,0.6"),
+        ({"mask_roi_size": 8}, "mask_roi_size", "8"),
+        ({"box_roi_op": "align"}, "box_roi_op", "align"),
+        ({"mask_output": "class_specific"}, "mask_output", "class_specific"),
+        ({"mask_output": "transfer", "mask_mlp": False}, "mask_mlp", "False"),
+        ({"mask_output": "transfer", "mask_voting": True}, "mask_voting", "True"),
     ],
 )
-def test_what_does_not_go_together_is_refused(changes, named):
-    with pytest.raises(UserError, match=f"^{named} .*box_head=mnc"):
+def test_what_does_not_go_together_is_refused(changes, option, value):
+    with pytest.raises(UserError, match=f"box_head=mnc needs {option}=.*{value}"):
         Config(**OPTIONS | changes)
+
+
+def test_votes_need_masks_of_rois():
+    with pytest.raises(UserError, match="mask_voting=True needs.*box_head=mnc.*box_head=fc"):
+        Config(**OPTIONS | {"box_head": "fc", "mask_voting": True})
 
 
 @pytest.fixture(scope="module")

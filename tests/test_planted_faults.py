@@ -7,7 +7,7 @@ from tests.planted_faults import FAULTS, ROOT
 
 LEAST = 40
 PLACES = {
-    *(f"maskx_tf/{name}.py" for name in ("losses", "objective", "model", "config", "api")),
+    *(f"maskx_tf/{name}.py" for name in ("losses", "objective", "model", "config_rules", "api")),
     "tf_records",
     "export",
     "export/client",
