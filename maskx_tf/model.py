@@ -5,12 +5,12 @@ What its layers are is in `assembly.py`, how training losses arise from them in 
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from maskx_tf import box_detections
 from maskx_tf.config import Config
 from maskx_tf.errors import UserError
 from maskx_tf.layers import (
@@ -367,11 +367,11 @@ class MaskXRCNN(tf_keras.Model):
         """
         pixels = self.mask_head.pixels(roi_features, training=training)
         logits = self.mask_head.of_pixels(pixels, *self.mask_kernels(classes))
-        scored, kernels, _ = self._scored_classes(class_logits, classes)
+        scored, kernels, _ = self.scored_classes(class_logits, classes)
         scores = self.mask_head.body.scores(pixels, kernels)
         return logits, joint_scores.add(class_logits, scored, scores)
 
-    def _scored_classes(self, class_logits, classes=None):
+    def scored_classes(self, class_logits, classes=None):
         """The classes [N, U] that RoIs are scored for, their kernels and biases, for `FCIS`.
 
         The likeliest by logits [N, L] of the classes below L, and `classes` [N]; all where each has
@@ -385,32 +385,6 @@ class MaskXRCNN(tf_keras.Model):
         scored = joint_scores.candidates(class_logits, groups, classes)
         kernels, _ = self.mask_kernels(tf.reshape(scored, [-1]))
         return scored, tf.reshape(kernels, [-1, scored.shape[1], kernels.shape[1]]), None
-
-    def _score_jointly(self, pyramid, seen: "_Classified", image_scales) -> "_Classified":
-        """The same RoIs with joint scores added and, to vote, masks; image by image."""
-        config, body = self.config, self.mask_head.body
-
-        def of_image(inputs):
-            index, windows, logits = inputs
-            levels = {level: features[index][None] for level, features in pyramid.items()}
-            first = tf.zeros_like(windows[:, 0], tf.int32)
-            size = config.mask_roi_size
-            features = self.flat_roi_features(levels, windows, first, size, config.mask_roi_op)
-            pixels = self.mask_head.pixels(features)
-            scored, kernels, biases = self._scored_classes(logits)
-            found = {"logits": joint_scores.add(logits, scored, body.scores(pixels, kernels))}
-            if config.mask_voting:
-                found |= {"masks": body.masks(pixels, kernels, biases), "mask_classes": scored}
-            return found
-
-        images, count = tf.range(tf.shape(seen.logits)[0]), seen.logits.shape[1]
-        inputs = (images, self.mask_rois(seen.rois_yxyx, image_scales), seen.logits)
-        spec = {"logits": tf.TensorSpec(seen.logits.shape[1:], tf.float32)}
-        if config.mask_voting:
-            side = config.mask_size
-            spec["masks"] = tf.TensorSpec([count, None, side, side], tf.float32)
-            spec["mask_classes"] = tf.TensorSpec([count, None], tf.int32)
-        return seen._replace(**tf.map_fn(of_image, inputs, fn_output_signature=spec))
 
     def mask_ious(
         self, roi_features: tf.Tensor, logits: tf.Tensor, classes: tf.Tensor
@@ -564,7 +538,7 @@ class MaskXRCNN(tf_keras.Model):
         image_scales: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """`call` on a given pyramid."""
-        groups = self._detect_groups(pyramid, image_sizes, image_scales)
+        groups = box_detections.detect(self, pyramid, image_sizes, image_scales)
         for detected in groups:
             results = self.mask_results(
                 pyramid, detected["detection_boxes"], detected["detection_classes"], image_scales
@@ -582,111 +556,10 @@ class MaskXRCNN(tf_keras.Model):
         image_scales: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """`detect` without masks."""
-        groups = self._detect_groups(pyramid, image_sizes, image_scales)
+        groups = box_detections.detect(self, pyramid, image_sizes, image_scales)
         for detected in groups:
             detected.pop("voted_masks", None)
         return detections.by_falling_score(groups)
-
-    def _detect_groups(self, pyramid, image_sizes, image_scales) -> list[dict[str, tf.Tensor]]:
-        """`detect_boxes` of each class group on its own."""
-        config = self.config
-        proposals, scores = self.rpn.propose(
-            self.rpn(pyramid),
-            self.conventions.proposal_limits(image_sizes),
-            config.rpn_pre_nms_test,
-            config.rpn_post_nms_test,
-        )
-        valid = scores > float("-inf")
-        return self._boxes(pyramid, proposals, valid, image_sizes, image_scales)
-
-    def _boxes(self, pyramid, rois, valid, image_sizes, image_scales):
-        """Box heads and NMS over RoIs [B, P, 4], by class group."""
-        groups = self.box_heads[-1].groups
-        if len(self.box_heads) == self.config.box_passes == 1:
-            return self._boxes_of(groups, pyramid, rois, valid, image_sizes, image_scales)
-        # Where a RoI moves to follows from the classes of its group and of those before it.
-        return [
-            detected
-            for group in groups
-            for detected in self._boxes_of([group], pyramid, rois, valid, image_sizes, image_scales)
-        ]
-
-    def _boxes_of(self, groups, pyramid, rois, valid, image_sizes, image_scales):
-        """`_boxes` of some class groups, which share the RoIs of each stage and pass.
-
-        With `--mask_voting` also "voted_masks" [B, D, m, m].
-        """
-        config, head, last = self.config, self.box_heads[-1], groups[-1].stop
-        seen = self._classify(last, pyramid, rois, image_sizes, image_scales)
-        if config.box_passes == 2:
-            flat = tf.reshape(seen.features, [-1, head.units]), tf.reshape(seen.logits, [-1, last])
-            again = head.refine(*flat, seen.rois_yxyx, image_sizes)
-            again = self._classify(last, pyramid, again, image_sizes, image_scales)
-            both = zip(seen, again, strict=True)
-            seen = _Classified(*(tf.concat(values, axis=1) for values in both))
-            valid = tf.tile(valid, [1, 2])
-        rois = seen.rois_yxyx
-        in_original = self.conventions.decode_in_original and image_scales is not None
-        if in_original:
-            rois = boxes.to_original(rois, image_scales)
-            image_sizes = tf.round(image_sizes / image_scales)
-        detected = detections.select_by_group(
-            seen.features,
-            seen.logits,
-            rois,
-            valid,
-            image_sizes,
-            head.decode,
-            groups,
-            score_threshold=config.score_threshold,
-            nms_iou=config.nms_iou,
-            candidates=config.nms_candidates * len(groups) // len(head.groups),
-            max_detections=config.max_detections * len(groups) // len(head.groups),
-            conventions=self.conventions,
-        )
-        for group in detected:
-            if in_original:
-                group["detection_boxes"] *= tf.tile(image_scales, [1, 2])[:, None]
-            if config.mask_voting and seen.masks.shape[-1]:
-                group["voted_masks"] = mask_voting.vote_in_batch(
-                    seen.masks, rois, seen.logits, valid, group, seen.mask_classes
-                )
-        return detected
-
-    def _classify(self, last: int, pyramid, rois, image_sizes, image_scales) -> "_Classified":
-        """What the box heads say of RoIs [B, P, 4] and classes below `last`."""
-        head, (batch, count) = self.box_heads[-1], (tf.shape(rois)[0], rois.shape[1])
-        stage_logits: list[tf.Tensor] = []
-        for stage in self.box_heads:
-            features, masks = self.box_features(stage, pyramid, rois)
-            stage_logits.append(stage.class_logits(features)[:, :last])
-            if stage is not head:
-                rois = stage.refine(features, stage_logits[-1], rois, image_sizes)
-        if masks is None:
-            masks = tf.zeros([batch * count, 0, 0])
-        seen = _Classified(
-            tf.reshape(features, [batch, count, head.units]),
-            tf.reshape(detections.mean_logits(stage_logits), [batch, count, last]),
-            rois,
-            tf.reshape(masks, [batch, count, *masks.shape[1:]]),
-            tf.zeros([batch, count, 0], tf.int32),
-        )
-        # The first call of all creates the mask head's weights, after this.
-        if self.config.has_joint_scores and self.mask_head.built:
-            return self._score_jointly(pyramid, seen, image_scales)
-        return seen
-
-
-class _Classified(NamedTuple):
-    """RoIs of the last box head and what it says of them."""
-
-    features: tf.Tensor  # float32 [B, P, D]
-    logits: tf.Tensor  # float32 [B, P, K + 1], whose probabilities are the mean over the stages
-    rois_yxyx: tf.Tensor  # float32 [B, P, 4]
-    # With MNC's head float32 [B, P, m, m], for any class; else, where joint scores are added and
-    # masks vote, [B, P, U, m, m] of several classes; else 0 x 0.
-    masks: tf.Tensor
-    mask_classes: tf.Tensor  # int32 [B, P, U] of the masks; U = 0: for any class
 
 
 def with_mask_scores(scores: tf.Tensor, results: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -374,9 +374,9 @@ FAULTS = (
     ),
     Fault(
         "new_classes_move_old_rois",
-        "maskx_tf/model.py",
-        "if len(self.box_heads) == self.config.box_passes == 1:",
-        "if self.box_heads:",
+        "maskx_tf/box_detections.py",
+        "if len(model.box_heads) == model.config.box_passes == 1:",
+        "if model.box_heads:",
         "test_add_classes.py::test_old_classes_of_a_cascade_are_detected_the_same_to_the_bit",
         "thorough",
     ),

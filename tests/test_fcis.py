@@ -9,8 +9,8 @@ from absl import flags
 
 import maskx_tf as mx
 from export.client import Client
+from maskx_tf import box_detections, losses, objective
 from maskx_tf import config as config_lib
-from maskx_tf import losses, objective
 from maskx_tf.assembly import build_model
 from maskx_tf.errors import UserError
 from maskx_tf.frozen import training as feature_cache
@@ -285,7 +285,7 @@ class TestModel:
             shares = {"max_detections": 5 * len(parts), "nms_candidates": 500 * len(parts)}
             model.config = before.replace(box_passes=2, score_threshold=0.0, **shares)
             model.box_head.groups = parts
-            found.append(model._boxes(*arguments))
+            found.append(box_detections.of_rois(model, *arguments))
         model.config, model.box_head.groups = before, groups
         [alone], [first, added] = found
         for name in ("detection_boxes", "detection_scores"):
@@ -305,7 +305,7 @@ class TestModel:
 
 
 def _proposals(model, features):
-    """Further arguments of `MaskXRCNN._boxes`."""
+    """Further arguments of `box_detections.of_rois`."""
     pyramid, sizes = model.pyramid(*features.values()), features["image_size"]
     rois, scores = model.rpn.propose(model.rpn(pyramid), sizes, 100, 50)
     return rois, scores > float("-inf"), sizes, None

@@ -185,7 +185,7 @@ class _Builder:
         return ops.concat(crops, 0).output(0), ops.concat(order, 0).output(0)
 
     def detections(self, levels: dict[int, _Level], rois, valid, frame: _Frame) -> _Detected:
-        """As `MaskXRCNN._boxes`, of RoIs of `proposals`."""
+        """As `box_detections.of_rois`, of RoIs of `proposals`."""
         head, logits = self.network.box_heads[-1], []
         for stage in self.network.box_heads:
 
