@@ -45,7 +45,7 @@ GROUPS: dict[str, dict[str, Verb]] = {
         "study": Verb("maskx_tf.study", "Many runs, their tables and figures"),
     },
     "Serve a model": {
-        "export": Verb("export.command", "Write a SavedModel or an OpenVINO model"),
+        "export": Verb("export.command", "Write it for TensorFlow, OpenVINO, ONNX"),
         "serve": Verb("export.serving.server", "Serve exported models on this machine"),
         "client": Verb("export.client", "Detections of image files from a server"),
         "label-studio": Verb("export.labeling_tools.label_studio", "Its masks in Label Studio"),
