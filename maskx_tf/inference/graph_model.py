@@ -11,7 +11,7 @@ import numpy.typing as npt
 from maskx_tf.data.classes import Vocabulary
 from maskx_tf.errors import UserError
 from maskx_tf.inference import onnx_model, openvino_model
-from maskx_tf.inference.segmenter import MOST_BOXES
+from maskx_tf.inference.inputs import MOST_BOXES
 
 _SESSIONS: dict[str, type[openvino_model.Session] | type[onnx_model.Session]] = {
     openvino_model.MODEL_FILE: openvino_model.Session,

@@ -22,6 +22,8 @@ from maskx_tf.inference import image_bytes
 # The path of an image file, its bytes, a picture of Pillow, or uint8 RGB [H, W, 3].
 Image = str | os.PathLike[str] | bytes | PIL.Image.Image | np.ndarray
 
+MOST_BOXES = 100  # of an image that masks are made for at a time; more would only cost memory
+
 
 def read_image(image: Image, max_pixels: int = image_bytes.MAX_PIXELS) -> tuple[str, np.ndarray]:
     """The name of an image ("" if it has none) and its pixels, uint8 RGB [H, W, 3], upright.

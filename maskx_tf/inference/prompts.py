@@ -10,7 +10,8 @@ import tensorflow as tf
 from maskx_tf.config import Config
 from maskx_tf.data import decoding, preprocessing
 from maskx_tf.inference.image_bytes import decode
-from maskx_tf.inference.segmenter import MOST_BOXES, expected_iou
+from maskx_tf.inference.inputs import MOST_BOXES
+from maskx_tf.inference.segmenter import expected_iou
 
 Tensors = dict[str, tf.Tensor]
 

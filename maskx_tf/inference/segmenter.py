@@ -14,9 +14,8 @@ from maskx_tf.data.classes import Vocabulary
 from maskx_tf.data.decoding import reason
 from maskx_tf.errors import UserError
 from maskx_tf.inference.detections import Detections
+from maskx_tf.inference.inputs import MOST_BOXES
 from maskx_tf.ops.boxes import mask_windows
-
-MOST_BOXES = 100  # at a time; more would only cost memory
 
 
 class Segmenter:
