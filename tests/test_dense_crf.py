@@ -204,17 +204,15 @@ class TestEvaluation:
         monkeypatch.setattr(dense_crf, "SIDE", 5)
 
         def command(module, *arguments):
-            return commands.in_process(
-                f"maskx_tf.{module}", f"--model_dir={run}", "--mask_post=crf", *arguments
-            )
+            return commands.in_process(module, f"--model_dir={run}", "--mask_post=crf", *arguments)
 
-        done = command("predict", f"--images={images}", f"--output_dir={tmp_path}/out")
+        done = command("maskx_tf.predict", f"--images={images}", f"--output_dir={tmp_path}/out")
         assert done.returncode == 0, done.stderr
         for result in json.loads((tmp_path / "out" / "detections.json").read_text()):
             _, _, width, height = result["bbox"]
             assert masks.rle_area(result["segmentation"]) >= 0.95 * width * height - 2
         output = tmp_path / "labels.json"
-        done = command("label", f"--images={images}", f"--annotations={annotations}",
+        done = command("export.label", f"--images={images}", f"--annotations={annotations}",
                        f"--output={output}", "--overwrite_masks", "--crf_color=7")  # fmt: skip
         assert done.returncode == 0, done.stderr
         labelled = [a for a in json.loads(output.read_text())["annotations"] if "mask_score" in a]
@@ -223,7 +221,7 @@ class TestEvaluation:
             assert annotation["area"] >= 0.95 * np.prod(annotation["bbox"][2:])
             assert annotation["mask_score"] < 1
         assert asked[-1] == Parameters(color=7)
-        done = command("evaluate")
+        done = command("maskx_tf.evaluate")
         assert done.returncode == 0, done.stderr
         written = json.loads((run / "evaluation_crf.json").read_text())
         assert written["mask_given_boxes"]["all"]["AP"] > 0.9  # masks are annotated as boxes
@@ -231,5 +229,5 @@ class TestEvaluation:
             ("--masks=grabcut", "leave out --masks=grabcut"),
             ("--crf_color=0", "--crf_color=0.0 must be positive"),
         ):
-            done = command("evaluate", argument)
+            done = command("maskx_tf.evaluate", argument)
             assert done.returncode == 2 and named in done.stderr
