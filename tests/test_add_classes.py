@@ -367,6 +367,7 @@ def test_class_means_are_of_the_objects(old, records):
     assert one_image.counts.sum() <= 2
 
 
+@pytest.mark.thorough
 def test_class_means_over_files_that_a_pattern_names(old, records, tmp_path):
     """With or without a manifest beside them, each of their images is drawn once."""
     wanted = known.class_means(FrozenDetector(old), records, 100, 0)
@@ -483,6 +484,7 @@ def test_known_classes_spelled_otherwise(model_dir, tmp_path, name):
     assert checkpoints.load_model(str(output)).vocabulary.names[-1] == name
 
 
+@pytest.mark.thorough
 def test_known_records(model_dir, records, tmp_path, capsys):
     annotations = [harness.annotation(1, [5, 8, 25, 20])]
     boxes, images = harness.write_coco(tmp_path, annotations, names=("emu",))

@@ -237,6 +237,7 @@ class TestEvaluation:
         ):
             segment(1, np.array([BOX]))
 
+    @pytest.mark.thorough
     def test_command(self, data, tmp_path, capsys):
         """Given boxes of discs GrabCut is right; without it a detector has boxes alone."""
         converted(data, tmp_path / "full", mask_size=0, masks="grabcut")

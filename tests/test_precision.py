@@ -12,7 +12,6 @@ from maskx_tf.objective import training_losses
 from maskx_tf.training.optimizer import build_optimizer
 from maskx_tf.training.steps import Trainer
 from tests import batches
-from tests.harness import thorough
 
 SEED = tf.constant([0, 0])
 # Of the losses of an untrained model; bfloat16 has 8 bits of mantissa, float16 11.
@@ -92,7 +91,8 @@ def trainer_of(model):
     return Trainer(model, optimizer, dataset, tf.distribute.get_strategy())
 
 
-@pytest.mark.parametrize("precision", ["float16", thorough("bfloat16")])
+@pytest.mark.thorough
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_training_and_loading_in_float32(precision, tmp_path):
     model = make(precision, model_dir=str(tmp_path))
     before = [v.numpy() for v in model.trainable_variables]

@@ -60,7 +60,7 @@ def test_the_loss_falls(optimizer):
     assert last["learning_rate"] == pytest.approx(rate)
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, 1e-3])
+@pytest.mark.parametrize("clip_norm", [pytest.param(0.0, marks=pytest.mark.thorough), 1e-3])
 def test_rois_that_share_a_row_are_added_up_before_clipping(clip_norm):
     """As those of a class-agnostic mask do: the norm of a part from each is not that of the sum."""
     config = batches.tiny_config(
@@ -288,6 +288,7 @@ class TestRun:
         runs.train(copied.replace(train_steps=7, ema_decay=0.0))
         assert not holds_averages(f"{path}/ckpt-7")
 
+    @pytest.mark.thorough
     def test_schedule_and_bookkeeping_may_change(self, copied, shapes_data, tmp_path, toy_losses):
         (tmp_path / "a.txt").write_text((shapes_data / "set_a.txt").read_text())
         changed = scaling.scaled(

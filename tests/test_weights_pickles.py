@@ -255,6 +255,7 @@ def test_every_truncation_is_refused(refused, python2, protocol):
         assert "is cut off" in message or "is empty" in message
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("python2", "protocol"), [(True, 0), (True, 2), (False, 2), (False, 5)])
 def test_mutated_files_load_or_are_refused(load, python2, protocol):
     random = np.random.default_rng(protocol)
