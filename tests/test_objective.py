@@ -345,6 +345,7 @@ class TestModes:
         moving = [v.numpy() for v in stage_2.model.weights if "moving" in v.name]
         assert not any(np.any(v != 0) and np.any(v != 1) for v in moving), "statistics moved"
 
+    @pytest.mark.thorough
     def test_stage_2_draws_its_rois_among_the_objects_with_masks(self, labels):
         """The quota of one RoI an image is filled whatever the other two objects do."""
         step = Step(mode="stage2_masks", roi_batch_size=4, roi_positive_fraction=0.25)

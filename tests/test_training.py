@@ -248,6 +248,7 @@ class TestRun:
         assert "already trained to step" in output
         assert contents(copied.model_dir) == before
 
+    @pytest.mark.thorough
     def test_an_evaluation_that_was_cut_off_is_made_up_for(
         self, shapes_data, tmp_path, monkeypatch, toy_losses
     ):
