@@ -41,7 +41,7 @@ def roi_pool(
     def cell(offset):
         """Index of each bin's cell at an offset [2], [N, S, S]; its last ones are met again."""
         places = tf.clip_by_value(start + tf.minimum(offset, length - 1), 0, limits - 1)
-        return (images * height + places[:, :, None, 0]) * width + places[:, None, :, 1]
+        return _index(images, places, limits)
 
     def take_larger(step, largest, found):
         index = cell(tf.stack([step // most[1], step % most[1]]))
@@ -62,8 +62,7 @@ def roi_pool(
     places = tf.cast(found, tf.int64) * tf.cast(channels, tf.int64)
     places += tf.range(tf.cast(channels, tf.int64))
     pooled = tf.gather(tf.reshape(features, [-1]), places)
-    has_cells = length > 0
-    has_cells = has_cells[:, :, None, 0] & has_cells[:, None, :, 1]
+    has_cells = _on_both_sides(length > 0)
     return tf.where(has_cells[..., None], pooled, tf.zeros([], features.dtype))
 
 
@@ -115,10 +114,9 @@ def position_sensitive_roi_pool(
 
     def add_cell(step, total):
         offset = tf.stack([step // most[1], step % most[1]])
-        inside = offset < count
-        inside = inside[:, :, None, 0] & inside[:, None, :, 1]
+        inside = _on_both_sides(offset < count)
         places = tf.minimum(start + offset, limits - 1)
-        index = (images * height + places[:, :, None, 0]) * width + places[:, None, :, 1]
+        index = _index(images, places, limits)
         values = tf.gather(cells, index * parts**2 + parts_of_bins)  # [N, S, S, C]
         zero = tf.zeros([], features.dtype)
         return step + 1, total + tf.where(inside[..., None], values, zero)
@@ -146,6 +144,17 @@ def roi_average(
     return position_sensitive_roi_pool(
         features, boxes_yxyx, image_indices, output_size, stride, half_pixel, parts=1
     )
+
+
+def _index(images: tf.Tensor, places: tf.Tensor, limits: tf.Tensor) -> tf.Tensor:
+    """Index [N, S, S] of cells at places [N, S, 2] (row, column) of images [N, 1, 1], flat."""
+    rows, columns = places[:, :, None, 0], places[:, None, :, 1]
+    return (images * limits[0] + rows) * limits[1] + columns
+
+
+def _on_both_sides(is_so: tf.Tensor) -> tf.Tensor:
+    """What holds of rows and columns of bins, bool [N, S, 2], as of bins [N, S, S]."""
+    return is_so[:, :, None, 0] & is_so[:, None, :, 1]
 
 
 def _rounded(x: tf.Tensor) -> tf.Tensor:

@@ -20,15 +20,8 @@ def rates(side: int) -> list[int]:
     return [max(1, round(rate * side / RATES_SIDE)) for rate in RATES]
 
 
-class ASPPv2(Body):
-    """3x3 convolutions of four rates side by side, a 1x1 after each, summed; ReLU after each layer.
-
-    Args:
-      filters: C, channels of all layers.
-      upsampling: u.
-      norm: see `body.Deconvolution`; published without.
-      rates: of the 3x3 convolutions; None: by the side of the RoI.
-    """
+class _ASPP(Body):
+    """What both versions are told: arguments of `Body`, and the rates, None: by the RoI's side."""
 
     def __init__(
         self,
@@ -40,6 +33,17 @@ class ASPPv2(Body):
     ):
         super().__init__(filters, upsampling, norm, **kwargs)
         self.rates = rates
+
+
+class ASPPv2(_ASPP):
+    """3x3 convolutions of four rates side by side, a 1x1 after each, summed; ReLU after each layer.
+
+    Args:
+      filters: C, channels of all layers.
+      upsampling: u.
+      norm: see `body.Deconvolution`; published without.
+      rates: of the 3x3 convolutions; None: by the side of the RoI.
+    """
 
     def build(self, input_shape) -> None:
         """Makes the layers: their rates depend on the side."""
@@ -60,7 +64,7 @@ class ASPPv2(Body):
         return self.upsample(tf.add_n([mixed(atrous(roi_features)) for atrous, mixed in pairs]))
 
 
-class ASPPv3(Body):
+class ASPPv3(_ASPP):
     """A 1x1, 3x3 of three rates and the mean of the RoI side by side; a 1x1 of all; each with ReLU.
 
     Args:
@@ -69,17 +73,6 @@ class ASPPv3(Body):
       norm: see `body.Deconvolution`; published with batch norm.
       rates: of the 3x3 convolutions; None: by the side of the RoI.
     """
-
-    def __init__(
-        self,
-        filters: int = 256,
-        upsampling: int = 2,
-        norm: str = "none",
-        rates: Sequence[int] | None = None,
-        **kwargs,
-    ):
-        super().__init__(filters, upsampling, norm, **kwargs)
-        self.rates = rates
 
     def build(self, input_shape) -> None:
         """Makes the layers: their rates depend on the side."""
