@@ -116,7 +116,7 @@ def evaluate(
             changed = checkpoints.LoadedModel(model, config, vocabulary, tuple(mask_class_ids))
             evaluator = scoring.evaluate(
                 detector.of_model(changed, checkpoint),
-                _records(config),
+                runner.records_of(config),
                 mask_class_ids,
                 ground_truth=ground_truth,
                 engine=engine,
@@ -164,7 +164,7 @@ def evaluate_export(
     Raises:
       UserError: the export, the records or the json cannot be used.
     """
-    exported, records = detector.load_export(path), _records(config)
+    exported, records = detector.load_export(path), runner.records_of(config)
     vocabulary, mask_class_ids = exported.vocabulary, exported.mask_class_ids
     if config.mask_classes != Config().mask_classes:
         mask_class_ids = classes.load_mask_classes(config.mask_classes, vocabulary)
@@ -185,12 +185,6 @@ def evaluate_export(
         )
         results = evaluator.evaluate(per_class)
     return report_of(path, evaluator, results, vocabulary, config, annotations, error_page)
-
-
-def _records(config: Config) -> tuple[str, ...]:
-    if not config.eval_records:
-        raise UserError("There is nothing to evaluate on: set --eval_records=DIRECTORY.")
-    return config.eval_records
 
 
 def exact_ground_truth(annotations: str, config: Config, vocabulary: Vocabulary) -> dict:

@@ -22,6 +22,13 @@ from maskx_tf.ops.boxes import mask_windows
 from maskx_tf.ops.conventions import CONVENTIONS
 
 
+def records_of(config: Config) -> tuple[str, ...]:
+    """Where a model is evaluated; UserError if that is nowhere."""
+    if not config.eval_records:
+        raise UserError("There is nothing to evaluate on: set --eval_records=DIRECTORY.")
+    return config.eval_records
+
+
 class ModelEvaluator:
     """Scores a model on `config.eval_records`, again and again.
 
@@ -56,13 +63,10 @@ class ModelEvaluator:
         segment: Segment | None = None,
     ):
         self._segment = segment
-        if not config.eval_records:
-            raise UserError("There is nothing to evaluate on: set --eval_records=DIRECTORY.")
+        records = records_of(config)
         self._config, self._vocabulary = config, vocabulary
         self._mask_class_ids, self._engine = tuple(mask_class_ids), engine
-        self._ground_truth = ground_truth or ground_truth_from_records(
-            config.eval_records, vocabulary
-        )
+        self._ground_truth = ground_truth or ground_truth_from_records(records, vocabulary)
 
         has_masks = config.has_masks and (segment is None or segment.refines)
         limits.warn(self._ground_truth, config)
