@@ -249,12 +249,10 @@ def _mat_mul(write: _Writer, node: ov.Node, attributes: dict) -> str:
 
 
 def _reshape(write: _Writer, node: ov.Node, attributes: dict) -> str:
-    keeps_zeros = int(not attributes["special_zero"])
     shape = _value(node, 1)
-    if shape is None or (shape != 0).all():
-        keeps_zeros = 0 if shape is not None else keeps_zeros
+    keeps_zeros = not attributes["special_zero"] and (shape is None or 0 in shape)
     names = write.inputs(node)[0], write.index(node, 1)
-    return write("Reshape", *names, allowzero=keeps_zeros)
+    return write("Reshape", *names, allowzero=int(keeps_zeros))
 
 
 def _transpose(write: _Writer, node: ov.Node, attributes: dict) -> str:
