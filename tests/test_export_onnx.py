@@ -2,50 +2,23 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from export import comparison
 from export.serving import server
 from maskx_tf.errors import UserError
 from maskx_tf.inference import detector
-from tests import commands, exports
-from tests.test_export_openvino import images
+from tests.test_export_openvino import export, images, require_equal
 
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
-from export.openvino_ir import onnx_graph, version  # noqa: E402 (they need openvino and onnx)
+from export.openvino_ir import onnx_graph  # noqa: E402 (they need openvino and onnx)
 from maskx_tf.inference import onnx_model  # noqa: E402
-
-
-def export(directory, **changes) -> None:
-    """directory/run, a run of the tiny model, and directory/export/1."""
-    exports.save_run(directory / "run", seed=1, **changes)
-    done = commands.in_process(
-        "export.command",
-        f"--model_dir={directory / 'run'}",
-        f"--output_dir={directory / 'export'}",
-        "--format=onnx",
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def require_equal(directory) -> int:
-    """Compares an export with its run on `images`; how many detections there are."""
-    wanted = detector.load_checkpoint(str(directory / "run")).detect
-    found = detector.load_export(str(directory / "export")).detect
-    count = 0
-    for image in images():
-        outputs = {k: v.numpy() for k, v in wanted(tf.constant(image[None])).items()}
-        assert comparison.difference(found(image[None]), outputs, version.TOLERANCE) == ""
-        count += int(outputs["num_detections"][0])
-    return count
 
 
 @pytest.mark.thorough
 def test_detections_and_masks_are_those_of_the_checkpoint(tmp_path):
-    export(tmp_path)
+    export(tmp_path, "onnx")
     assert require_equal(tmp_path) > 0
     path, image = tmp_path / "export" / "1", images()[0]
     assert {file.name for file in path.iterdir()} == {"assets", "box_prompts", "model.onnx"}
@@ -79,7 +52,7 @@ def test_detections_and_masks_are_those_of_the_checkpoint(tmp_path):
     ids=["detectron", "groups", "cam", "torchvision"],
 )
 def test_options_survive(changes, tmp_path):
-    export(tmp_path, **changes)
+    export(tmp_path, "onnx", **changes)
     require_equal(tmp_path)
 
 

@@ -32,14 +32,14 @@ def images() -> list[np.ndarray]:
     return [*noise, np.zeros([64, 90, 3], np.uint8), np.full([96, 50, 3], 255, np.uint8)]
 
 
-def export(directory, **changes) -> None:
+def export(directory, kind="openvino", **changes) -> None:
     """directory/run, a run of the tiny model, and directory/export/1."""
     exports.save_run(directory / "run", seed=1, **changes)
     done = commands.in_process(
         "export.command",
         f"--model_dir={directory / 'run'}",
         f"--output_dir={directory / 'export'}",
-        "--format=openvino",
+        f"--format={kind}",
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"written: {directory / 'export' / '1'} (equal to the model" in done.stdout

@@ -62,21 +62,6 @@ def test_which_convolution_keeps_the_old_rate(stride_on, rates):
     assert all(conv.conv.strides == (1, 1) for block in blocks for conv in block.convs)
 
 
-def test_atrous_convolution_by_hand():
-    layer = ConvNorm(1, 3, 1, "none", relu=False, dilation=2)
-    image = tf.reshape(tf.range(25.0), [1, 5, 5, 1])
-    layer(image)
-    layer.conv.kernel.assign(np.reshape([1, 0, -1, 2, 0, -2, 1, 0, -1], [3, 3, 1, 1]))
-    wanted = [
-        [-16, -19, -12, 13, 16],
-        [-31, -34, -12, 28, 31],
-        [-48, -52, -16, 44, 48],
-        [-41, -44, -12, 38, 41],
-        [-56, -59, -12, 53, 56],
-    ]
-    np.testing.assert_array_equal(layer(image)[0, ..., 0], wanted)
-
-
 def test_winograd_is_left_out_where_it_would_be_wrong():
     image = tf.random.stateless_normal([1, 8, 8, 64], (0, 0))
     layers = []
